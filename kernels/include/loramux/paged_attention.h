@@ -1,0 +1,85 @@
+// Paged attention over packed ragged sequences: optional per-head RMS norm of q and k (Qwen3), rotary
+// embedding (rotate-half layout of Hugging Face), write of k and v into the paged cache, causal
+// grouped-query attention with online softmax (Milakov & Gimelshein 2018; vLLM PagedAttention).
+#pragma once
+
+#include "loramux/types.h"
+
+namespace loramux {
+
+struct PagedAttentionArgs {
+  // Projections of this step, rows are packed tokens. Head h of row t begins at
+  // q + t * q_stride + h * head_size (likewise k, v).
+  const float* q = nullptr;  // [tokens, num_heads, head_size]
+  const float* k = nullptr;  // [tokens, num_kv_heads, head_size]
+  const float* v = nullptr;  // [tokens, num_kv_heads, head_size]
+  float* out = nullptr;      // [tokens, num_heads, head_size], contiguous
+  int64_t q_stride = 0, k_stride = 0, v_stride = 0;  // floats between rows
+
+  int64_t num_tokens = 0;
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;  // divides num_heads
+  int32_t head_size = 0;     // multiple of 2
+  float softmax_scale = 0.0f;
+  int32_t sliding_window = 0;  // 0: none; w: a query at p sees keys at positions (p - w, p]
+
+  const float* q_norm = nullptr;  // [head_size] RMS norm weight before RoPE, or null
+  const float* k_norm = nullptr;
+  float norm_eps = 0.0f;
+
+  // [tokens, 2, rotary_dim / 2]: cos row then sin row per token (see RopeTable).
+  const float* cos_sin = nullptr;
+  int32_t rotary_dim = 0;  // <= head_size; 0: no rotary embedding
+
+  // Paged cache of this layer: [num_blocks, block_size, num_kv_heads, head_size], element kv_dtype.
+  void* k_cache = nullptr;
+  void* v_cache = nullptr;
+  KvDtype kv_dtype = KvDtype::kF32;
+  int32_t num_blocks = 0;
+  int32_t block_size = 16;
+
+  int32_t num_sequences = 0;
+  const int32_t* query_start = nullptr;   // [S+1]
+  const int32_t* context_lens = nullptr;  // [S]: tokens in the cache after this step
+  const int32_t* block_tables = nullptr;  // [S, max_blocks]
+  int32_t max_blocks = 0;
+  const int32_t* slot_mapping = nullptr;  // [tokens]: block * block_size + offset
+
+  float* workspace = nullptr;  // PagedAttentionWorkspace(...) floats
+};
+
+// Floats of workspace for a call (rotated queries, per-thread scores).
+int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads);
+
+// A row's result depends only on its own sequence and the ISA: never on the batch around it, on how
+// the prompt was cut into chunks, or on the number of threads (bitwise; with a bf16 cache the
+// current chunk's keys and values are read back rounded, so chunking does not show).
+void PagedAttention(const PagedAttentionArgs& args, const Parallel& parallel, Isa isa);
+
+// Copies whole blocks inside one layer's cache (both k and v): dst block becomes src block.
+void CopyKvBlocks(void* k_cache, void* v_cache, KvDtype dtype, int32_t block_size,
+                  int32_t num_kv_heads, int32_t head_size, const int32_t* src_dst_pairs,
+                  int32_t num_pairs);
+
+namespace reference {
+// Double accumulation, two-pass softmax. Same cache semantics (rounds to kv_dtype on write).
+void PagedAttention(const PagedAttentionArgs& args);
+}  // namespace reference
+
+// Cos and sin of every token of a step, computed once and shared by all layers.
+struct RopeConfig {
+  const float* inv_freq = nullptr;  // [rotary_dim / 2]
+  int32_t rotary_dim = 0;
+  float attention_scaling = 1.0f;
+  // Dynamic NTK (Hugging Face rope_type "dynamic"); max_positions 0 turns it off.
+  double dynamic_base = 0.0;
+  double dynamic_factor = 0.0;
+  int32_t dynamic_max_positions = 0;
+};
+
+// out [tokens, 2, rotary_dim / 2]. Angles are float32 products (position * inv_freq) as in Hugging
+// Face, so that results agree to rounding.
+void RopeTable(const RopeConfig& config, const int32_t* positions, const int32_t* rope_lengths,
+               int64_t num_tokens, float* out);
+
+}  // namespace loramux

@@ -1,0 +1,43 @@
+// Types shared by all kernels. Kernels take pointers, sizes and a Parallel; ONNX Runtime and N-API
+// types live only in kernels/ops, kernels/session and kernels/addon.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace loramux {
+
+// Instruction sets a kernel can be dispatched to, weakest first.
+enum class Isa : int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// Element type of the key/value cache.
+enum class KvDtype : int32_t { kF32 = 0, kBf16 = 1 };
+
+// Best instruction set of this processor (checks CPUID and that the OS saves the registers).
+Isa DetectIsa();
+const char* IsaName(Isa isa);
+
+// A borrowed parallel-for: run(self, n, fn, arg) calls fn(arg, i) once for each i in [0, n), on any
+// number of threads, and returns when all are done. Never throws; fn must not throw.
+struct Parallel {
+  void* self = nullptr;
+  void (*run)(void* self, size_t n, void (*fn)(void* arg, size_t i), void* arg) = nullptr;
+  int32_t threads = 1;
+
+  // Calls f(i) for each i in [0, n).
+  template <typename F>
+  void For(size_t n, F&& f) const {
+    if (n == 0) return;
+    if (n == 1 || run == nullptr || threads <= 1) {
+      for (size_t i = 0; i < n; ++i) f(i);
+      return;
+    }
+    using Fn = std::remove_reference_t<F>;
+    run(
+        self, n, [](void* arg, size_t i) { (*static_cast<Fn*>(arg))(i); },
+        const_cast<void*>(static_cast<const void*>(&f)));
+  }
+};
+
+}  // namespace loramux

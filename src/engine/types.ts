@@ -1,0 +1,133 @@
+/** Types between the request layer (generation) and the engine. Token ids only, no text. */
+import type { AdapterGeneration } from '../adapters/types.ts';
+import type { LoramuxError } from '../errors.ts';
+
+/** Validated sampling parameters; the names and meanings of OpenAI and vLLM. */
+export interface SamplingParams {
+  /** 0 is greedy. */
+  temperature: number;
+  /** 0 is off. */
+  topK: number;
+  topP: number;
+  minP: number;
+  repetitionPenalty: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  /** Unsigned 64-bit; the engine's caller draws one when the client gave none. */
+  seed: bigint;
+  /** Token id -> bias added to its logit. */
+  logitBias: ReadonlyMap<number, number> | undefined;
+  maxTokens: number;
+  /** Token ids that end generation (end-of-sequence and the client's stop_token_ids). */
+  stopTokenIds: ReadonlySet<number>;
+  /** Stop tokens are not honoured before this many output tokens; their logits are masked. */
+  minTokens: number;
+  /** Top log-probabilities to return per token; undefined returns none at all. */
+  logprobs: number | undefined;
+  /** Log-probabilities of the prompt tokens: how many top entries; undefined for none. */
+  promptLogprobs: number | undefined;
+}
+
+export interface EngineRequest {
+  /** Unique while it lives. */
+  id: string;
+  promptTokenIds: Int32Array;
+  /** undefined is the base model. The caller holds no reference; the engine takes one. */
+  adapter: AdapterGeneration | undefined;
+  /** Weight on the adapter's delta, 1 as trained. */
+  adapterScale: number;
+  sampling: SamplingParams;
+  /** Choices to generate from one prompt; they share the prompt's blocks. */
+  n: number;
+  /** Keeps the KV blocks of unrelated callers apart (part of every block hash). */
+  cacheSalt: string;
+  arrivalMs: number;
+}
+
+export interface TokenLogprobs {
+  tokenId: number;
+  logprob: number;
+  /** 1 is the most likely token. */
+  rank: number;
+  /** Best first. */
+  top: { tokenId: number; logprob: number }[];
+}
+
+export interface TokenEvent {
+  /** Choice, 0 to n - 1. */
+  index: number;
+  tokenId: number;
+  /** Present when the request asked for log-probabilities. */
+  logprobs: TokenLogprobs | undefined;
+}
+
+export type FinishReason = 'stop' | 'length' | 'cancelled' | 'error';
+
+export interface FinishEvent {
+  index: number;
+  reason: FinishReason;
+  /** The stop token id that ended it, if one did. Its TokenEvent was delivered too. */
+  stopTokenId: number | undefined;
+  /** Set when reason is 'error'. */
+  error: LoramuxError | undefined;
+}
+
+/**
+ * Called by the engine while the next native step runs; must be quick and must not throw.
+ * Exactly one onFinish per choice, after all its tokens, and nothing after it.
+ */
+export interface RequestListener {
+  /** Prompt log-probabilities, once, before the first token; entry 0 is null (nothing precedes it). */
+  onPromptLogprobs?(logprobs: (TokenLogprobs | null)[]): void;
+  onToken(event: TokenEvent): void;
+  onFinish(event: FinishEvent): void;
+}
+
+export interface EngineHandle {
+  /** Ends all unfinished choices with 'cancelled' at the next step border; idempotent. */
+  cancel(): void;
+  /** Ends one choice as 'stop' (a stop string was seen); later tokens of it are dropped. */
+  stop(index: number): void;
+  /** Prompt tokens served from the prefix cache; set when the request first runs. */
+  readonly cachedPromptTokens: number;
+}
+
+/** What the request layer sees of the engine. */
+export interface Engine {
+  /** Throws capacity_exceeded, context_length_exceeded, queue_full, shutting_down synchronously. */
+  submit(request: EngineRequest, listener: RequestListener): EngineHandle;
+  readonly limits: EngineLimits;
+  stats(): EngineStats;
+  /** Finishes or cancels everything, then stops the loop. */
+  close(options?: { drainMs?: number }): Promise<void>;
+}
+
+export interface EngineLimits {
+  /** Longest prompt plus output, tokens. */
+  maxModelLen: number;
+  maxQueuedRequests: number;
+}
+
+export interface EngineStats {
+  running: number;
+  waiting: number;
+  blocksTotal: number;
+  blocksFree: number;
+  /** Free, but holding reusable prefix content. */
+  blocksCached: number;
+  blocksReferenced: number;
+  steps: number;
+  preemptions: number;
+  prefixHitTokens: number;
+  prefixQueryTokens: number;
+  promptTokens: number;
+  generatedTokens: number;
+  /** Sums over steps, for means. */
+  batchSequencesSum: number;
+  batchAdaptersSum: number;
+  maxAdaptersInOneStep: number;
+  maxSequencesInOneStep: number;
+  /** Milliseconds in native calls, and from one result to the next dispatch (commit + plan + pack). */
+  nativeMsSum: number;
+  outsideNativeMsSum: number;
+}

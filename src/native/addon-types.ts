@@ -1,0 +1,244 @@
+/**
+ * The whole native boundary, typed in one place. Nothing outside `src/native/` touches the
+ * compiled addon; every array documents its shape. Dimensions: T tokens, S sequences, G adapter
+ * segments, R logit rows of one step.
+ */
+
+/** Instruction sets the kernels can be dispatched to, weakest first. */
+export type Isa = 'scalar' | 'avx2' | 'avx512';
+
+/** Element type of the key/value cache. */
+export type KvDtype = 'f32' | 'bf16';
+
+/** Linear modules an adapter can change, in the order of their module number. */
+export const LORA_MODULES = [
+  'q_proj',
+  'k_proj',
+  'v_proj',
+  'o_proj',
+  'gate_proj',
+  'up_proj',
+  'down_proj',
+] as const;
+export type LoraModule = (typeof LORA_MODULES)[number];
+
+/** Rotary position embedding, as the kernels need it. */
+export interface RopeParameters {
+  /** Float32 [rotaryDim / 2]: inverse frequencies after static scaling (linear, llama3). */
+  invFreq: Float32Array;
+  /** Factor on cos and sin; 1 but for scalings that change attention magnitude. */
+  attentionScaling: number;
+  /**
+   * Dynamic NTK scaling (Hugging Face `rope_type: dynamic`): when a token's rope length L exceeds
+   * `maxPositions`, base' = base * ((factor * L / maxPositions) - (factor - 1)) ** (d / (d - 2))
+   * replaces the base for that token (query and key).
+   */
+  dynamic?: { base: number; factor: number; maxPositions: number };
+}
+
+/** Everything the native session must know about the model. */
+export interface NativeModel {
+  /** Serialized ONNX ModelProto (weights are external data). */
+  modelBytes: Uint8Array;
+  /** Absolute folder that external data locations are relative to. */
+  externalDataDir: string;
+  numLayers: number;
+  numHeads: number;
+  numKvHeads: number;
+  headSize: number;
+  hiddenSize: number;
+  vocabSize: number;
+  /** Per module number: [inFeatures, outFeatures], flattened, int32 [7 * 2]. */
+  moduleShapes: Int32Array;
+  rope: RopeParameters;
+}
+
+export interface NativeSessionOptions {
+  /** Absolute path of libonnxruntime.so.1. */
+  ortLibraryPath: string;
+  model: NativeModel;
+  /** Threads of the intra-op pool, >= 1; the step thread is one of them. */
+  intraOpThreads: number;
+  /** Physical blocks of the KV pool. */
+  numBlocks: number;
+  /** Tokens per block; 16. */
+  blockSize: number;
+  kvDtype: KvDtype;
+  /** Adapter slots, numbered 0 to maxSlots - 1. */
+  maxSlots: number;
+  /** Upper bounds of one step; larger packets are refused. */
+  maxTokensPerStep: number;
+  maxLogitRowsPerStep: number;
+  /** Forces an instruction set (tests); default is the best the processor has. */
+  isa?: Isa;
+}
+
+/**
+ * One step. The addon copies every array before `step()` returns, so callers may reuse them.
+ * Arrays may be longer than needed; the counts rule.
+ */
+export interface StepPacket {
+  numTokens: number;
+  numSequences: number;
+  numSegments: number;
+  numRows: number;
+  /** Columns of `blockTables`. */
+  maxBlocksPerSequence: number;
+
+  /** int32 [T]: packed tokens, prefill chunks and decode tokens mixed, no padding. */
+  inputIds: Int32Array;
+  /** int32 [T]: position of each token in its sequence. */
+  positions: Int32Array;
+  /** int32 [T]: length that dynamic rope scaling uses for this token (else ignored). */
+  ropeLengths: Int32Array;
+  /** int32 [S+1]: where each sequence's tokens begin. */
+  queryStart: Int32Array;
+  /** int32 [S]: tokens in the KV cache after this step. */
+  contextLens: Int32Array;
+  /** int32 [S, maxBlocksPerSequence]: physical block of each logical block; -1 unused. */
+  blockTables: Int32Array;
+  /** int32 [T]: physical KV slot (block * blockSize + offset) that each token writes. */
+  slotMapping: Int32Array;
+  /** int32 [C*2]: (source, destination) blocks copied in all layers before the step runs. */
+  blockCopies: Int32Array;
+  numBlockCopies: number;
+
+  /** int32 [G+1], [G], float32 [G]: runs of tokens that use one adapter slot; -1 is the base. */
+  segmentStart: Int32Array;
+  segmentSlot: Int32Array;
+  /** Weight on the adapter's delta; 1 is the adapter as trained. */
+  segmentScale: Float32Array;
+
+  /** int32 [R]: token rows (0..T-1) whose logits are needed; ascending. */
+  logitRows: Int32Array;
+  sampling: SamplingArrays;
+}
+
+/** Struct of arrays, one entry per logit row. */
+export interface SamplingArrays {
+  /** int32 [R]: -1 samples a token; >= 0 scores that token instead and samples nothing. */
+  targetIds: Int32Array;
+  /** float32 [R]: 0 is greedy. */
+  temperature: Float32Array;
+  /** int32 [R]: 0 is off. */
+  topK: Int32Array;
+  /** float32 [R]: 1 is off. */
+  topP: Float32Array;
+  /** float32 [R]: 0 is off. */
+  minP: Float32Array;
+  /** float32 [R]: 1 is off; over prompt and output tokens (Keskar et al. 2019). */
+  repetitionPenalty: Float32Array;
+  /** float32 [R]: 0 is off; over output tokens (OpenAI). */
+  presencePenalty: Float32Array;
+  /** float32 [R]: 0 is off; over output tokens (OpenAI). */
+  frequencyPenalty: Float32Array;
+  /** uint32 [R*2]: 64-bit seed, low word first. */
+  seed: Uint32Array;
+  /** int32 [R]: tokens this sequence has generated so far; the counter of the generator. */
+  sampleIndex: Int32Array;
+  /** int32 [R]: how many top log-probabilities to return, 0 to 20. */
+  numTopLogprobs: Int32Array;
+  /** int32 [R+1]: rows of `history`; empty for rows without penalties. */
+  historyStart: Int32Array;
+  /** int32 [H]: the sequence's tokens, prompt then output. */
+  history: Int32Array;
+  /** int32 [R]: how many of the row's history tokens are prompt. */
+  historyPromptLength: Int32Array;
+  /** int32 [R+1]: rows of `biasIds` / `biasValues`. */
+  biasStart: Int32Array;
+  /** int32 [N], float32 [N]: added to the logits before anything else. */
+  biasIds: Int32Array;
+  biasValues: Float32Array;
+}
+
+/** Largest `numTopLogprobs`. */
+export const MAX_TOP_LOGPROBS = 20;
+
+export interface StepResult {
+  /** int32 [R]: the sampled (or scored) token of each row. */
+  tokenIds: Int32Array;
+  /** float32 [R]: its log-probability under the model (raw logits, before penalties, bias and temperature). */
+  logprobs: Float32Array;
+  /** int32 [R]: its rank among all tokens by raw logit, 1 is the most likely. */
+  ranks: Int32Array;
+  /** int32, float32 [R, MAX_TOP_LOGPROBS]: best tokens, best first; only numTopLogprobs[r] are set. */
+  topIds: Int32Array;
+  topLogprobs: Float32Array;
+  /** Milliseconds the step thread spent on this step. */
+  nativeMs: number;
+  /** Raw logits float32 [R, vocabSize]; only when `wantLogits` was passed. */
+  logits?: Float32Array;
+}
+
+/** One pair of tensors of an adapter, read by the load thread straight from a file. */
+export interface AdapterTensorPair {
+  layer: number;
+  /** Index into LORA_MODULES. */
+  module: number;
+  rank: number;
+  /** Folded into B while loading. */
+  scale: number;
+  dtype: 'F32' | 'F16' | 'BF16';
+  /** Absolute byte offsets in the file: A [rank, in], B [out, rank], row-major. */
+  offsetA: number;
+  offsetB: number;
+}
+
+export interface AdapterImage {
+  /** Absolute path of the canonical adapter file. */
+  path: string;
+  /** Expected size of the file in bytes; a different size is refused. */
+  fileBytes: number;
+  pairs: AdapterTensorPair[];
+}
+
+export interface NativeSessionInfo {
+  ortVersion: string;
+  isa: Isa;
+  /** Bytes of the KV pool. */
+  kvBytes: number;
+  loadMs: number;
+}
+
+export interface NativeSession {
+  readonly info: NativeSessionInfo;
+  /**
+   * Queues one step; resolves when the step thread has run it. One step may be in flight.
+   * Rejects with a NativeError: the step had no effect on token state, but the KV slots it named
+   * may hold garbage.
+   */
+  step(packet: StepPacket, wantLogits?: boolean): Promise<StepResult>;
+  /** Reads an adapter into an empty slot on a load thread; several may be in flight. */
+  loadAdapter(slot: number, image: AdapterImage): Promise<{ bytes: number; loadMs: number }>;
+  /** Frees a slot. Throws when a step in flight may read it or it is loading. */
+  freeAdapter(slot: number): void;
+  /** Waits for the step and the loads in flight, then releases everything. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** Facts about this machine and build that need no model. */
+export interface NativeProbe {
+  ortVersion: string;
+  ortBuildInfo: string;
+  /** Kernel paths this processor can run, weakest first. */
+  isas: Isa[];
+  /** Raw processor features of interest, e.g. avx2, fma, avx512f, avx512_bf16, amx_tile. */
+  cpuFeatures: string[];
+}
+
+export interface NativeAddon {
+  probe(ortLibraryPath: string): NativeProbe;
+  createSession(options: NativeSessionOptions): Promise<NativeSession>;
+}
+
+/** What the addon throws and rejects with. Codes are stable. */
+export type NativeErrorCode =
+  | 'native_ort_library'
+  | 'native_ort_version'
+  | 'native_model_load'
+  | 'native_invalid_argument'
+  | 'native_step_failed'
+  | 'native_adapter_load'
+  | 'native_slot_busy'
+  | 'native_session_closed'
+  | 'native_out_of_memory';
