@@ -1,0 +1,12 @@
+/** Public surface of the importer. */
+export { describeModules, modulePath, moduleShape } from './modules.ts';
+export {
+  parseSafetensorsHeader,
+  readSafetensorsHeader,
+  type SafetensorsDtype,
+  type SafetensorsHeader,
+  type SafetensorsTensor,
+  tensorBytes,
+} from './safetensors/header.ts';
+export { SafetensorsWriter, type TensorSpec } from './safetensors/writer.ts';
+export type * from './types.ts';
