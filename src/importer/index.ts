@@ -1,4 +1,5 @@
 /** Public surface of the importer. */
+export { importModel } from './import.ts';
 export { describeModules, modulePath, moduleShape } from './modules.ts';
 export {
   parseSafetensorsHeader,

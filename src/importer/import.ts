@@ -1,0 +1,111 @@
+/** A Hugging Face directory -> ONNX graph in memory. Nothing is written. */
+import { stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { LoramuxError } from '../errors.ts';
+import { LORA_MODULES, type NativeModel } from '../native/addon-types.ts';
+import { type Checkpoint, externalDataLayout, openCheckpoint, weightDigest } from './checkpoint.ts';
+import { parseModelConfig, readSpecialTokens } from './config.ts';
+import { buildGraph } from './graph.ts';
+import type { JsonObject } from './json.ts';
+import { readJsonFile } from './json-file.ts';
+import { describeModules, moduleShape } from './modules.ts';
+import type { ImportedModel, ModelConfig } from './types.ts';
+import { checkWeights } from './weights.ts';
+
+export const CONFIG_FILE = 'config.json';
+export const GENERATION_CONFIG_FILE = 'generation_config.json';
+
+/**
+ * Reads and checks a checkpoint and builds its graph; weights stay in their files.
+ * @param dir a directory with config.json and safetensors weights, as transformers writes it.
+ * @throws LoramuxError model_config_unsupported, model_weights_invalid, safetensors_invalid,
+ *   safetensors_dtype_unsupported
+ */
+export async function importModel(dir: string): Promise<ImportedModel> {
+  const source = await openModel(dir);
+  const { checkpoint, config } = source;
+  const layout = externalDataLayout(checkpoint);
+  const modelBytes = buildGraph({
+    config,
+    tensors: checkpoint.tensors,
+    location: layout.location,
+  });
+  return {
+    dir: checkpoint.dir,
+    native: nativeModel(config, modelBytes, layout.dir),
+    metadata: {
+      config,
+      ...readSpecialTokens(source.configJson, source.generationConfig, config.vocabSize),
+      weightDigest: await weightDigest(checkpoint, source.configBytes),
+      modules: describeModules(config),
+      weightBytes: checkpoint.weightBytes,
+      dtype: mainDtype(checkpoint),
+    },
+  };
+}
+
+/** A checkpoint whose config and headers were read and agree. */
+export interface OpenedModel {
+  checkpoint: Checkpoint;
+  config: ModelConfig;
+  configJson: JsonObject;
+  configBytes: Uint8Array;
+  generationConfig: JsonObject | undefined;
+}
+
+/** @throws as importModel */
+export async function openModel(dir: string): Promise<OpenedModel> {
+  const absolute = resolve(dir);
+  const found = await stat(absolute).catch((cause: unknown) => {
+    throw new LoramuxError('model_weights_invalid', `${dir} cannot be opened.`, { cause });
+  });
+  if (!found.isDirectory()) {
+    throw new LoramuxError('model_weights_invalid', `${dir} is not a directory.`);
+  }
+  const configFile = await readJsonFile(join(absolute, CONFIG_FILE), 'model_config_unsupported');
+  if (configFile === undefined) {
+    throw new LoramuxError('model_config_unsupported', `${dir} has no ${CONFIG_FILE}.`);
+  }
+  const config = parseModelConfig(configFile.json);
+  const generationConfig = await readJsonFile(
+    join(absolute, GENERATION_CONFIG_FILE),
+    'model_config_unsupported',
+  );
+  const checkpoint = await openCheckpoint(absolute);
+  checkWeights(config, checkpoint);
+  return {
+    checkpoint,
+    config,
+    configJson: configFile.json,
+    configBytes: configFile.bytes,
+    generationConfig: generationConfig?.json,
+  };
+}
+
+function nativeModel(
+  config: ModelConfig,
+  modelBytes: Uint8Array,
+  externalDataDir: string,
+): NativeModel {
+  return {
+    modelBytes,
+    externalDataDir,
+    numLayers: config.numLayers,
+    numHeads: config.numHeads,
+    numKvHeads: config.numKvHeads,
+    headSize: config.headSize,
+    hiddenSize: config.hiddenSize,
+    vocabSize: config.vocabSize,
+    moduleShapes: Int32Array.from(LORA_MODULES.flatMap((module) => moduleShape(config, module))),
+    rope: config.rope,
+  };
+}
+
+/** The element type that takes the most bytes. */
+function mainDtype(checkpoint: Checkpoint): string {
+  const bytes = new Map<string, number>();
+  for (const { dtype, begin, end } of checkpoint.tensors.values()) {
+    bytes.set(dtype, (bytes.get(dtype) ?? 0) + end - begin);
+  }
+  return [...bytes].sort(([, a], [, b]) => b - a)[0]?.[0] ?? 'F32';
+}

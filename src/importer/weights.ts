@@ -1,0 +1,176 @@
+/** Which tensors a checkpoint must have, and that it has exactly those. */
+import { LoramuxError } from '../errors.ts';
+import { LORA_MODULES } from '../native/addon-types.ts';
+import type { Checkpoint } from './checkpoint.ts';
+import { modulePath, moduleShape } from './modules.ts';
+import type { SafetensorsDtype } from './safetensors/header.ts';
+import type { ModelConfig, QuantizationConfig } from './types.ts';
+
+export const EMBEDDING = 'model.embed_tokens.weight';
+export const FINAL_NORM = 'model.norm.weight';
+export const LM_HEAD = 'lm_head';
+
+/** Element types that are widened to float32 exactly. */
+export const FLOAT_DTYPES: readonly SafetensorsDtype[] = ['F32', 'F16', 'BF16'];
+
+/** Buffers that older checkpoints saved; recomputed from the config. */
+const IGNORED_TENSORS = /^model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq$/;
+const MAX_LISTED = 5;
+
+export interface ExpectedTensor {
+  name: string;
+  shape: readonly number[];
+  dtypes: readonly SafetensorsDtype[];
+}
+
+/** A linear layer of the model. */
+export interface LinearSpec {
+  /** Module path, e.g. `model.layers.0.mlp.up_proj`. */
+  path: string;
+  inFeatures: number;
+  outFeatures: number;
+  bias: boolean;
+}
+
+/** The adaptable linear layers, layer by layer in the order of LORA_MODULES. */
+export function adaptableLinears(config: ModelConfig): LinearSpec[] {
+  const linears: LinearSpec[] = [];
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    for (const module of LORA_MODULES) {
+      const [inFeatures, outFeatures] = moduleShape(config, module);
+      const number = LORA_MODULES.indexOf(module);
+      const bias =
+        number < 3 ? config.bias.qkv : module === 'o_proj' ? config.bias.o : config.bias.mlp;
+      linears.push({ path: modulePath(layer, module), inFeatures, outFeatures, bias });
+    }
+  }
+  return linears;
+}
+
+export function lmHeadLinear(config: ModelConfig): LinearSpec {
+  return {
+    path: LM_HEAD,
+    inFeatures: config.hiddenSize,
+    outFeatures: config.vocabSize,
+    bias: false,
+  };
+}
+
+/** Tensor names and shapes of a block-quantized linear layer (MatMulNBits). */
+export function quantizedTensors(
+  linear: LinearSpec,
+  quantization: QuantizationConfig,
+): ExpectedTensor[] {
+  const { bits, groupSize, symmetric } = quantization;
+  const blocks = Math.ceil(linear.inFeatures / groupSize);
+  const rows = linear.outFeatures;
+  const tensors: ExpectedTensor[] = [
+    {
+      name: `${linear.path}.qweight`,
+      shape: [rows, blocks, (groupSize * bits) / 8],
+      dtypes: ['U8'],
+    },
+    { name: `${linear.path}.scales`, shape: [rows, blocks], dtypes: ['F32'] },
+  ];
+  if (!symmetric) {
+    tensors.push({
+      name: `${linear.path}.zero_points`,
+      shape: [rows, Math.ceil((blocks * bits) / 8)],
+      dtypes: ['U8'],
+    });
+  }
+  return tensors;
+}
+
+/** True when lm_head has weights of its own, false when it shares the embedding's. */
+export function hasOwnLmHead(
+  config: ModelConfig,
+  tensors: { has(name: string): boolean },
+): boolean {
+  if (config.quantization?.lmHead === true) return true;
+  // A tied checkpoint that stores lm_head all the same: what it stores rules, as in transformers 5.
+  return !config.tieWordEmbeddings || tensors.has(`${LM_HEAD}.weight`);
+}
+
+/** Every tensor the model needs. */
+export function expectedTensors(
+  config: ModelConfig,
+  tensors: { has(name: string): boolean },
+): ExpectedTensor[] {
+  const { hiddenSize, quantization } = config;
+  const float = (name: string, shape: number[]): ExpectedTensor => ({
+    name,
+    shape,
+    dtypes: FLOAT_DTYPES,
+  });
+  const linear = (spec: LinearSpec, quantized: boolean): ExpectedTensor[] => {
+    const list =
+      quantized && quantization !== undefined
+        ? quantizedTensors(spec, quantization)
+        : [float(`${spec.path}.weight`, [spec.outFeatures, spec.inFeatures])];
+    if (spec.bias) list.push(float(`${spec.path}.bias`, [spec.outFeatures]));
+    return list;
+  };
+  const expected: ExpectedTensor[] = [float(EMBEDDING, [config.vocabSize, hiddenSize])];
+  for (const spec of adaptableLinears(config)) expected.push(...linear(spec, true));
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    const prefix = `model.layers.${layer}`;
+    expected.push(float(`${prefix}.input_layernorm.weight`, [hiddenSize]));
+    expected.push(float(`${prefix}.post_attention_layernorm.weight`, [hiddenSize]));
+    if (config.qkNorm) {
+      expected.push(float(`${prefix}.self_attn.q_norm.weight`, [config.headSize]));
+      expected.push(float(`${prefix}.self_attn.k_norm.weight`, [config.headSize]));
+    }
+  }
+  expected.push(float(FINAL_NORM, [hiddenSize]));
+  if (hasOwnLmHead(config, tensors)) {
+    expected.push(...linear(lmHeadLinear(config), quantization?.lmHead === true));
+  }
+  return expected;
+}
+
+/**
+ * Checks that the checkpoint has exactly the model's tensors, with their shapes.
+ * @throws LoramuxError model_weights_invalid, safetensors_dtype_unsupported
+ */
+export function checkWeights(config: ModelConfig, checkpoint: Checkpoint): void {
+  const { tensors, dir } = checkpoint;
+  const expected = expectedTensors(config, tensors);
+  const missing = expected.filter(({ name }) => !tensors.has(name)).map(({ name }) => name);
+  if (missing.length > 0) throw invalid(dir, `lacks ${list(missing)}`);
+
+  const known = new Set(expected.map(({ name }) => name));
+  const extra = [...tensors.keys()].filter(
+    (name) => !known.has(name) && !IGNORED_TENSORS.test(name),
+  );
+  if (extra.length > 0) {
+    throw invalid(
+      dir,
+      `has tensors that a ${config.architecture} with this config.json does not use: ${list(extra)}`,
+    );
+  }
+  for (const { name, shape, dtypes } of expected) {
+    const tensor = tensors.get(name)!;
+    if (tensor.shape.length !== shape.length || shape.some((d, i) => tensor.shape[i] !== d)) {
+      throw invalid(
+        dir,
+        `has ${name} of shape [${tensor.shape.join(', ')}], config.json needs [${shape.join(', ')}]`,
+      );
+    }
+    if (!dtypes.includes(tensor.dtype)) {
+      throw new LoramuxError(
+        'safetensors_dtype_unsupported',
+        `The checkpoint ${dir} has ${name} as ${tensor.dtype}; supported are ${dtypes.join(', ')}.`,
+      );
+    }
+  }
+}
+
+function list(names: readonly string[]): string {
+  const shown = names.slice(0, MAX_LISTED).join(', ');
+  return names.length > MAX_LISTED ? `${shown} and ${names.length - MAX_LISTED} more` : shown;
+}
+
+function invalid(dir: string, what: string): LoramuxError {
+  return new LoramuxError('model_weights_invalid', `The checkpoint ${dir} ${what}.`);
+}
