@@ -1,5 +1,4 @@
 /** A Hugging Face directory -> ONNX graph in memory. Nothing is written. */
-import { stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { LoramuxError } from '../errors.ts';
 import { LORA_MODULES, type NativeModel } from '../native/addon-types.ts';
@@ -55,27 +54,31 @@ export interface OpenedModel {
 
 /** @throws as importModel */
 export async function openModel(dir: string): Promise<OpenedModel> {
+  const opened = await openConfig(dir);
+  const checkpoint = await openCheckpoint(resolve(dir));
+  checkWeights(opened.config, checkpoint);
+  return { checkpoint, ...opened };
+}
+
+/**
+ * Reads the configs alone, without the weights.
+ * @throws LoramuxError model_config_unsupported
+ */
+export async function openConfig(dir: string): Promise<Omit<OpenedModel, 'checkpoint'>> {
   const absolute = resolve(dir);
-  const found = await stat(absolute).catch((cause: unknown) => {
-    throw new LoramuxError('model_weights_invalid', `${dir} cannot be opened.`, { cause });
-  });
-  if (!found.isDirectory()) {
-    throw new LoramuxError('model_weights_invalid', `${dir} is not a directory.`);
-  }
   const configFile = await readJsonFile(join(absolute, CONFIG_FILE), 'model_config_unsupported');
   if (configFile === undefined) {
-    throw new LoramuxError('model_config_unsupported', `${dir} has no ${CONFIG_FILE}.`);
+    throw new LoramuxError(
+      'model_config_unsupported',
+      `${absolute} is not a checkpoint: it has no ${CONFIG_FILE}.`,
+    );
   }
-  const config = parseModelConfig(configFile.json);
   const generationConfig = await readJsonFile(
     join(absolute, GENERATION_CONFIG_FILE),
     'model_config_unsupported',
   );
-  const checkpoint = await openCheckpoint(absolute);
-  checkWeights(config, checkpoint);
   return {
-    checkpoint,
-    config,
+    config: parseModelConfig(configFile.json),
     configJson: configFile.json,
     configBytes: configFile.bytes,
     generationConfig: generationConfig?.json,

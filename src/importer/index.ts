@@ -10,4 +10,11 @@ export {
   tensorBytes,
 } from './safetensors/header.ts';
 export { SafetensorsWriter, type TensorSpec } from './safetensors/writer.ts';
+export {
+  type SynthAdapter,
+  type SynthAdapterOptions,
+  synthesizeAdapters,
+} from './synth/adapters.ts';
+export { type SynthModelOptions, type SynthModelResult, synthesizeModel } from './synth/model.ts';
+export { SYNTH_SHAPES, type SynthShape } from './synth/shapes.ts';
 export type * from './types.ts';

@@ -52,6 +52,7 @@ export class SafetensorsWriter {
   #written = 0;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
+  #open = true;
 
   private constructor(file: FileHandle, path: string, temporary: string, dataBytes: number) {
     this.#file = file;
@@ -104,12 +105,15 @@ export class SafetensorsWriter {
     }
     await this.#flush();
     await this.#file.sync();
+    this.#open = false;
     await this.#file.close();
     await rename(this.#temporary, this.#path);
   }
 
-  /** Removes what was written. */
+  /** Removes what was written; does nothing after close() or abort(). */
   async abort(): Promise<void> {
+    if (!this.#open) return;
+    this.#open = false;
     await this.#file.close();
     await unlink(this.#temporary);
   }
