@@ -60,6 +60,19 @@ export const ERRORS = {
   ),
   unsupported_media_type: e(415, 'invalid_request_error', 'The content type is not accepted here.'),
   queue_full: e(429, 'overloaded_error', 'Too many requests wait; retry later.'),
+  slow_reader: e(
+    408,
+    'invalid_request_error',
+    'The client reads its stream too slowly; the buffer limit was reached.',
+  ),
+  request_timeout: e(408, 'invalid_request_error', 'The client took too long to send the request.'),
+  headers_too_large: e(431, 'invalid_request_error', 'The request headers exceed the limit.'),
+  upgrade_required: e(426, 'invalid_request_error', 'The route speaks WebSocket only.'),
+  socket_limit_exceeded: e(
+    429,
+    'overloaded_error',
+    'The socket has too many generations at once; wait for one to end.',
+  ),
   capacity_exceeded: e(
     422,
     'invalid_request_error',
@@ -67,6 +80,11 @@ export const ERRORS = {
   ),
   shutting_down: e(503, 'overloaded_error', 'The server is shutting down; retry elsewhere.'),
   engine_failed: e(503, 'server_error', 'The native session failed; retry.'),
+  logits_not_finite: e(
+    500,
+    'server_error',
+    'The model answered NaN or infinity for this request; the adapter or its scale is likely bad.',
+  ),
   internal_error: e(500, 'server_error', 'A defect in the server.'),
   // adapters: naming and life cycle
   adapter_not_found: e(404, 'not_found_error', 'No adapter is registered under this name.'),

@@ -1,0 +1,133 @@
+/** One request's life: resolve, encode, submit, and turn the engine's tokens into text events. */
+import { randomBytes, randomUUID } from 'node:crypto';
+import type { AdapterService } from '../adapters/service-types.ts';
+import type { AdapterRecord } from '../adapters/types.ts';
+import type { Engine, EngineRequest, SamplingParams } from '../engine/types.ts';
+import { LoramuxError, toLoramuxError } from '../errors.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { GenerationRun, type RunObserver } from './generation-run.ts';
+import { checkTokenIds, type EncodedPrompt, encodePrompts } from './prompts.ts';
+import { resolveTarget } from './target.ts';
+import type { Generation, GenerationRequest } from './types.ts';
+
+/** What the generation layer must know of the model. */
+export interface ServedModel {
+  /** The base's name in requests and /v1/models. */
+  readonly name: string;
+  /** Rows of the embedding: token ids below it are valid. */
+  readonly vocabSize: number;
+  readonly eosTokenIds: readonly number[];
+}
+
+export interface GeneratorLimits {
+  /** Prompts times `n` of one request. */
+  readonly maxChoices: number;
+  /** Bytes of events that may wait for a slow reader before its request is cancelled. */
+  readonly streamBufferBytes: number;
+}
+
+export interface GeneratorServices {
+  readonly model: ServedModel;
+  readonly tokenizer: Tokenizer;
+  readonly adapters: Pick<AdapterService, 'resolve' | 'hold'>;
+  readonly engine: Engine;
+  readonly limits: GeneratorLimits;
+  /** One observer per request: metrics. */
+  readonly observe: (adapter: AdapterRecord | undefined) => RunObserver;
+}
+
+export interface Generator {
+  /**
+   * Submits a request. Resolves once all of it is queued; rejects, with nothing left running, when
+   * it cannot be. The signal cancels it at any time.
+   */
+  start(request: GenerationRequest, signal: AbortSignal): Promise<Generation>;
+}
+
+function drawSeed(): bigint {
+  return randomBytes(8).readBigUInt64LE();
+}
+
+function checkChoices(request: GenerationRequest, maxChoices: number): void {
+  const choices = request.prompts.length * request.n;
+  if (choices <= maxChoices) return;
+  throw new LoramuxError(
+    'invalid_request',
+    `${request.prompts.length} prompts with n=${request.n} are ${choices} choices; ` +
+      `a request may have ${maxChoices}; send several requests`,
+    { param: request.prompts.length > 1 ? 'prompt' : 'n' },
+  );
+}
+
+function samplingOf(request: GenerationRequest, eosTokenIds: readonly number[]): SamplingParams {
+  const { sampling } = request;
+  return {
+    ...sampling,
+    // A pure scoring request still runs one step; its token is dropped.
+    maxTokens: Math.max(1, sampling.maxTokens),
+    seed: sampling.seed ?? drawSeed(),
+    stopTokenIds: new Set([...(request.ignoreEos ? [] : eosTokenIds), ...request.stopTokenIds]),
+    promptLogprobs: request.echo ? sampling.logprobs : undefined,
+  };
+}
+
+export function createGenerator(services: GeneratorServices): Generator {
+  const { model, tokenizer, adapters, engine, limits } = services;
+
+  function submitAll(
+    run: GenerationRun,
+    request: GenerationRequest,
+    prompts: readonly EncodedPrompt[],
+  ): void {
+    for (const [i, prompt] of prompts.entries()) {
+      const sampling = samplingOf(request, model.eosTokenIds);
+      const engineRequest: EngineRequest = {
+        id: `${run.id}-${i}`,
+        promptTokenIds: prompt.tokenIds,
+        adapter: run.adapter?.generation,
+        adapterScale: request.adapterScale,
+        sampling,
+        n: request.n,
+        cacheSalt: request.cacheSalt,
+        arrivalMs: run.arrivalMs,
+      };
+      const part = run.addPrompt(prompt, sampling.stopTokenIds);
+      part.attach(engine.submit(engineRequest, part.listener));
+    }
+  }
+
+  return {
+    async start(request, signal) {
+      const arrivalMs = performance.now();
+      checkChoices(request, limits.maxChoices);
+      checkTokenIds(request.stopTokenIds, model.vocabSize, 'stop_token_ids');
+      const biased = request.sampling.logitBias?.keys() ?? [];
+      checkTokenIds(biased, model.vocabSize, 'logit_bias');
+      // Before the work of encoding, and again below: the name may have moved meanwhile.
+      resolveTarget(adapters, model.name, request);
+      const prompts = await encodePrompts(tokenizer, request, {
+        vocabSize: model.vocabSize,
+        maxModelLen: engine.limits.maxModelLen,
+      });
+      const adapter = resolveTarget(adapters, model.name, request);
+      const run = new GenerationRun({
+        id: randomUUID().replaceAll('-', ''),
+        arrivalMs,
+        adapter,
+        request,
+        tokenizer,
+        streamBufferBytes: limits.streamBufferBytes,
+        observer: services.observe(adapter),
+        release: adapter === undefined ? () => {} : adapters.hold(adapter.generation),
+      });
+      try {
+        if (!signal.aborted) submitAll(run, request, prompts);
+      } catch (error) {
+        run.abandon(toLoramuxError(error));
+        throw error;
+      }
+      run.started(signal);
+      return run;
+    },
+  };
+}

@@ -1,0 +1,97 @@
+/** What the transport hands to the generation layer, and what it gets back. Typed values only. */
+import type { AdapterRecord } from '../adapters/types.ts';
+import type { SamplingParams, TokenLogprobs } from '../engine/types.ts';
+import type { LoramuxError } from '../errors.ts';
+
+export type Prompt =
+  | { readonly kind: 'text'; readonly text: string }
+  | { readonly kind: 'tokens'; readonly tokenIds: Int32Array };
+
+/** One client request: every prompt gets `n` choices. Ranges are checked by the transport. */
+export interface GenerationRequest {
+  /** The base's name or an adapter's. */
+  model: string;
+  /** An adapter by name; `model` must then be the base or the same name. */
+  adapter: string | undefined;
+  adapterScale: number;
+  prompts: readonly Prompt[];
+  n: number;
+  /** Answer with the prompt before the generated text. */
+  echo: boolean;
+  addSpecialTokens: boolean;
+  skipSpecialTokens: boolean;
+  stop: readonly string[];
+  includeStopInOutput: boolean;
+  ignoreEos: boolean;
+  stopTokenIds: readonly number[];
+  sampling: Omit<SamplingParams, 'seed' | 'stopTokenIds' | 'promptLogprobs' | 'logitBias'> & {
+    /** Drawn when the client gave none. */
+    seed: bigint | undefined;
+    logitBias: ReadonlyMap<number, number> | undefined;
+  };
+  cacheSalt: string;
+}
+
+/** A token's log-probabilities with the texts a client sees. */
+export interface TextLogprobs {
+  readonly token: string;
+  readonly tokenId: number;
+  /** null for the first prompt token, which nothing precedes. */
+  readonly logprob: number | null;
+  readonly top: readonly { token: string; tokenId: number; logprob: number }[] | null;
+  /** Where the token's text starts in the choice's text, in UTF-16 units. */
+  readonly textOffset: number;
+}
+
+/** `index` numbers the choices of the whole request: prompt * n + choice. */
+export type GenerationEvent =
+  /** The prompt, once per choice and before its tokens, when the request asked for `echo`. */
+  | {
+      readonly type: 'echo';
+      readonly index: number;
+      readonly text: string;
+      readonly logprobs: readonly TextLogprobs[] | undefined;
+    }
+  /** One generated token. The text may be empty or belong to earlier tokens (held-back text). */
+  | {
+      readonly type: 'token';
+      readonly index: number;
+      readonly tokenId: number;
+      readonly text: string;
+      readonly logprobs: TextLogprobs | undefined;
+    }
+  /** The end of one choice, with text that was still held back. */
+  | {
+      readonly type: 'finish';
+      readonly index: number;
+      readonly text: string;
+      readonly reason: 'stop' | 'length';
+      /** The stop string or stop token id that ended it, if one did. */
+      readonly stopReason: string | number | undefined;
+    }
+  /** The end of the whole request. */
+  | { readonly type: 'error'; readonly error: LoramuxError };
+
+export interface Usage {
+  promptTokens: number;
+  completionTokens: number;
+  /** Prompt tokens served from the prefix cache. */
+  cachedTokens: number;
+}
+
+/** A running request. Exactly one reader. */
+export interface Generation {
+  readonly id: string;
+  readonly adapter: AdapterRecord | undefined;
+  readonly choices: number;
+  /**
+   * The events since the last call, or the next ones; undefined after the last. With `timeoutMs`,
+   * an empty array when nothing happened in that time.
+   */
+  next(timeoutMs?: number): Promise<GenerationEvent[] | undefined>;
+  /** Stops and frees everything; `next` answers undefined. Idempotent. */
+  cancel(): void;
+  usage(): Usage;
+}
+
+export type { TokenLogprobs };
