@@ -48,12 +48,20 @@ struct PagedAttentionArgs {
   float* workspace = nullptr;  // PagedAttentionWorkspace(...) floats
 };
 
-// Floats of workspace for a call (rotated queries, per-thread scores).
+// Floats of workspace for a call (rotated queries, per-thread scores and tiles). `threads` must be
+// the Parallel's. Reads only the counts and sizes of args. Contents need not be initialised.
 int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads);
 
 // A row's result depends only on its own sequence and the ISA: never on the batch around it, on how
 // the prompt was cut into chunks, or on the number of threads (bitwise; with a bf16 cache the
 // current chunk's keys and values are read back rounded, so chunking does not show).
+//
+// All keys and values are written first, then queries attend in tiles of 64 keys at absolute
+// positions, so a row adds up in the same order however it is scheduled. Keys a row may not see are
+// never multiplied in, not even by zero: garbage or NaN in them does not reach it. Preconditions,
+// checked by the caller: every slot in [0, num_blocks * block_size), every block that a visible
+// position needs in [0, num_blocks) (blocks left of the sliding window are not read and may be -1),
+// and no slot written by one sequence is read by another in the same call.
 void PagedAttention(const PagedAttentionArgs& args, const Parallel& parallel, Isa isa);
 
 // Copies whole blocks inside one layer's cache (both k and v): dst block becomes src block.

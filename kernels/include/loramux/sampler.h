@@ -47,7 +47,13 @@ struct SamplerScratch;
 SamplerScratch* CreateSamplerScratch(int32_t vocab);
 void DestroySamplerScratch(SamplerScratch* scratch);
 
-// False when the row has a NaN or no finite logit (the caller fails that request, not the step).
+// False when the row has a NaN, +infinity or no finite logit, when bias and penalties leave none, or
+// when target_id is not below vocab (the caller fails that request, not the step). -infinity is a
+// banned token; a bias of -infinity bans one. Ids of bias and history that are outside
+// [0, vocab) touch nothing. Temperatures below 1e-5 are greedy.
+//
+// The decision is the same bits on every ISA: weights are computed with the same double operations
+// everywhere. log-probabilities agree to about 1e-6.
 bool SampleRow(const SamplerRow& row, int32_t vocab, SamplerScratch* scratch, SamplerOutput* out,
                Isa isa);
 

@@ -15,6 +15,9 @@ struct LoraSegment {
   float scale = 1.0f;
   const float* a = nullptr;  // [rank, in]
   const float* b = nullptr;  // [out, rank]; the adapter's own scale is folded in
+  // [rank, out], optional: b transposed (ConvertTransposedToF32). When set, b is not read and may be
+  // null. Faster, and the same bits: b is otherwise transposed tile by tile on every call.
+  const float* bt = nullptr;
 };
 
 struct SegmentedLoraArgs {
@@ -28,11 +31,16 @@ struct SegmentedLoraArgs {
   float* workspace = nullptr;  // SegmentedLoraWorkspace(...) floats
 };
 
-// Floats of workspace for a call: the sum over segments of (rows of the segment * rank).
+// Floats of workspace for a call: the sum over segments of (rows of the segment * rank). Contents
+// need not be initialised and mean nothing afterwards.
 int64_t SegmentedLoraWorkspace(const LoraSegment* segments, int64_t num_segments);
 
 // A row's result depends only on that row, its adapter and the ISA: never on the other rows, the
 // segment's length or the number of threads (bitwise).
+//
+// Two phases with a barrier between them. Shrink: h = scale * (A x), each element a dot product in
+// chunks of 1024 inputs, chunk sums added in order. Expand: y = y + (sum over k ascending of
+// h[k] * B[:, k]), the sum is taken on its own so that a small delta is not rounded at y's size.
 void SegmentedLora(const SegmentedLoraArgs& args, const Parallel& parallel, Isa isa);
 
 namespace reference {

@@ -1,0 +1,53 @@
+# Compute kernels: a static library without ONNX Runtime or N-API, and its tests and benchmark.
+#   target loramux_kernels           static, position independent; include <loramux/...>
+#   LORAMUX_BUILD_TESTS=ON           adds loramux_kernel_tests, loramux_kernel_bench and CTest entries
+#   LORAMUX_SANITIZE=ON              AddressSanitizer and UndefinedBehaviorSanitizer for these targets
+option(LORAMUX_BUILD_TESTS "Build the kernel tests and benchmark" OFF)
+option(LORAMUX_SANITIZE "Build kernels with ASan and UBSan" OFF)
+
+set(_kernels ${CMAKE_CURRENT_LIST_DIR}/..)
+get_filename_component(_kernels ${_kernels} ABSOLUTE)
+
+add_library(loramux_kernels STATIC
+  ${_kernels}/cpu/cpu_features.cc
+  ${_kernels}/cpu/dispatch.cc
+  ${_kernels}/cpu/isa_scalar.cc
+  ${_kernels}/cpu/rope.cc
+  ${_kernels}/cpu/sampler.cc
+  ${_kernels}/reference/paged_attention.cc
+  ${_kernels}/reference/sampler.cc
+  ${_kernels}/reference/segmented_lora.cc)
+target_include_directories(loramux_kernels PUBLIC ${_kernels}/include PRIVATE ${_kernels})
+target_compile_features(loramux_kernels PUBLIC cxx_std_20)
+set_target_properties(loramux_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS ON)
+
+# No contraction: the compiler must not fuse a multiplication and an addition in one register tile
+# and leave them apart in another, or a row's bits would depend on its neighbours.
+set(_kernel_flags -Wall -Wextra -Wno-psabi -fno-exceptions -ffp-contract=off -fno-math-errno)
+set(_kernel_optimize $<$<NOT:$<CONFIG:Debug>>:-O3>)
+target_compile_options(loramux_kernels PRIVATE
+  -Wall -Wextra -Wno-psabi -ffp-contract=off ${_kernel_optimize})
+set_source_files_properties(${_kernels}/cpu/isa_scalar.cc PROPERTIES
+  COMPILE_OPTIONS "${_kernel_flags}")
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  target_sources(loramux_kernels PRIVATE
+    ${_kernels}/cpu/isa_avx2.cc ${_kernels}/cpu/isa_avx512.cc)
+  set(_avx2 -mavx2 -mfma -mf16c)
+  set_source_files_properties(${_kernels}/cpu/isa_avx2.cc PROPERTIES
+    COMPILE_OPTIONS "${_kernel_flags};${_avx2}")
+  set(_avx512 ${_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # GCC's own AVX-512 intrinsics pass undefined vectors around and warn about it (GCC bug 105593).
+    list(APPEND _avx512 -Wno-maybe-uninitialized)
+  endif()
+  set_source_files_properties(${_kernels}/cpu/isa_avx512.cc PROPERTIES
+    COMPILE_OPTIONS "${_kernel_flags};${_avx512}")
+  target_compile_definitions(loramux_kernels PRIVATE LORAMUX_HAVE_X86_ISAS)
+endif()
+
+if(LORAMUX_SANITIZE)
+  target_compile_options(loramux_kernels PUBLIC
+    -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  target_link_options(loramux_kernels PUBLIC -fsanitize=address,undefined)
+endif()

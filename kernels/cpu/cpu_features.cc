@@ -1,0 +1,120 @@
+#include "loramux/cpu_features.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace loramux {
+namespace {
+
+#if defined(__x86_64__)
+struct CpuidRegs {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+CpuidRegs Cpuid(uint32_t leaf, uint32_t subleaf) {
+  CpuidRegs r;
+  // Leaves beyond the supported maximum answer zeros here (some processors repeat the last leaf).
+  if (__get_cpuid_max(0, nullptr) < leaf) return r;
+  __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+  return r;
+}
+
+// XCR0: register files that the operating system saves on a context switch.
+uint64_t SavedState(const CpuidRegs& leaf1) {
+  const bool osxsave = (leaf1.ecx >> 27) & 1;
+  if (!osxsave) return 0;
+  uint32_t lo = 0, hi = 0;
+  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+  return (static_cast<uint64_t>(hi) << 32) | lo;
+}
+#endif
+
+struct Feature {
+  const char* name;
+  bool present;
+};
+
+std::vector<Feature> QueryFeatures() {
+#if defined(__x86_64__)
+  const CpuidRegs l1 = Cpuid(1, 0);
+  const CpuidRegs l7 = Cpuid(7, 0);
+  const CpuidRegs l71 = l7.eax >= 1 ? Cpuid(7, 1) : CpuidRegs{};
+  const uint64_t xcr0 = SavedState(l1);
+  constexpr uint64_t kYmm = 0x6;      // SSE and AVX halves
+  constexpr uint64_t kZmm = 0xe6;     // plus opmask and both ZMM parts
+  constexpr uint64_t kTile = 0x60000;  // AMX configuration and data
+  const bool ymm = (xcr0 & kYmm) == kYmm;
+  const bool zmm = (xcr0 & kZmm) == kZmm;
+  const bool tile = (xcr0 & kTile) == kTile;
+  const auto bit = [](uint32_t reg, int i) { return ((reg >> i) & 1) != 0; };
+  return {
+      {"sse4.2", bit(l1.ecx, 20)},
+      {"avx", ymm && bit(l1.ecx, 28)},
+      {"avx2", ymm && bit(l7.ebx, 5)},
+      {"fma", ymm && bit(l1.ecx, 12)},
+      {"f16c", ymm && bit(l1.ecx, 29)},
+      {"avx_vnni", ymm && bit(l71.eax, 4)},
+      {"avx512f", zmm && bit(l7.ebx, 16)},
+      {"avx512bw", zmm && bit(l7.ebx, 30)},
+      {"avx512vl", zmm && bit(l7.ebx, 31)},
+      {"avx512dq", zmm && bit(l7.ebx, 17)},
+      {"avx512_vnni", zmm && bit(l7.ecx, 11)},
+      {"avx512_bf16", zmm && bit(l71.eax, 5)},
+      {"avx512_fp16", zmm && bit(l7.edx, 23)},
+      {"amx_tile", tile && bit(l7.edx, 24)},
+      {"amx_int8", tile && bit(l7.edx, 25)},
+      {"amx_bf16", tile && bit(l7.edx, 22)},
+  };
+#elif defined(__aarch64__)
+  return {{"neon", true}};  // mandatory in AArch64
+#else
+  return {};
+#endif
+}
+
+[[maybe_unused]] bool Has(const std::vector<Feature>& features, const char* name) {
+  for (const Feature& f : features) {
+    if (std::string(name) == f.name) return f.present;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<std::string> CpuFeatures() {
+  std::vector<std::string> names;
+  for (const Feature& f : QueryFeatures()) {
+    if (f.present) names.emplace_back(f.name);
+  }
+  return names;
+}
+
+std::vector<Isa> SupportedIsas() {
+  std::vector<Isa> isas = {Isa::kScalar};
+#if defined(LORAMUX_HAVE_X86_ISAS)
+  const std::vector<Feature> f = QueryFeatures();
+  if (!(Has(f, "avx2") && Has(f, "fma") && Has(f, "f16c"))) return isas;
+  isas.push_back(Isa::kAvx2);
+  if (Has(f, "avx512f") && Has(f, "avx512bw") && Has(f, "avx512vl") && Has(f, "avx512dq")) {
+    isas.push_back(Isa::kAvx512);
+  }
+#endif
+  return isas;
+}
+
+Isa DetectIsa() { return SupportedIsas().back(); }
+
+const char* IsaName(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+  }
+  return "unknown";
+}
+
+}  // namespace loramux

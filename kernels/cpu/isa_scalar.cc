@@ -1,0 +1,2 @@
+// Portable kernels: what every processor can run.
+#include "cpu/isa_table_impl.h"

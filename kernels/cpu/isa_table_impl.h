@@ -1,0 +1,17 @@
+// Defines the table of the instruction set this translation unit is compiled for.
+#pragma once
+
+#include "cpu/convert_impl.h"
+#include "cpu/kernel_table.h"
+#include "cpu/paged_attention_impl.h"
+#include "cpu/sampler_impl.h"
+#include "cpu/segmented_lora_impl.h"
+
+namespace loramux::LORAMUX_SIMD_NS {
+
+const KernelTable kTable = {
+    SegmentedLora, PagedAttention, MaxLogit,          SumExp,    CountGreater, FindGreater, BucketPass,
+    Weights,       Convert,        ConvertTransposed, AllFinite, ExpArray,
+};
+
+}  // namespace loramux::LORAMUX_SIMD_NS
