@@ -164,6 +164,8 @@ export interface StepResult {
   /** int32, float32 [R, MAX_TOP_LOGPROBS]: best tokens, best first; only numTopLogprobs[r] are set. */
   topIds: Int32Array;
   topLogprobs: Float32Array;
+  /** uint8 [R]: 0 is good, 1 means the row's logits were not finite; absent when all are good. */
+  rowStatus?: Uint8Array;
   /** Milliseconds the step thread spent on this step. */
   nativeMs: number;
   /** Raw logits float32 [R, vocabSize]; only when `wantLogits` was passed. */

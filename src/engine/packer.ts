@@ -1,0 +1,131 @@
+/** Turns a step plan into the flat arrays of the native boundary. Arrays are made once and reused. */
+import type { StepPacket } from '../native/addon-types.ts';
+import type { Sequence } from '../scheduler/sequence.ts';
+import type { ScheduledSequence, StepPlan } from '../scheduler/step-plan.ts';
+import type { EngineSettings } from './options.ts';
+import { SamplingPacker } from './sampling-packer.ts';
+
+export class StepPacker {
+  /** Distinct adapters of the last packed step, the base not counted. */
+  numAdapters = 0;
+  readonly #blockSize: number;
+  readonly #packet: StepPacket;
+  readonly #sampling: SamplingPacker;
+
+  constructor(settings: EngineSettings) {
+    const { maxTokensPerStep, maxSequences, maxLogitRowsPerStep, blockSize } = settings;
+    const maxBlocks = Math.min(Math.ceil(settings.maxModelLen / blockSize), settings.numBlocks);
+    this.#blockSize = blockSize;
+    this.#sampling = new SamplingPacker(maxLogitRowsPerStep);
+    this.#packet = {
+      numTokens: 0,
+      numSequences: 0,
+      numSegments: 0,
+      numRows: 0,
+      maxBlocksPerSequence: maxBlocks,
+      inputIds: new Int32Array(maxTokensPerStep),
+      positions: new Int32Array(maxTokensPerStep),
+      ropeLengths: new Int32Array(maxTokensPerStep),
+      queryStart: new Int32Array(maxSequences + 1),
+      contextLens: new Int32Array(maxSequences),
+      blockTables: new Int32Array(maxSequences * maxBlocks),
+      slotMapping: new Int32Array(maxTokensPerStep),
+      blockCopies: new Int32Array(maxSequences * 2),
+      numBlockCopies: 0,
+      segmentStart: new Int32Array(maxSequences + 1),
+      segmentSlot: new Int32Array(maxSequences),
+      segmentScale: new Float32Array(maxSequences),
+      logitRows: new Int32Array(maxLogitRowsPerStep),
+      sampling: this.#sampling.arrays,
+    };
+  }
+
+  /** The packet of a plan, whose entries are sorted by adapter slot. Valid until the next call. */
+  pack(plan: StepPlan): StepPacket {
+    const packet = this.#packet;
+    packet.numTokens = 0;
+    packet.numSequences = 0;
+    packet.numSegments = 0;
+    packet.numRows = 0;
+    this.numAdapters = 0;
+    packet.maxBlocksPerSequence = longestTable(plan.entries);
+    packet.numBlockCopies = plan.reservation.copies(packet.blockCopies);
+    this.#sampling.reset();
+    for (const entry of plan.entries) {
+      this.#openSegment(entry.sequence);
+      this.#packRows(entry);
+      this.#packTokens(entry);
+      this.#packTable(entry);
+    }
+    packet.queryStart[packet.numSequences] = packet.numTokens;
+    packet.segmentStart[packet.numSegments] = packet.numTokens;
+    // The sampler may have grown its arrays.
+    packet.sampling = this.#sampling.arrays;
+    return packet;
+  }
+
+  #openSegment(sequence: Sequence): void {
+    const packet = this.#packet;
+    const { group } = sequence;
+    const slot = group.slot;
+    const scale = Math.fround(slot < 0 ? 1 : group.request.adapterScale);
+    const last = packet.numSegments - 1;
+    const sameSlot = last >= 0 && packet.segmentSlot[last] === slot;
+    if (sameSlot && packet.segmentScale[last] === scale) return;
+    if (!sameSlot && slot >= 0) this.numAdapters += 1;
+    packet.segmentStart[packet.numSegments] = packet.numTokens;
+    packet.segmentSlot[packet.numSegments] = slot;
+    packet.segmentScale[packet.numSegments] = scale;
+    packet.numSegments += 1;
+  }
+
+  #packRows(entry: ScheduledSequence): void {
+    const packet = this.#packet;
+    const { sequence, start, count } = entry;
+    for (let i = 0; i < entry.numScored; i++) {
+      const position = entry.scoreFrom + i;
+      packet.logitRows[packet.numRows] = packet.numTokens + position - start;
+      this.#sampling.score(packet.numRows, sequence, sequence.tokenAt(position + 1));
+      packet.numRows += 1;
+    }
+    if (!entry.samples) return;
+    packet.logitRows[packet.numRows] = packet.numTokens + count - 1;
+    this.#sampling.sample(packet.numRows, sequence);
+    packet.numRows += 1;
+  }
+
+  #packTokens(entry: ScheduledSequence): void {
+    const packet = this.#packet;
+    const { sequence, start, count } = entry;
+    const { blocks } = sequence.table;
+    const promptLength = sequence.group.prompt.length;
+    sequence.copyTokens(start, count, packet.inputIds, packet.numTokens);
+    for (let i = 0; i < count; i++) {
+      const token = packet.numTokens + i;
+      const position = start + i;
+      packet.positions[token] = position;
+      packet.ropeLengths[token] = position < promptLength ? promptLength : position + 1;
+      const block = blocks[Math.floor(position / this.#blockSize)]!;
+      packet.slotMapping[token] = block * this.#blockSize + (position % this.#blockSize);
+    }
+    packet.queryStart[packet.numSequences] = packet.numTokens;
+    packet.contextLens[packet.numSequences] = start + count;
+    packet.numTokens += count;
+  }
+
+  #packTable(entry: ScheduledSequence): void {
+    const packet = this.#packet;
+    const { table } = entry.sequence;
+    const columns = packet.maxBlocksPerSequence;
+    const row = packet.numSequences * columns;
+    for (let i = 0; i < table.length; i++) packet.blockTables[row + i] = table.blocks[i]!;
+    packet.blockTables.fill(-1, row + table.length, row + columns);
+    packet.numSequences += 1;
+  }
+}
+
+function longestTable(entries: readonly ScheduledSequence[]): number {
+  let longest = 1;
+  for (const { sequence } of entries) longest = Math.max(longest, sequence.table.length);
+  return longest;
+}

@@ -1,0 +1,128 @@
+/** The sampling arrays of one step, one entry per logit row. */
+import type { SamplingArrays } from '../native/addon-types.ts';
+import type { Sequence } from '../scheduler/sequence.ts';
+import type { SamplingParams } from './types.ts';
+
+const LOW_32 = 0xffff_ffffn;
+
+export class SamplingPacker {
+  readonly arrays: SamplingArrays;
+
+  constructor(maxRows: number) {
+    this.arrays = {
+      targetIds: new Int32Array(maxRows),
+      temperature: new Float32Array(maxRows),
+      topK: new Int32Array(maxRows),
+      topP: new Float32Array(maxRows),
+      minP: new Float32Array(maxRows),
+      repetitionPenalty: new Float32Array(maxRows),
+      presencePenalty: new Float32Array(maxRows),
+      frequencyPenalty: new Float32Array(maxRows),
+      seed: new Uint32Array(maxRows * 2),
+      sampleIndex: new Int32Array(maxRows),
+      numTopLogprobs: new Int32Array(maxRows),
+      historyStart: new Int32Array(maxRows + 1),
+      history: new Int32Array(256),
+      historyPromptLength: new Int32Array(maxRows),
+      biasStart: new Int32Array(maxRows + 1),
+      biasIds: new Int32Array(64),
+      biasValues: new Float32Array(64),
+    };
+  }
+
+  reset(): void {
+    this.arrays.historyStart[0] = 0;
+    this.arrays.biasStart[0] = 0;
+  }
+
+  /** A row that scores prompt token `targetId`. Rows are packed in ascending order. */
+  score(row: number, sequence: Sequence, targetId: number): void {
+    const { arrays } = this;
+    arrays.targetIds[row] = targetId;
+    arrays.temperature[row] = 0;
+    arrays.topK[row] = 0;
+    arrays.topP[row] = 1;
+    arrays.minP[row] = 0;
+    arrays.repetitionPenalty[row] = 1;
+    arrays.presencePenalty[row] = 0;
+    arrays.frequencyPenalty[row] = 0;
+    arrays.seed[row * 2] = 0;
+    arrays.seed[row * 2 + 1] = 0;
+    arrays.sampleIndex[row] = 0;
+    arrays.numTopLogprobs[row] = sequence.group.request.sampling.promptLogprobs ?? 0;
+    arrays.historyPromptLength[row] = 0;
+    arrays.historyStart[row + 1] = arrays.historyStart[row]!;
+    arrays.biasStart[row + 1] = arrays.biasStart[row]!;
+  }
+
+  /** A row that samples the sequence's next token. */
+  sample(row: number, sequence: Sequence): void {
+    const { arrays } = this;
+    const { sampling } = sequence.group.request;
+    arrays.targetIds[row] = -1;
+    arrays.temperature[row] = sampling.temperature;
+    arrays.topK[row] = sampling.topK;
+    arrays.topP[row] = sampling.topP;
+    arrays.minP[row] = sampling.minP;
+    arrays.repetitionPenalty[row] = sampling.repetitionPenalty;
+    arrays.presencePenalty[row] = sampling.presencePenalty;
+    arrays.frequencyPenalty[row] = sampling.frequencyPenalty;
+    // Choices of one request differ only by their seed: seed + index, modulo 2^64.
+    const seed = BigInt.asUintN(64, sampling.seed + BigInt(sequence.index));
+    arrays.seed[row * 2] = Number(seed & LOW_32);
+    arrays.seed[row * 2 + 1] = Number(seed >> 32n);
+    arrays.sampleIndex[row] = sequence.numOutput;
+    arrays.numTopLogprobs[row] = sampling.logprobs ?? 0;
+    this.#packHistory(row, sequence, sampling);
+    this.#packBias(row, sequence, sampling);
+  }
+
+  #packHistory(row: number, sequence: Sequence, sampling: SamplingParams): void {
+    const { arrays } = this;
+    const start = arrays.historyStart[row]!;
+    const penalised =
+      sampling.repetitionPenalty !== 1 ||
+      sampling.presencePenalty !== 0 ||
+      sampling.frequencyPenalty !== 0;
+    const length = penalised ? sequence.numTokens : 0;
+    if (start + length > arrays.history.length) {
+      const grown = new Int32Array((start + length) * 2);
+      grown.set(arrays.history);
+      arrays.history = grown;
+    }
+    sequence.copyTokens(0, length, arrays.history, start);
+    arrays.historyPromptLength[row] = penalised ? sequence.group.prompt.length : 0;
+    arrays.historyStart[row + 1] = start + length;
+  }
+
+  #packBias(row: number, sequence: Sequence, sampling: SamplingParams): void {
+    const masked = sequence.numOutput < sampling.minTokens;
+    let at = this.arrays.biasStart[row]!;
+    if (sampling.logitBias !== undefined) {
+      for (const [tokenId, bias] of sampling.logitBias) {
+        if (masked && sampling.stopTokenIds.has(tokenId)) continue;
+        this.#pushBias(at++, tokenId, bias);
+      }
+    }
+    if (masked) {
+      for (const tokenId of sampling.stopTokenIds) {
+        this.#pushBias(at++, tokenId, Number.NEGATIVE_INFINITY);
+      }
+    }
+    this.arrays.biasStart[row + 1] = at;
+  }
+
+  #pushBias(at: number, tokenId: number, bias: number): void {
+    const { arrays } = this;
+    if (at === arrays.biasIds.length) {
+      const ids = new Int32Array(at * 2);
+      const values = new Float32Array(at * 2);
+      ids.set(arrays.biasIds);
+      values.set(arrays.biasValues);
+      arrays.biasIds = ids;
+      arrays.biasValues = values;
+    }
+    arrays.biasIds[at] = tokenId;
+    arrays.biasValues[at] = bias;
+  }
+}

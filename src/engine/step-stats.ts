@@ -1,0 +1,47 @@
+/** Sums over steps. */
+import type { EngineStats } from './types.ts';
+
+type Sums = Pick<
+  EngineStats,
+  | 'steps'
+  | 'batchSequencesSum'
+  | 'batchAdaptersSum'
+  | 'maxAdaptersInOneStep'
+  | 'maxSequencesInOneStep'
+  | 'nativeMsSum'
+  | 'outsideNativeMsSum'
+>;
+
+export class StepStats {
+  readonly #sums: Sums = {
+    steps: 0,
+    batchSequencesSum: 0,
+    batchAdaptersSum: 0,
+    maxAdaptersInOneStep: 0,
+    maxSequencesInOneStep: 0,
+    nativeMsSum: 0,
+    outsideNativeMsSum: 0,
+  };
+
+  dispatched(numSequences: number, numAdapters: number): void {
+    const sums = this.#sums;
+    sums.steps += 1;
+    sums.batchSequencesSum += numSequences;
+    sums.batchAdaptersSum += numAdapters;
+    sums.maxSequencesInOneStep = Math.max(sums.maxSequencesInOneStep, numSequences);
+    sums.maxAdaptersInOneStep = Math.max(sums.maxAdaptersInOneStep, numAdapters);
+  }
+
+  native(ms: number): void {
+    this.#sums.nativeMsSum += ms;
+  }
+
+  /** From a result to the next dispatch. */
+  outside(ms: number): void {
+    this.#sums.outsideNativeMsSum += ms;
+  }
+
+  sums(): Sums {
+    return { ...this.#sums };
+  }
+}
