@@ -218,6 +218,15 @@ export interface NativeSession {
   close(): Promise<void>;
 }
 
+/** The session as the addon exports it. */
+export interface NativeSessionHandle extends NativeSession {
+  /**
+   * Ends the session on the spot: cancels the step and the loads in flight and waits for them,
+   * blocking. For the end of the process only. Idempotent.
+   */
+  closeNow(): void;
+}
+
 /** Facts about this machine and build that need no model. */
 export interface NativeProbe {
   ortVersion: string;
@@ -230,7 +239,7 @@ export interface NativeProbe {
 
 export interface NativeAddon {
   probe(ortLibraryPath: string): NativeProbe;
-  createSession(options: NativeSessionOptions): Promise<NativeSession>;
+  createSession(options: NativeSessionOptions): Promise<NativeSessionHandle>;
 }
 
 /** What the addon throws and rejects with. Codes are stable. */

@@ -1,0 +1,72 @@
+// One adapter in memory, as the SegmentedLora kernel wants it: per (layer, module) A [rank, in] and
+// B [out, rank] in float32, the adapter's scale folded into B. Read from a file on a load thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "session/config.h"
+#include "session/memory.h"
+
+namespace loramux {
+
+enum class TensorDtype { kF32, kF16, kBf16 };
+
+struct AdapterPair {
+  int32_t layer = 0;
+  int32_t module = 0;
+  int32_t rank = 0;
+  float scale = 1.0f;
+  TensorDtype dtype = TensorDtype::kF32;
+  int64_t offset_a = 0;  // bytes from the start of the file
+  int64_t offset_b = 0;
+};
+
+struct AdapterImage {
+  std::string path;
+  int64_t file_bytes = 0;
+  std::vector<AdapterPair> pairs;
+};
+
+// rank 0: the adapter does not change this module.
+struct AdapterModule {
+  int32_t rank = 0;
+  const float* a = nullptr;
+  const float* b = nullptr;
+};
+
+class AdapterSlab {
+ public:
+  AdapterSlab(int32_t num_layers, MappedBuffer memory)
+      : memory_(std::move(memory)), modules_(static_cast<size_t>(num_layers) * kNumModules) {}
+
+  AdapterModule& Module(int32_t layer, int32_t module) {
+    return modules_[static_cast<size_t>(layer) * kNumModules + module];
+  }
+  const AdapterModule& Module(int32_t layer, int32_t module) const {
+    return modules_[static_cast<size_t>(layer) * kNumModules + module];
+  }
+  int32_t max_rank() const { return max_rank_; }
+  void set_max_rank(int32_t rank) { max_rank_ = rank; }
+  int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
+  float* floats() const { return memory_.floats(); }
+
+ private:
+  MappedBuffer memory_;
+  std::vector<AdapterModule> modules_;
+  int32_t max_rank_ = 0;
+};
+
+// Checks an image against the model before any file is touched. Throws kInvalidArgument naming the
+// pair; tensors outside the file are kAdapterLoad.
+void ValidateImage(const AdapterImage& image, const ModelConfig& model);
+
+// Reads a validated image. Throws kAdapterLoad (missing or short file, other size, NaN or infinite
+// values), kOutOfMemory, or kSessionClosed when `stop` became true.
+std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
+                                         const std::atomic<bool>& stop);
+
+}  // namespace loramux

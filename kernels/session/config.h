@@ -1,0 +1,71 @@
+// What a session is made from, and the limits its values are checked against.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "loramux/types.h"
+
+namespace loramux {
+
+// Linear modules an adapter can change: q, k, v, o, gate, up, down (LORA_MODULES in addon-types.ts).
+inline constexpr int32_t kNumModules = 7;
+
+// Bounds on configuration values; far above any real model, low enough that no product of two of
+// them overflows 64 bits.
+inline constexpr int32_t kMaxLayers = 1024;
+inline constexpr int32_t kMaxHeads = 4096;
+inline constexpr int32_t kMaxHeadSize = 4096;
+inline constexpr int32_t kMaxFeatures = 1 << 24;
+inline constexpr int32_t kMaxVocab = 1 << 24;
+inline constexpr int32_t kMaxBlocks = 1 << 24;
+inline constexpr int32_t kMaxBlockSize = 1024;
+inline constexpr int32_t kMaxSlots = 1 << 16;
+inline constexpr int32_t kMaxThreads = 1024;
+inline constexpr int32_t kMaxTokensPerStep = 1 << 20;
+// Adapter files are read and converted by this many threads at once.
+inline constexpr int32_t kLoadThreads = 2;
+inline constexpr int32_t kMaxRank = 4096;
+// Floats of a step's variable-length lists (history, bias, block table), each.
+inline constexpr int64_t kMaxListLength = int64_t{1} << 27;
+
+struct ModelConfig {
+  std::vector<uint8_t> model_bytes;  // dropped once the model is loaded
+  std::string external_data_dir;
+  int32_t num_layers = 0;
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_size = 0;
+  int32_t hidden_size = 0;
+  int32_t vocab_size = 0;
+  std::array<int32_t, 2 * kNumModules> module_shapes{};  // [in, out] per module
+  std::vector<float> inv_freq;                           // [rotary_dim / 2]
+  float attention_scaling = 1.0f;
+  bool dynamic_rope = false;
+  double dynamic_base = 0.0;
+  double dynamic_factor = 0.0;
+  int32_t dynamic_max_positions = 0;
+
+  int32_t InFeatures(int32_t module) const { return module_shapes[2 * module]; }
+  int32_t OutFeatures(int32_t module) const { return module_shapes[2 * module + 1]; }
+};
+
+struct SessionConfig {
+  std::string ort_library_path;
+  ModelConfig model;
+  int32_t intra_op_threads = 1;
+  int32_t num_blocks = 0;
+  int32_t block_size = 16;
+  KvDtype kv_dtype = KvDtype::kF32;
+  int32_t max_slots = 0;
+  int32_t max_tokens_per_step = 0;
+  int32_t max_rows_per_step = 0;
+  Isa isa = Isa::kScalar;
+};
+
+// Throws NativeError(kInvalidArgument) naming the field at fault.
+void ValidateConfig(const SessionConfig& config);
+
+}  // namespace loramux

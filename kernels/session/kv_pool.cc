@@ -1,0 +1,52 @@
+#include "session/kv_pool.h"
+
+#include <unistd.h>
+
+#include <string>
+
+#include "loramux/paged_attention.h"
+#include "session/error.h"
+
+namespace loramux {
+namespace {
+
+// The system backs pages late and would kill the process then; refuse what can never fit.
+void RequireFitsMachine(int64_t bytes) {
+  const int64_t physical = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (physical <= 0 || bytes <= physical) return;
+  throw NativeError(ErrorCode::kOutOfMemory,
+                    "the KV cache needs " + std::to_string(bytes) + " bytes, the machine has " +
+                        std::to_string(physical) + "; lower numBlocks or use kvDtype bf16");
+}
+
+}  // namespace
+
+KvPool::KvPool(const SessionConfig& config)
+    : dtype_(config.kv_dtype),
+      block_size_(config.block_size),
+      num_kv_heads_(config.model.num_kv_heads),
+      head_size_(config.model.head_size) {
+  const size_t element = config.kv_dtype == KvDtype::kBf16 ? 2 : 4;
+  const size_t bytes = element * static_cast<size_t>(config.num_blocks) *
+                       static_cast<size_t>(block_size_) * static_cast<size_t>(num_kv_heads_) *
+                       static_cast<size_t>(head_size_);
+  RequireFitsMachine(static_cast<int64_t>(bytes));
+  bytes_ = static_cast<int64_t>(bytes) * 2 * config.model.num_layers;
+  RequireFitsMachine(bytes_);
+  keys_.reserve(config.model.num_layers);
+  values_.reserve(config.model.num_layers);
+  for (int32_t layer = 0; layer < config.model.num_layers; ++layer) {
+    keys_.emplace_back(bytes, "the key cache");
+    values_.emplace_back(bytes, "the value cache");
+  }
+}
+
+void KvPool::CopyBlocks(const int32_t* pairs, int32_t num_pairs) {
+  if (num_pairs == 0) return;
+  for (size_t layer = 0; layer < keys_.size(); ++layer) {
+    CopyKvBlocks(keys_[layer].data(), values_[layer].data(), dtype_, block_size_, num_kv_heads_,
+                 head_size_, pairs, num_pairs);
+  }
+}
+
+}  // namespace loramux

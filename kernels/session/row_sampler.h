@@ -1,0 +1,34 @@
+// Samples the rows of a step, several at once.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "loramux/sampler.h"
+#include "session/config.h"
+#include "session/step_input.h"
+#include "session/step_output.h"
+#include "session/threads.h"
+
+namespace loramux {
+
+class RowSampler {
+ public:
+  explicit RowSampler(const SessionConfig& config);
+
+  // logits [R, vocab]. A row that is not finite is marked in row_status with token 0; the other
+  // rows are answered.
+  void Sample(const StepInput& input, const float* logits, StepOutput* output);
+
+ private:
+  struct ScratchDeleter {
+    void operator()(SamplerScratch* scratch) const { DestroySamplerScratch(scratch); }
+  };
+
+  int32_t vocab_;
+  Isa isa_;
+  HelperPool helpers_;
+  std::vector<std::unique_ptr<SamplerScratch, ScratchDeleter>> scratch_;  // one per thread
+};
+
+}  // namespace loramux

@@ -1,0 +1,25 @@
+// What one step answers; buffers are reused from step to step. Shapes as StepResult in
+// src/native/addon-types.ts.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace loramux {
+
+enum class RowStatus : uint8_t { kOk = 0, kNotFinite = 1 };
+
+struct StepOutput {
+  int32_t num_rows = 0;
+  std::vector<int32_t> token_ids;    // [R]
+  std::vector<float> logprobs;       // [R]
+  std::vector<int32_t> ranks;        // [R]
+  std::vector<int32_t> top_ids;      // [R, kMaxTopLogprobs]
+  std::vector<float> top_logprobs;   // [R, kMaxTopLogprobs]
+  std::vector<RowStatus> row_status;  // [R]
+  std::unique_ptr<float[]> logits;   // [R, vocab], only when asked for
+  double native_ms = 0.0;
+};
+
+}  // namespace loramux

@@ -1,0 +1,6 @@
+/** The only way to the compiled addon. */
+export type * from './addon-types.ts';
+export { LORA_MODULES, MAX_TOP_LOGPROBS } from './addon-types.ts';
+export { nativeErrorCode } from './errors.ts';
+export { ADDON_VARIABLE, locateOrtLibrary, ORT_LIBRARY_VARIABLE } from './locate.ts';
+export { type CreateNativeSessionOptions, createNativeSession, probeNative } from './session.ts';

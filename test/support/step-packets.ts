@@ -1,0 +1,131 @@
+/** Builds step packets by hand for tests of the native session, without engine or scheduler. */
+import type { SamplingArrays, StepPacket } from '../../src/native/addon-types.ts';
+
+export const BLOCK_SIZE = 16;
+
+/** What one row asks of the sampler; greedy when empty. */
+export interface RowSpec {
+  targetId?: number;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  presencePenalty?: number;
+  frequencyPenalty?: number;
+  seed?: bigint;
+  sampleIndex?: number;
+  numTopLogprobs?: number;
+  history?: number[];
+  historyPromptLength?: number;
+  bias?: [id: number, value: number][];
+}
+
+/** One sequence's part of a step. */
+export interface ChunkSpec {
+  tokens: number[];
+  /** Tokens already in the cache. */
+  cached: number;
+  /** Physical blocks of the sequence, enough for cached + tokens. */
+  blocks: number[];
+  /** Adapter slot, -1 for the base. */
+  slot?: number;
+  scale?: number;
+  /** Rows within the chunk whose logits are wanted; default is the last token. */
+  rows?: { at: number; row?: RowSpec }[];
+}
+
+/** Packs chunks in the given order; neighbours with the same slot and scale share a segment. */
+export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = []): StepPacket {
+  const inputIds: number[] = [];
+  const positions: number[] = [];
+  const queryStart = [0];
+  const contextLens: number[] = [];
+  const slotMapping: number[] = [];
+  const segments: { start: number; slot: number; scale: number }[] = [];
+  const logitRows: number[] = [];
+  const rows: RowSpec[] = [];
+  const maxBlocks = Math.max(...chunks.map((chunk) => chunk.blocks.length));
+  const blockTables: number[] = [];
+  for (const chunk of chunks) {
+    const start = inputIds.length;
+    const slot = chunk.slot ?? -1;
+    const scale = chunk.scale ?? 1;
+    const last = segments.at(-1);
+    if (last?.slot !== slot || last.scale !== scale) segments.push({ start, slot, scale });
+    for (const [i, token] of chunk.tokens.entries()) {
+      const place = chunk.cached + i;
+      inputIds.push(token);
+      positions.push(place);
+      const block = chunk.blocks[Math.floor(place / BLOCK_SIZE)] ?? -1;
+      slotMapping.push(block * BLOCK_SIZE + (place % BLOCK_SIZE));
+    }
+    for (const { at, row } of chunk.rows ?? [{ at: chunk.tokens.length - 1 }]) {
+      logitRows.push(start + at);
+      rows.push(row ?? {});
+    }
+    queryStart.push(inputIds.length);
+    contextLens.push(chunk.cached + chunk.tokens.length);
+    blockTables.push(...chunk.blocks, ...Array(maxBlocks - chunk.blocks.length).fill(-1));
+  }
+  return {
+    numTokens: inputIds.length,
+    numSequences: chunks.length,
+    numSegments: segments.length,
+    numRows: rows.length,
+    maxBlocksPerSequence: maxBlocks,
+    numBlockCopies: blockCopies.length,
+    inputIds: Int32Array.from(inputIds),
+    positions: Int32Array.from(positions),
+    ropeLengths: Int32Array.from(positions, (p) => p + 1),
+    queryStart: Int32Array.from(queryStart),
+    contextLens: Int32Array.from(contextLens),
+    blockTables: Int32Array.from(blockTables),
+    slotMapping: Int32Array.from(slotMapping),
+    blockCopies: Int32Array.from(blockCopies.flat()),
+    segmentStart: Int32Array.from([...segments.map((s) => s.start), inputIds.length]),
+    segmentSlot: Int32Array.from(segments, (s) => s.slot),
+    segmentScale: Float32Array.from(segments, (s) => s.scale),
+    logitRows: Int32Array.from(logitRows),
+    sampling: packSampling(rows),
+  };
+}
+
+function packSampling(rows: RowSpec[]): SamplingArrays {
+  const starts = (lengths: number[]): Int32Array => {
+    let sum = 0;
+    return Int32Array.from([
+      0,
+      ...lengths.map((length) => {
+        sum += length;
+        return sum;
+      }),
+    ]);
+  };
+  const history = rows.map((row) => row.history ?? []);
+  const bias = rows.map((row) => row.bias ?? []);
+  return {
+    targetIds: Int32Array.from(rows, (row) => row.targetId ?? -1),
+    temperature: Float32Array.from(rows, (row) => row.temperature ?? 0),
+    topK: Int32Array.from(rows, (row) => row.topK ?? 0),
+    topP: Float32Array.from(rows, (row) => row.topP ?? 1),
+    minP: Float32Array.from(rows, (row) => row.minP ?? 0),
+    repetitionPenalty: Float32Array.from(rows, (row) => row.repetitionPenalty ?? 1),
+    presencePenalty: Float32Array.from(rows, (row) => row.presencePenalty ?? 0),
+    frequencyPenalty: Float32Array.from(rows, (row) => row.frequencyPenalty ?? 0),
+    seed: Uint32Array.from(
+      rows.flatMap((row) => {
+        const seed = row.seed ?? 0n;
+        return [Number(seed & 0xffffffffn), Number(seed >> 32n)];
+      }),
+    ),
+    sampleIndex: Int32Array.from(rows, (row) => row.sampleIndex ?? 0),
+    numTopLogprobs: Int32Array.from(rows, (row) => row.numTopLogprobs ?? 0),
+    historyStart: starts(history.map((list) => list.length)),
+    history: Int32Array.from(history.flat()),
+    historyPromptLength: Int32Array.from(rows, (row) => row.historyPromptLength ?? 0),
+    biasStart: starts(bias.map((list) => list.length)),
+    biasIds: Int32Array.from(bias.flat(), ([id]) => id),
+    biasValues: Float32Array.from(bias.flat(), ([, value]) => value),
+  };
+}
