@@ -113,18 +113,15 @@ export function createHarness(options: HarnessOptions = {}): Harness {
   return { engine, native, residency, defects, submit };
 }
 
-/** The tokens of each choice when the request has a fresh, roomy engine for itself. */
-export async function runAlone(
-  spec: RequestSpec,
-  options: HarnessOptions = {},
-): Promise<number[][]> {
+/** What the request hears when it has a fresh, roomy engine for itself. */
+export async function runAlone(spec: RequestSpec, options: HarnessOptions = {}): Promise<Recorded> {
   const { submit, engine } = createHarness({
     ...options,
     engine: { ...options.engine, numBlocks: 512, maxSequences: 8, maxTokensPerStep: 512 },
   });
   const recorded = submit(spec);
   await engine.idle();
-  return recorded.tokens;
+  return recorded;
 }
 
 /** Violations of the engine, the residency and the fake's own bookkeeping after all is done. */
