@@ -1,116 +1,134 @@
 /**
- * Block-wise rounding to nearest of one row of a weight matrix, in the layout of ONNX Runtime's
- * MatMulNBits: w = (q - zeroPoint) * scale, `groupSize` inputs per scale, 4-bit values packed low
- * nibble first, the last block padded with the zero point.
+ * Block-wise rounding to nearest of weight rows, in the layout of ONNX Runtime's MatMulNBits:
+ * w = (q - zeroPoint) * scale, `groupSize` inputs per scale, 4-bit values packed low nibble first,
+ * the last block padded with the zero point.
  */
 
-export interface RowQuantizer {
-  /** Bytes of one row of packed values: ceil(K / groupSize) * groupSize * bits / 8. */
-  readonly packedBytes: number;
-  /** Blocks, and scales, of one row. */
-  readonly blocks: number;
-  /** Bytes of one row of packed zero points: ceil(blocks * bits / 8). */
-  readonly zeroPointBytes: number;
-  /**
-   * @param row float32 [K].
-   * @param packed uint8 [packedBytes], written.
-   * @param scales float32 [blocks], written.
-   * @param zeroPoints uint8 [zeroPointBytes], written when asymmetric.
-   */
-  quantize(
-    row: Float32Array,
-    packed: Uint8Array,
-    scales: Float32Array,
-    zeroPoints: Uint8Array,
-  ): void;
-}
-
-export interface RowQuantizerOptions {
+export interface BlockQuantizerOptions {
   bits: 4 | 8;
   groupSize: number;
   symmetric: boolean;
+  /** K, the length of a row. */
   inFeatures: number;
 }
 
-/** One quantizer serves all rows of a matrix. */
-export function createRowQuantizer(options: RowQuantizerOptions): RowQuantizer {
-  const { bits, groupSize, symmetric, inFeatures } = options;
-  const blocks = Math.ceil(inFeatures / groupSize);
-  const levels = 2 ** bits - 1;
-  const middle = 2 ** (bits - 1);
-  const values = new Uint8Array(groupSize);
-
-  return {
-    blocks,
-    packedBytes: (blocks * groupSize * bits) / 8,
-    zeroPointBytes: Math.ceil((blocks * bits) / 8),
-    quantize(row, packed, scales, zeroPoints) {
-      if (!symmetric) zeroPoints.fill(0);
-      for (let block = 0; block < blocks; block++) {
-        const begin = block * groupSize;
-        const end = Math.min(begin + groupSize, inFeatures);
-        const grid = symmetric
-          ? symmetricGrid(row, begin, end, middle)
-          : asymmetricGrid(row, begin, end, levels);
-        scales[block] = grid.scale;
-        const inverse = grid.scale === 0 ? 0 : 1 / grid.scale;
-        values.fill(grid.zeroPoint);
-        for (let i = begin; i < end; i++) {
-          const level = Math.round(row[i]! * inverse) + grid.zeroPoint;
-          values[i - begin] = level < 0 ? 0 : Math.min(level, levels);
-        }
-        pack(values, bits, packed, (block * groupSize * bits) / 8);
-        if (!symmetric) putZeroPoint(zeroPoints, block, grid.zeroPoint, bits);
-      }
-    },
-  };
+/** Rows quantized: R rows of K inputs in ceil(K / groupSize) blocks. */
+export interface QuantizedRows {
+  /** uint8 [R, blocks, groupSize * bits / 8]. */
+  packed: Uint8Array;
+  /** float32 [R, blocks]. */
+  scales: Float32Array;
+  /** uint8 [R, ceil(blocks * bits / 8)]; zeros when symmetric. */
+  zeroPoints: Uint8Array;
 }
 
+/** Grid of one block: reused, so that quantizing allocates nothing per block. */
 interface Grid {
   /** Already rounded to float32, as it is stored. */
   scale: number;
   zeroPoint: number;
 }
 
-/** The element of largest magnitude becomes level 0, whichever its sign: all levels are used. */
-function symmetricGrid(row: Float32Array, begin: number, end: number, middle: number): Grid {
-  let extreme = 0;
-  let magnitude = 0;
-  for (let i = begin; i < end; i++) {
-    const value = row[i]!;
-    const size = value < 0 ? -value : value;
-    if (size > magnitude) {
-      magnitude = size;
-      extreme = value;
+/**
+ * @param weights float32 [R, K], finite.
+ */
+export function quantizeRows(weights: Float32Array, options: BlockQuantizerOptions): QuantizedRows {
+  const { bits, groupSize, symmetric, inFeatures } = options;
+  const rows = weights.length / inFeatures;
+  const blocks = Math.ceil(inFeatures / groupSize);
+  const blockBytes = (groupSize * bits) / 8;
+  const zeroPointBytes = Math.ceil((blocks * bits) / 8);
+  const packed = new Uint8Array(rows * blocks * blockBytes);
+  const scales = new Float32Array(rows * blocks);
+  const zeroPoints = new Uint8Array(rows * zeroPointBytes);
+  const levels = new Uint8Array(groupSize);
+  const grid: Grid = { scale: 0, zeroPoint: 0 };
+  const top = 2 ** bits - 1;
+
+  for (let row = 0; row < rows; row++) {
+    const rowBegin = row * inFeatures;
+    const rowEnd = rowBegin + inFeatures;
+    for (let block = 0; block < blocks; block++) {
+      const begin = rowBegin + block * groupSize;
+      const end = Math.min(begin + groupSize, rowEnd);
+      if (symmetric) symmetricGrid(weights, begin, end, 2 ** (bits - 1), grid);
+      else asymmetricGrid(weights, begin, end, top, grid);
+      const index = row * blocks + block;
+      scales[index] = grid.scale;
+      roundBlock(weights, begin, end, grid, top, levels);
+      pack(levels, bits, packed, index * blockBytes);
+      if (!symmetric) {
+        const offset = row * zeroPointBytes;
+        if (bits === 8) zeroPoints[offset + block] = grid.zeroPoint;
+        else zeroPoints[offset + (block >> 1)]! |= grid.zeroPoint << (4 * (block & 1));
+      }
     }
   }
-  return { scale: Math.fround(extreme / -middle), zeroPoint: middle };
+  return { packed, scales, zeroPoints };
 }
 
-function asymmetricGrid(row: Float32Array, begin: number, end: number, levels: number): Grid {
+/** The element of largest magnitude becomes level 0, whichever its sign: all levels are used. */
+function symmetricGrid(
+  weights: Float32Array,
+  begin: number,
+  end: number,
+  middle: number,
+  grid: Grid,
+): void {
   let low = 0;
   let high = 0;
   for (let i = begin; i < end; i++) {
-    const value = row[i]!;
+    const value = weights[i]!;
     if (value < low) low = value;
-    else if (value > high) high = value;
+    if (value > high) high = value;
   }
-  const scale = Math.fround((high - low) / levels);
-  const zeroPoint = scale === 0 ? 0 : Math.round(-low / scale);
-  return { scale, zeroPoint: Math.min(Math.max(zeroPoint, 0), levels) };
+  grid.scale = Math.fround((high > -low ? high : low) / -middle);
+  grid.zeroPoint = middle;
 }
 
-function pack(values: Uint8Array, bits: 4 | 8, packed: Uint8Array, offset: number): void {
+function asymmetricGrid(
+  weights: Float32Array,
+  begin: number,
+  end: number,
+  top: number,
+  grid: Grid,
+): void {
+  let low = 0;
+  let high = 0;
+  for (let i = begin; i < end; i++) {
+    const value = weights[i]!;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  grid.scale = Math.fround((high - low) / top);
+  grid.zeroPoint = grid.scale === 0 ? 0 : Math.min(Math.round(-low / grid.scale), top);
+}
+
+/** levels = clamp(round(w / scale) + zeroPoint), padded with the zero point. */
+function roundBlock(
+  weights: Float32Array,
+  begin: number,
+  end: number,
+  grid: Grid,
+  top: number,
+  levels: Uint8Array,
+): void {
+  const inverse = grid.scale === 0 ? 0 : 1 / grid.scale;
+  // Truncation of what has 0.5 added rounds to nearest; what it does below 0 is clamped away.
+  const offset = grid.zeroPoint + 0.5;
+  for (let i = begin; i < end; i++) {
+    const level = (weights[i]! * inverse + offset) | 0;
+    levels[i - begin] = level < 0 ? 0 : Math.min(level, top);
+  }
+  for (let i = end - begin; i < levels.length; i++) levels[i] = grid.zeroPoint;
+}
+
+function pack(levels: Uint8Array, bits: 4 | 8, packed: Uint8Array, offset: number): void {
   if (bits === 8) {
-    packed.set(values, offset);
+    for (let i = 0; i < levels.length; i++) packed[offset + i] = levels[i]!;
     return;
   }
-  for (let i = 0; i < values.length; i += 2) {
-    packed[offset + (i >> 1)] = values[i]! | (values[i + 1]! << 4);
+  for (let i = 0; i < levels.length; i += 2) {
+    packed[offset + (i >> 1)] = levels[i]! | (levels[i + 1]! << 4);
   }
-}
-
-function putZeroPoint(zeroPoints: Uint8Array, block: number, value: number, bits: 4 | 8): void {
-  if (bits === 8) zeroPoints[block] = value;
-  else zeroPoints[block >> 1]! |= value << (4 * (block & 1));
 }

@@ -28,7 +28,7 @@ import {
   lmHeadLinear,
   quantizedTensors,
 } from '../weights.ts';
-import { createRowQuantizer } from './blocks.ts';
+import { quantizeRows } from './blocks.ts';
 import { widenToFloat32 } from './widen.ts';
 
 /** Weight bytes read at a time; bounds the memory whatever the model's size. */
@@ -274,44 +274,38 @@ function quantizeJob(
     sourceBytes: sizeOf(tensor),
     label: spec.path,
     async run({ writer, read }) {
-      const quantizer = createRowQuantizer({ ...quantization, inFeatures });
-      const { blocks, packedBytes, zeroPointBytes } = quantizer;
       const rowBytes = tensorBytes(tensor.dtype, [inFeatures])!;
-      const chunkRows = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes));
-      const row = new Float32Array(inFeatures);
-      const scales = new Float32Array(outFeatures * blocks);
-      const zeroPoints = new Uint8Array(outFeatures * zeroPointBytes);
+      const chunkRows = Math.min(outFeatures, Math.max(1, Math.floor(CHUNK_BYTES / rowBytes)));
+      const weights = new Float32Array(chunkRows * inFeatures);
+      const scales: Float32Array[] = [];
+      const zeroPoints: Uint8Array[] = [];
       for (let first = 0; first < outFeatures; first += chunkRows) {
         const rows = Math.min(chunkRows, outFeatures - first);
+        const chunk = weights.subarray(0, rows * inFeatures);
         const source = await read(tensor, first * rowBytes, rows * rowBytes);
-        const packed = new Uint8Array(rows * packedBytes);
-        for (let i = 0; i < rows; i++) {
-          widenToFloat32(source.subarray(i * rowBytes, (i + 1) * rowBytes), tensor.dtype, row);
-          refuseNonFinite(row, spec.path, first + i);
-          const n = first + i;
-          quantizer.quantize(
-            row,
-            packed.subarray(i * packedBytes, (i + 1) * packedBytes),
-            scales.subarray(n * blocks, (n + 1) * blocks),
-            zeroPoints.subarray(n * zeroPointBytes, (n + 1) * zeroPointBytes),
-          );
-        }
-        await writer.write(packed);
+        widenToFloat32(source, tensor.dtype, chunk);
+        refuseNonFinite(chunk, spec.path);
+        const quantized = quantizeRows(chunk, { ...quantization, inFeatures });
+        await writer.write(quantized.packed);
+        scales.push(quantized.scales);
+        zeroPoints.push(quantized.zeroPoints);
       }
-      await writer.write(new Uint8Array(scales.buffer));
-      if (!quantization.symmetric) await writer.write(zeroPoints);
+      for (const part of scales) {
+        await writer.write(new Uint8Array(part.buffer, part.byteOffset, part.byteLength));
+      }
+      if (!quantization.symmetric) for (const part of zeroPoints) await writer.write(part);
     },
   };
 }
 
-function refuseNonFinite(row: Float32Array, path: string, index: number): void {
-  // A sum is not finite if any element is not; one that overflows is checked element by element.
-  let sum = 0;
-  for (let i = 0; i < row.length; i++) sum += row[i]!;
-  if (Number.isFinite(sum) || row.every(Number.isFinite)) return;
+function refuseNonFinite(weights: Float32Array, path: string): void {
+  // x - x is 0 for every finite x and NaN for all others, and NaN stays in a sum.
+  let check = 0;
+  for (let i = 0; i < weights.length; i++) check += weights[i]! - weights[i]!;
+  if (check === 0) return;
   throw new LoramuxError(
     'model_weights_invalid',
-    `${path}.weight has NaN or infinite values in row ${index}; it cannot be quantized.`,
+    `${path}.weight has NaN or infinite values; it cannot be quantized.`,
   );
 }
 

@@ -17,20 +17,19 @@ export function widenToFloat32(
     new Uint8Array(out.buffer, out.byteOffset, bytes.byteLength).set(bytes);
     return;
   }
+  // A copy only where the reader's buffer is not aligned to two bytes.
+  const aligned = bytes.byteOffset % 2 === 0 ? bytes : new Uint8Array(bytes);
+  const halves = new Uint16Array(aligned.buffer, aligned.byteOffset, out.length);
   if (dtype === 'BF16') {
     // The bits of bfloat16 are the upper half of a float32's.
-    const halves = new Uint16Array(out.buffer, out.byteOffset, out.length * 2);
-    for (let i = 0; i < out.length; i++) {
-      halves[2 * i] = 0;
-      halves[2 * i + 1] = bytes[2 * i]! | (bytes[2 * i + 1]! << 8);
-    }
+    const words = new Uint32Array(out.buffer, out.byteOffset, out.length);
+    for (let i = 0; i < words.length; i++) words[i] = halves[i]! << 16;
     return;
   }
   if (dtype !== 'F16') throw new RangeError(`${dtype} cannot be widened to float32`);
   halfTable ??= Float32Array.from({ length: 65_536 }, (_, bits) => halfToFloat(bits));
-  for (let i = 0; i < out.length; i++) {
-    out[i] = halfTable[bytes[2 * i]! | (bytes[2 * i + 1]! << 8)]!;
-  }
+  const table = halfTable;
+  for (let i = 0; i < out.length; i++) out[i] = table[halves[i]!]!;
 }
 
 function halfToFloat(bits: number): number {

@@ -77,11 +77,15 @@ export class NormalSource {
   }
 }
 
+/** Quantiles of the standard normal distribution; built on first use (512 KiB). */
+let unitQuantiles: Float64Array | undefined;
+
 function quantileTable(dtype: SynthDtype, mean: number, std: number): Float32Array | Uint16Array {
+  unitQuantiles ??= Float64Array.from({ length: QUANTILES }, (_, i) =>
+    normalQuantile((i + 0.5) / QUANTILES),
+  );
   const values = new Float32Array(QUANTILES);
-  for (let i = 0; i < QUANTILES; i++) {
-    values[i] = mean + std * normalQuantile((i + 0.5) / QUANTILES);
-  }
+  for (let i = 0; i < QUANTILES; i++) values[i] = mean + std * unitQuantiles[i]!;
   if (dtype === 'F32') return values;
   const encode = dtype === 'BF16' ? floatToBf16 : floatToF16;
   return Uint16Array.from(values, encode);
