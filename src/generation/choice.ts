@@ -4,6 +4,8 @@ import type { Detokenizer, Tokenizer } from '../tokenizer/tokenizer.ts';
 import { StopMatcher } from './stop-matcher.ts';
 import type { GenerationEvent, GenerationRequest, TextLogprobs } from './types.ts';
 
+export type FinishedChoice = Extract<GenerationEvent, { type: 'finish' }>;
+
 export type ChoiceOptions = Pick<
   GenerationRequest,
   'stop' | 'includeStopInOutput' | 'skipSpecialTokens'
@@ -95,7 +97,7 @@ export class Choice {
   }
 
   /** The engine ended the choice; a stop string may still appear in the last held-back bytes. */
-  end(reason: 'stop' | 'length', stopTokenId: number | undefined): GenerationEvent {
+  end(reason: 'stop' | 'length', stopTokenId: number | undefined): FinishedChoice {
     this.#finished = true;
     const { index } = this.#options;
     const last = this.#matcher.push(this.#detokenizer.flush());

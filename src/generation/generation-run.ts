@@ -177,11 +177,9 @@ export class GenerationRun implements Generation {
 
   usage(): Usage {
     const usage: Usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 };
-    const scoring = this.#options.request.sampling.maxTokens === 0;
     for (const part of this.#parts) {
       usage.promptTokens += part.prompt.tokenIds.length;
       usage.cachedTokens += part.cachedTokens;
-      if (scoring) continue;
       for (const choice of part.choices) usage.completionTokens += choice.numTokens;
     }
     return usage;
@@ -212,7 +210,6 @@ export class GenerationRun implements Generation {
   #onToken(part: PromptPart, event: TokenEvent): void {
     const choice = part.choices[event.index]!;
     if (this.#ended || choice.finished) return;
-    if (this.#options.request.sampling.maxTokens === 0) return;
     this.#options.observer.token(choice.index);
     const events = choice.token(event);
     for (const one of events) this.#push(one);
@@ -234,12 +231,9 @@ export class GenerationRun implements Generation {
       this.#fail(error);
       return;
     }
-    const scoring = this.#options.request.sampling.maxTokens === 0;
-    const end = scoring
-      ? choice.end('length', undefined)
-      : choice.end(event.reason, event.stopTokenId);
+    const end = choice.end(event.reason, event.stopTokenId);
     this.#push(end);
-    this.#choiceDone(end.type === 'finish' ? end.reason : 'stop');
+    this.#choiceDone(end.reason);
   }
 
   #choiceDone(reason: 'stop' | 'length'): void {

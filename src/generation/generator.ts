@@ -33,7 +33,7 @@ export interface GeneratorServices {
   readonly engine: Engine;
   readonly limits: GeneratorLimits;
   /** One observer per request: metrics. */
-  readonly observe: (adapter: AdapterRecord | undefined) => RunObserver;
+  readonly observe: (adapter: AdapterRecord | undefined, arrivalMs: number) => RunObserver;
 }
 
 export interface Generator {
@@ -63,8 +63,6 @@ function samplingOf(request: GenerationRequest, eosTokenIds: readonly number[]):
   const { sampling } = request;
   return {
     ...sampling,
-    // A pure scoring request still runs one step; its token is dropped.
-    maxTokens: Math.max(1, sampling.maxTokens),
     seed: sampling.seed ?? drawSeed(),
     stopTokenIds: new Set([...(request.ignoreEos ? [] : eosTokenIds), ...request.stopTokenIds]),
     promptLogprobs: request.echo ? sampling.logprobs : undefined,
@@ -117,7 +115,7 @@ export function createGenerator(services: GeneratorServices): Generator {
         request,
         tokenizer,
         streamBufferBytes: limits.streamBufferBytes,
-        observer: services.observe(adapter),
+        observer: services.observe(adapter, arrivalMs),
         release: adapter === undefined ? () => {} : adapters.hold(adapter.generation),
       });
       try {

@@ -194,6 +194,10 @@ export class FakeEngine implements Engine {
       this.#finish(live, index, 'stop', undefined);
       return;
     }
+    if (request.sampling.maxTokens === 0) {
+      this.#finish(live, index, 'length', undefined);
+      return;
+    }
     const tokenId = this.#options.script(request, index, produced[index]!);
     if (tokenId === undefined) return;
     produced[index]! += 1;

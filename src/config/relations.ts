@@ -1,0 +1,103 @@
+/** What must hold between limits, and what follows from them once the model is known. */
+import { LoramuxError } from '../errors.ts';
+import type { Config } from './schema.ts';
+
+export const KV_BLOCK_TOKENS = 16;
+export const KV_CACHE_MB_DEFAULT = 512;
+
+const MIB = 2 ** 20;
+
+function refuse(message: string): never {
+  throw new LoramuxError('config_invalid', message);
+}
+
+/** @throws LoramuxError config_invalid */
+export function checkRelations(config: Config): void {
+  const { maxSequences } = config;
+  if (config.maxTokensPerStep < maxSequences) {
+    refuse(
+      `maxTokensPerStep is ${config.maxTokensPerStep}, less than maxSequences, ${maxSequences}: ` +
+        'every running sequence needs a token per step; raise one or lower the other',
+    );
+  }
+  if (config.maxLogitRowsPerStep < maxSequences) {
+    refuse(
+      `maxLogitRowsPerStep is ${config.maxLogitRowsPerStep}, less than maxSequences, ` +
+        `${maxSequences}: every running sequence needs a row per step`,
+    );
+  }
+  if (config.kvCacheMb !== undefined && config.numBlocks !== undefined) {
+    refuse('kvCacheMb and numBlocks both set the size of the KV cache; give one of them');
+  }
+  if (config.maxAdapterMb > config.adapterMemoryMb) {
+    refuse(
+      `maxAdapterMb is ${config.maxAdapterMb}, more than adapterMemoryMb, ` +
+        `${config.adapterMemoryMb}: such an adapter could be uploaded but never run`,
+    );
+  }
+  if (config.headersTimeoutMs > config.requestTimeoutMs) {
+    refuse('headersTimeoutMs is more than requestTimeoutMs; the headers are part of the request');
+  }
+  for (const adapter of config.adapter) splitAdapter(adapter);
+}
+
+/** NAME=FOLDER in two. @throws LoramuxError config_invalid */
+export function splitAdapter(value: string): { name: string; folder: string } {
+  const at = value.indexOf('=');
+  if (at <= 0 || at === value.length - 1) {
+    refuse(`adapter is ${JSON.stringify(value)}; it must be NAME=FOLDER`);
+  }
+  return { name: value.slice(0, at), folder: value.slice(at + 1) };
+}
+
+/** What the size of the KV cache depends on. */
+export interface KvShape {
+  readonly numLayers: number;
+  readonly numKvHeads: number;
+  readonly headSize: number;
+  readonly maxPositionEmbeddings: number;
+}
+
+export interface KvPlan {
+  readonly numBlocks: number;
+  readonly maxModelLen: number;
+}
+
+/** Bytes of one block: keys and values of 16 tokens in all layers. */
+export function kvBlockBytes(shape: KvShape, kvDtype: Config['kvDtype']): number {
+  const elementBytes = kvDtype === 'f32' ? 4 : 2;
+  return 2 * shape.numLayers * shape.numKvHeads * shape.headSize * KV_BLOCK_TOKENS * elementBytes;
+}
+
+/** Block count and context length for a model. @throws LoramuxError config_invalid */
+export function planKvCache(config: Config, shape: KvShape): KvPlan {
+  const blockBytes = kvBlockBytes(shape, config.kvDtype);
+  const cacheMb = config.kvCacheMb ?? KV_CACHE_MB_DEFAULT;
+  const fitting = Math.floor((cacheMb * MIB) / blockBytes);
+  // Slot numbers are int32.
+  const numBlocks = Math.min(config.numBlocks ?? fitting, Math.floor((2 ** 31 - 1) / 16));
+  if (numBlocks < 1) {
+    refuse(
+      `kvCacheMb is ${cacheMb}, but one block of 16 tokens takes ` +
+        `${Math.ceil(blockBytes / MIB)} MiB for this model; raise it`,
+    );
+  }
+  const capacity = numBlocks * KV_BLOCK_TOKENS;
+  const { maxModelLen } = config;
+  if (maxModelLen === undefined) {
+    return { numBlocks, maxModelLen: Math.min(shape.maxPositionEmbeddings, capacity) };
+  }
+  if (maxModelLen > shape.maxPositionEmbeddings) {
+    refuse(
+      `maxModelLen is ${maxModelLen}, but the model was trained for ` +
+        `${shape.maxPositionEmbeddings} positions`,
+    );
+  }
+  if (maxModelLen > capacity) {
+    refuse(
+      `maxModelLen is ${maxModelLen}, but the KV cache holds ${capacity} tokens; raise kvCacheMb ` +
+        `to ${Math.ceil((Math.ceil(maxModelLen / KV_BLOCK_TOKENS) * blockBytes) / MIB)} or lower it`,
+    );
+  }
+  return { numBlocks, maxModelLen };
+}

@@ -1,0 +1,184 @@
+/**
+ * The one configuration schema. Validation, defaults, the TypeScript type, command-line flags,
+ * environment names and docs/configuration.md all come from it.
+ */
+import { type Static, type TSchema, Type } from 'typebox';
+
+/** Largest limit of any kind: positions, slots and Node's buffers are 31-bit. */
+const INT_MAX = 2 ** 31 - 1;
+
+const int = (description: string, value: number, minimum: number, maximum = INT_MAX) =>
+  Type.Integer({ description, default: value, minimum, maximum });
+const optionalInt = (description: string, minimum: number, maximum = INT_MAX) =>
+  Type.Optional(Type.Integer({ description, minimum, maximum }));
+const oneOf = <Value extends string>(
+  description: string,
+  values: readonly Value[],
+  value: NoInfer<Value>,
+) => Type.Unsafe<Value>(Type.String({ description, enum: [...values], default: value }));
+
+const MODEL = {
+  model: Type.String({
+    description: 'Model folder in Hugging Face format (config.json, safetensors, tokenizer.json).',
+    minLength: 1,
+  }),
+  servedModelName: Type.Optional(
+    Type.String({
+      description: "Name of the base model in requests. Default: the model folder's name.",
+      minLength: 1,
+      maxLength: 256,
+    }),
+  ),
+  maxModelLen: optionalInt(
+    'Longest prompt plus output, tokens. Default: what the model was trained for, or what the KV ' +
+      'cache holds if that is less.',
+    1,
+  ),
+};
+
+const SERVER = {
+  host: Type.String({ description: 'Address to listen on.', default: '127.0.0.1', minLength: 1 }),
+  port: int('Port to listen on; 0 takes a free one and the ready line names it.', 8000, 0, 65535),
+  logLevel: oneOf(
+    'Least severe log lines that are written (JSON, to standard error).',
+    ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
+    'info',
+  ),
+  drainMs: int(
+    'After SIGTERM: how long running requests may take to finish, milliseconds.',
+    30_000,
+    0,
+  ),
+};
+
+const ADAPTERS = {
+  dataDir: Type.String({
+    description: 'Folder for uploaded adapters; they are there again after a restart.',
+    default: '.data',
+    minLength: 1,
+  }),
+  adapterRoot: Type.Optional(
+    Type.String({
+      description:
+        'Folder below which PUT /v1/adapters/{name} with a JSON path may read. Default: none, only ' +
+        'uploads are accepted.',
+      minLength: 1,
+    }),
+  ),
+  adapter: Type.Array(Type.String({ minLength: 1 }), {
+    description:
+      'An adapter to register before the server is ready, as NAME=FOLDER. Repeatable; in the ' +
+      'environment, separated by commas.',
+    default: [],
+    maxItems: 10_000,
+  }),
+  maxLoras: int('Adapters that fit one step: slots of the native session.', 16, 0, 4096),
+  maxLoraRank: int('Largest rank of an adapter.', 256, 1, 4096),
+  adapterMemoryMb: int('Memory for resident adapters, MiB.', 1024, 1),
+  maxAdapters: int('Adapters that may be registered.', 10_000, 0, 1_000_000),
+  maxAdapterMb: int('Largest adapter_model.safetensors, MiB.', 512, 1, 65_536),
+};
+
+const ENGINE = {
+  kvDtype: oneOf('Element type of the KV cache.', ['f32', 'bf16'], 'f32'),
+  kvCacheMb: optionalInt('Memory for the KV cache, MiB. Default: 512. Excludes numBlocks.', 1),
+  numBlocks: optionalInt('KV blocks of 16 tokens, instead of kvCacheMb.', 1),
+  maxSequences: int('Sequences in one step.', 64, 1, 4096),
+  maxTokensPerStep: int('Token budget of one step, prompt chunks included.', 512, 1, 65_536),
+  maxLogitRowsPerStep: int('Logit rows of one step: sampled and scored tokens.', 256, 1, 65_536),
+  maxQueuedRequests: int('Requests that may wait for their first step.', 1024, 1, 1_000_000),
+  adapterWaitMs: int(
+    'How long others may pass a request that waits for its adapter, milliseconds.',
+    5000,
+    0,
+  ),
+  prefixCaching: Type.Boolean({
+    description: 'Reuse KV blocks of equal prompts under the same adapter generation.',
+    default: true,
+  }),
+  threads: optionalInt('Threads of a step. Default: the cores this process may use.', 1, 1024),
+  isa: Type.Optional(
+    Type.Unsafe<'scalar' | 'avx2' | 'avx512'>(
+      Type.String({
+        description: 'Instruction set of the kernels. Default: the best of this processor.',
+        enum: ['scalar', 'avx2', 'avx512'],
+      }),
+    ),
+  ),
+};
+
+const TRANSPORT = {
+  bodyLimitKb: int('Largest JSON body or WebSocket frame, KiB.', 4096, 1, 1_048_576),
+  maxHeaderKb: int('Largest request header, KiB.', 16, 1, 1024),
+  maxConnections: int('Open connections; more are closed at once.', 4096, 1, 1_000_000),
+  headersTimeoutMs: int('Time a client has to send its headers, milliseconds.', 10_000, 1),
+  requestTimeoutMs: int('Time a client has to send its whole request, milliseconds.', 300_000, 1),
+  keepAliveTimeoutMs: int('Idle time after which a connection is closed, milliseconds.', 72_000, 1),
+  maxChoices: int('Prompts times n of one request.', 128, 1, 4096),
+  streamBufferKb: int(
+    'Events of one generation that may wait for a slow reader, KiB. Beyond it the generation is ' +
+      'cancelled with slow_reader.',
+    1024,
+    1,
+    1_048_576,
+  ),
+  sseKeepAliveMs: int('A comment is sent on a stream that is silent this long.', 15_000, 1),
+  wsPingMs: int('A WebSocket peer must answer a ping within this time.', 30_000, 1),
+  maxGenerationsPerSocket: int('Generations at once on one WebSocket.', 64, 1, 4096),
+  maxAdapterLabels: int(
+    'Adapters with metrics of their own; the rest are "other".',
+    100,
+    0,
+    10_000,
+  ),
+};
+
+/** Sections of the reference page, in order. */
+export const CONFIG_SECTIONS = {
+  Model: MODEL,
+  Server: SERVER,
+  Adapters: ADAPTERS,
+  Engine: ENGINE,
+  Transport: TRANSPORT,
+} as const;
+
+export const ConfigSchema = Type.Object(
+  { ...MODEL, ...SERVER, ...ADAPTERS, ...ENGINE, ...TRANSPORT },
+  { additionalProperties: false },
+);
+
+export type Config = Static<typeof ConfigSchema>;
+export type ConfigKey = keyof Config;
+
+/** What the loader and the reference page read of a field's schema. */
+export interface FieldSchema {
+  readonly type: 'string' | 'integer' | 'boolean' | 'array';
+  readonly description: string;
+  readonly default?: unknown;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly enum?: readonly string[];
+}
+
+export interface ConfigField {
+  readonly key: ConfigKey;
+  readonly flag: string;
+  readonly env: string;
+  readonly required: boolean;
+  readonly schema: FieldSchema;
+}
+
+const words = (key: string) => key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+const REQUIRED: readonly string[] = (ConfigSchema as { required?: string[] }).required ?? [];
+
+/** All fields, in the order of the schema. */
+export const CONFIG_FIELDS: readonly ConfigField[] = Object.entries(
+  ConfigSchema.properties as Record<string, TSchema>,
+).map(([key, schema]) => ({
+  key: key as ConfigKey,
+  flag: `--${words(key).replaceAll('_', '-')}`,
+  env: `LORAMUX_${words(key).toUpperCase()}`,
+  required: REQUIRED.includes(key) && !('default' in schema),
+  schema: schema as unknown as FieldSchema,
+}));
