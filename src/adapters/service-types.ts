@@ -33,6 +33,18 @@ export interface AdapterServiceLimits {
   readonly maxConfigBytes: number;
 }
 
+export interface AdapterServiceStats {
+  readonly names: number;
+  readonly damaged: number;
+  /** Distinct contents that a name or a hold keeps. */
+  readonly generations: number;
+  /** Bytes of their canonical files. */
+  readonly storedBytes: number;
+  /** Holds of requests and of residency that were not given back yet. */
+  readonly holds: number;
+  readonly pendingPuts: number;
+}
+
 /** Names, their generations and the files behind them. Reads are synchronous and cheap. */
 export interface AdapterService {
   readonly limits: AdapterServiceLimits;
@@ -58,8 +70,9 @@ export interface AdapterService {
    */
   hold(generation: AdapterGeneration): () => void;
   /** Removes the name; sequences that run with it finish undisturbed. @throws adapter_not_found. */
-  remove(name: string): Promise<AdapterRecord>;
+  remove(name: string): Promise<void>;
   damaged(): readonly DamagedAdapter[];
+  stats(): AdapterServiceStats;
   /** Waits for conversions in flight, then releases the data folder. Idempotent. */
   close(): Promise<void>;
 }

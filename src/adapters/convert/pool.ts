@@ -1,0 +1,158 @@
+/** A fixed number of conversion threads, started when first needed, with a bounded queue. */
+import { Worker } from 'node:worker_threads';
+import { LoramuxError } from '../../errors.ts';
+import type { AdapterImage } from '../../native/addon-types.ts';
+import type { MatchModule } from '../formats/peft-match.ts';
+import type { ConvertJob, ConvertResult } from './canonicalize.ts';
+import { unpackError, type WorkerReply, type WorkerRequest } from './messages.ts';
+import type { OpenJob } from './open-canonical.ts';
+
+export const DEFAULT_CONVERT_THREADS = 2;
+/** Jobs that wait for a thread; more are refused with queue_full. */
+export const DEFAULT_CONVERT_QUEUE = 1024;
+/** JavaScript heap of one thread, MiB; tensor data is outside of it. */
+const THREAD_HEAP_MB_MAX = 256;
+
+export interface ConvertPoolOptions {
+  readonly modules: readonly MatchModule[];
+  readonly threads?: number;
+  readonly maxQueued?: number;
+  /** Another entry file; for tests of crashing threads. */
+  readonly workerUrl?: URL;
+}
+
+interface Task {
+  readonly request: WorkerRequest;
+  readonly resolve: (reply: WorkerReply) => void;
+  readonly reject: (error: LoramuxError) => void;
+}
+
+interface Thread {
+  readonly worker: Worker;
+  task: Task | undefined;
+}
+
+/** A crash of a thread fails the job it had and no other. */
+export class ConvertPool {
+  readonly #options: ConvertPoolOptions;
+  readonly #threadsMax: number;
+  readonly #queuedMax: number;
+  readonly #threads = new Set<Thread>();
+  readonly #queue: Task[] = [];
+  #closed = false;
+
+  constructor(options: ConvertPoolOptions) {
+    this.#options = options;
+    this.#threadsMax = options.threads ?? DEFAULT_CONVERT_THREADS;
+    this.#queuedMax = options.maxQueued ?? DEFAULT_CONVERT_QUEUE;
+  }
+
+  async convert(job: ConvertJob): Promise<ConvertResult> {
+    const reply = await this.#run({ kind: 'convert', job });
+    if (reply.kind !== 'convert') throw misplaced(reply);
+    return reply.result;
+  }
+
+  async open(job: OpenJob): Promise<AdapterImage> {
+    const reply = await this.#run({ kind: 'open', job });
+    if (reply.kind !== 'open') throw misplaced(reply);
+    return reply.result;
+  }
+
+  /** Fails what waits or runs with shutting_down and ends the threads. Idempotent. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const error = new LoramuxError('shutting_down', 'The server is shutting down.');
+    for (const task of this.#queue.splice(0)) task.reject(error);
+    const threads = [...this.#threads];
+    this.#threads.clear();
+    for (const thread of threads) {
+      thread.task?.reject(error);
+      thread.task = undefined;
+    }
+    await Promise.all(threads.map((thread) => thread.worker.terminate()));
+  }
+
+  #run(request: WorkerRequest): Promise<WorkerReply> {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) {
+        reject(new LoramuxError('shutting_down', 'The server is shutting down.'));
+      } else if (this.#queue.length >= this.#queuedMax) {
+        reject(
+          new LoramuxError(
+            'queue_full',
+            `${this.#queue.length} adapter files wait to be checked; retry later.`,
+          ),
+        );
+      } else {
+        this.#queue.push({ request, resolve, reject });
+        this.#pump();
+      }
+    });
+  }
+
+  #pump(): void {
+    while (this.#queue.length > 0) {
+      const thread = this.#idleThread();
+      if (thread === undefined) return;
+      const task = this.#queue.shift()!;
+      thread.task = task;
+      // The process lives while a job runs, and may end while the thread is idle.
+      thread.worker.ref();
+      thread.worker.postMessage(task.request);
+    }
+  }
+
+  #idleThread(): Thread | undefined {
+    for (const thread of this.#threads) if (thread.task === undefined) return thread;
+    return this.#threads.size < this.#threadsMax ? this.#start() : undefined;
+  }
+
+  #start(): Thread {
+    const worker = new Worker(this.#options.workerUrl ?? workerUrl(), {
+      name: 'adapter-convert',
+      workerData: { modules: this.#options.modules },
+      execArgv: [],
+      resourceLimits: { maxOldGenerationSizeMb: THREAD_HEAP_MB_MAX },
+    });
+    const thread: Thread = { worker, task: undefined };
+    this.#threads.add(thread);
+    worker.on('message', (reply: WorkerReply) => {
+      const task = thread.task;
+      thread.task = undefined;
+      worker.unref();
+      if (reply.kind === 'error') task?.reject(unpackError(reply.error));
+      else task?.resolve(reply);
+      this.#pump();
+    });
+    worker.on('error', (error) => this.#lost(thread, error));
+    worker.on('messageerror', (error) => this.#lost(thread, error));
+    worker.on('exit', () => this.#lost(thread, undefined));
+    return thread;
+  }
+
+  #lost(thread: Thread, cause: unknown): void {
+    if (!this.#threads.delete(thread)) return;
+    thread.task?.reject(
+      new LoramuxError(
+        'internal_error',
+        'The thread that checked the adapter stopped unexpectedly; nothing was registered.',
+        { cause },
+      ),
+    );
+    thread.task = undefined;
+    void thread.worker.terminate();
+    this.#pump();
+  }
+}
+
+/** The thread's entry beside this file: compiled, or from the sources through a loader. */
+function workerUrl(): URL {
+  const entry = new URL('./worker.ts', import.meta.url);
+  if (import.meta.url.endsWith('.js')) return new URL(entry.href.replace(/ts$/, 'js'));
+  return new URL('./worker-from-source.mjs', import.meta.url);
+}
+
+function misplaced(reply: WorkerReply): LoramuxError {
+  return new LoramuxError('internal_error', `A conversion thread answered ${reply.kind}.`);
+}

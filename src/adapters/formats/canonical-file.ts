@@ -1,0 +1,171 @@
+/**
+ * The canonical adapter file: a safetensors file whose bytes depend on the adapter's content alone.
+ * Tensors `layers.<L>.<module>.A` [rank, in] and `.B` [out, rank] come sorted by layer, module and
+ * letter; `__metadata__.loramux` holds the canonical JSON (sorted keys, no spaces); the header is
+ * padded with spaces so that the data begins on 64 bytes. A generation's digest is the SHA-256 of
+ * the whole file, so `sha256sum` checks one. docs/adapters.md describes the format.
+ */
+import { createHash } from 'node:crypto';
+import { LoramuxError } from '../../errors.ts';
+import { isJsonObject, type JsonObject, type JsonValue, parseJson } from '../../importer/json.ts';
+import type { SafetensorsHeader } from '../../importer/safetensors/header.ts';
+import type { ModuleDescription } from '../../importer/types.ts';
+import { type AdapterTensorPair, LORA_MODULES, type LoraModule } from '../../native/addon-types.ts';
+
+export const CANONICAL_VERSION = 1;
+/** Bytes of the JSON header of any adapter file; 1,000 adapted modules take about 300 KB. */
+export const MAX_ADAPTER_HEADER_BYTES = 8 * 1024 * 1024;
+const METADATA_KEY = 'loramux';
+const ALIGNMENT = 64;
+const LENGTH_BYTES = 8;
+
+export type CanonicalDtype = AdapterTensorPair['dtype'];
+export const CANONICAL_DTYPE_BYTES: Readonly<Record<CanonicalDtype, number>> = {
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+};
+
+/** One low-rank pair of an adapter. */
+export interface CanonicalModule {
+  readonly layer: number;
+  /** Index into LORA_MODULES. */
+  readonly module: number;
+  readonly rank: number;
+  readonly scale: number;
+  readonly dtype: CanonicalDtype;
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+}
+
+export interface CanonicalHeader {
+  /** Length field and JSON, a multiple of 64 bytes. */
+  readonly bytes: Buffer;
+  readonly fileBytes: number;
+}
+
+/** Digest over the shapes of every adaptable module: adapters of one base fit no other shape. */
+export function baseShapesDigest(modules: readonly ModuleDescription[]): string {
+  const hash = createHash('sha256');
+  for (const { path, layer, module, inFeatures, outFeatures } of modules) {
+    if (layer === undefined || module === undefined) continue;
+    hash.update(`${path} ${layer} ${module} ${inFeatures} ${outFeatures}\n`);
+  }
+  return hash.digest('hex');
+}
+
+/** Bytes the pairs take in adapter memory, where everything is float32. */
+export function residentBytesOf(modules: readonly CanonicalModule[]): number {
+  return modules.reduce((sum, m) => sum + m.rank * (m.inFeatures + m.outFeatures) * 4, 0);
+}
+
+/** @param modules sorted by layer, then module. */
+export function buildCanonicalHeader(
+  modules: readonly CanonicalModule[],
+  base: string,
+): CanonicalHeader {
+  const manifest = {
+    base,
+    modules: modules.map((m) => ({
+      in: m.inFeatures,
+      layer: m.layer,
+      module: LORA_MODULES[m.module],
+      out: m.outFeatures,
+      rank: m.rank,
+      scale: m.scale,
+    })),
+    version: CANONICAL_VERSION,
+  };
+  const json: Record<string, unknown> = {
+    __metadata__: { [METADATA_KEY]: JSON.stringify(manifest) },
+  };
+  let offset = 0;
+  for (const m of modules) {
+    for (const [name, shape] of tensorsOf(m)) {
+      const end = offset + shape[0] * shape[1] * CANONICAL_DTYPE_BYTES[m.dtype];
+      json[name] = { dtype: m.dtype, shape, data_offsets: [offset, end] };
+      offset = end;
+    }
+  }
+  const text = JSON.stringify(json);
+  const unpadded = LENGTH_BYTES + Buffer.byteLength(text);
+  const bytes = Buffer.alloc(Math.ceil(unpadded / ALIGNMENT) * ALIGNMENT, ' ');
+  bytes.writeBigUInt64LE(BigInt(bytes.length - LENGTH_BYTES), 0);
+  bytes.write(text, LENGTH_BYTES);
+  return { bytes, fileBytes: bytes.length + offset };
+}
+
+function tensorsOf(m: CanonicalModule): [name: string, shape: [number, number]][] {
+  const stem = `layers.${m.layer}.${LORA_MODULES[m.module]}`;
+  return [
+    [`${stem}.A`, [m.rank, m.inFeatures]],
+    [`${stem}.B`, [m.outFeatures, m.rank]],
+  ];
+}
+
+/**
+ * The load plan of a canonical file.
+ * @throws LoramuxError store_corrupt when the header is not one that buildCanonicalHeader wrote for
+ *   this base.
+ */
+export function readCanonicalPairs(header: SafetensorsHeader, base: string): AdapterTensorPair[] {
+  const manifest = parseManifest(header);
+  if (manifest.version !== CANONICAL_VERSION) throw corrupt('its version is not known');
+  if (manifest.base !== base) throw corrupt('it was made for a base model of another shape');
+  const list = manifest.modules;
+  if (!Array.isArray(list)) throw corrupt('its module list is missing');
+  if (list.length * 2 !== header.tensors.size) throw corrupt('its tensors are not those it lists');
+  return list.map((entry) => {
+    const layer = count(entry, 'layer');
+    const rank = count(entry, 'rank');
+    const name = isJsonObject(entry) ? entry.module : undefined;
+    const module = LORA_MODULES.indexOf(name as LoraModule);
+    const scale = isJsonObject(entry) ? entry.scale : undefined;
+    if (module < 0 || typeof scale !== 'number') throw corrupt('its module list is malformed');
+    const shape = { inFeatures: count(entry, 'in'), outFeatures: count(entry, 'out') };
+    const [a, b] = tensorsOf({ layer, module, rank, scale, dtype: 'F32', ...shape }).map(
+      ([tensorName, expected]) => {
+        const tensor = header.tensors.get(tensorName);
+        if (tensor === undefined || String(tensor.shape) !== String(expected)) {
+          throw corrupt(`tensor ${tensorName} is missing or misshapen`);
+        }
+        return tensor;
+      },
+    );
+    const dtype = a!.dtype;
+    if (dtype !== b!.dtype || !isCanonicalDtype(dtype)) throw corrupt('a dtype is not allowed');
+    return { layer, module, rank, scale, dtype, offsetA: a!.begin, offsetB: b!.begin };
+  });
+}
+
+/** Element types an adapter may have. */
+export function isCanonicalDtype(dtype: string): dtype is CanonicalDtype {
+  return Object.hasOwn(CANONICAL_DTYPE_BYTES, dtype);
+}
+
+function parseManifest(header: SafetensorsHeader): JsonObject {
+  let manifest: JsonValue;
+  try {
+    manifest = parseJson(header.metadata.get(METADATA_KEY) ?? '');
+  } catch (cause) {
+    throw corrupt('its metadata is not JSON', cause);
+  }
+  if (!isJsonObject(manifest)) throw corrupt('its metadata is not an object');
+  return manifest;
+}
+
+function count(entry: JsonValue, field: string): number {
+  const value = isJsonObject(entry) ? entry[field] : undefined;
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) {
+    throw corrupt(`its module list has no valid ${field}`);
+  }
+  return value;
+}
+
+function corrupt(what: string, cause?: unknown): LoramuxError {
+  return new LoramuxError(
+    'store_corrupt',
+    `A stored adapter file is damaged: ${what}. Upload the adapter again.`,
+    cause === undefined ? {} : { cause },
+  );
+}

@@ -1,0 +1,67 @@
+/** Options, events and numbers of adapter residency. */
+import type { NativeSession } from '../native/addon-types.ts';
+import type { AdapterImages } from './service-types.ts';
+
+export interface ResidencyOptions {
+  readonly native: Pick<NativeSession, 'loadAdapter' | 'freeAdapter'>;
+  readonly images: AdapterImages;
+  /** As the native session was created with. */
+  readonly maxSlots: number;
+  /** Adapter memory, bytes of float32 weights. */
+  readonly maxBytes: number;
+  /** Adapters that are checked and read at the same time. */
+  readonly maxConcurrentLoads?: number | undefined;
+  /** How long a failed load answers with its error before it is tried again, milliseconds. */
+  readonly failureRetryMs?: number | undefined;
+  /** Must be quick and must not throw. */
+  readonly onEvent?: ((event: ResidencyEvent) => void) | undefined;
+  /** Milliseconds, monotonic. */
+  readonly now?: (() => number) | undefined;
+}
+
+export type ResidencyEvent =
+  | {
+      readonly kind: 'loaded';
+      readonly digest: string;
+      readonly bytes: number;
+      readonly ms: number;
+    }
+  | { readonly kind: 'load_failed'; readonly digest: string; readonly error: unknown }
+  /** Made room for another adapter. */
+  | { readonly kind: 'evicted'; readonly digest: string }
+  /** No name and no request keeps it any more. */
+  | { readonly kind: 'retired'; readonly digest: string }
+  /** The session refused to free a slot without references: a defect; freeing is tried again. */
+  | { readonly kind: 'free_refused'; readonly digest: string; readonly error: unknown };
+
+export type ResidencyState = 'waiting' | 'loading' | 'resident' | 'failed';
+
+export interface AdapterResidencyStats {
+  /** Acquisitions that found the adapter resident at once. */
+  readonly hits: number;
+  /** Acquisitions that had to ask for a load. */
+  readonly misses: number;
+  readonly loads: number;
+  readonly loadFailures: number;
+  readonly evictions: number;
+  readonly freesRefused: number;
+  /** Milliseconds from the start of a load to its end, summed over `loads`. */
+  readonly loadMsSum: number;
+  readonly residentBytes: number;
+  readonly maxBytes: number;
+  readonly resident: number;
+  readonly loading: number;
+  readonly waiting: number;
+  /** Resident adapters with references. */
+  readonly referenced: number;
+  readonly maxSlots: number;
+}
+
+export interface ResidentAdapter {
+  readonly digest: string;
+  readonly state: ResidencyState;
+  /** Undefined while it waits or has failed. */
+  readonly slot: number | undefined;
+  readonly references: number;
+  readonly bytes: number;
+}
