@@ -51,3 +51,28 @@ if(LORAMUX_SANITIZE)
     -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
   target_link_options(loramux_kernels PUBLIC -fsanitize=address,undefined)
 endif()
+
+if(LORAMUX_BUILD_TESTS)
+  find_package(Threads REQUIRED)
+  add_library(loramux_kernel_test_support STATIC
+    ${_kernels}/test/adapter_mix.cc
+    ${_kernels}/test/paged_case.cc
+    ${_kernels}/test/support.cc)
+  target_include_directories(loramux_kernel_test_support PUBLIC ${_kernels})
+  target_link_libraries(loramux_kernel_test_support PUBLIC loramux_kernels Threads::Threads)
+
+  add_executable(loramux_kernel_tests
+    ${_kernels}/test/check.cc
+    ${_kernels}/test/convert_test.cc
+    ${_kernels}/test/paged_attention_test.cc
+    ${_kernels}/test/sampler_test.cc
+    ${_kernels}/test/segmented_lora_test.cc)
+  target_link_libraries(loramux_kernel_tests PRIVATE loramux_kernel_test_support)
+  target_compile_options(loramux_kernel_tests PRIVATE -Wall -Wextra)
+
+  enable_testing()
+  add_test(NAME kernels COMMAND loramux_kernel_tests)
+  add_test(NAME kernel_isa_symbols
+    COMMAND ${_kernels}/test/check_isa_symbols.sh ${CMAKE_NM} $<TARGET_OBJECTS:loramux_kernels>
+    COMMAND_EXPAND_LISTS)
+endif()

@@ -15,6 +15,7 @@ enum class Isa : int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
 enum class KvDtype : int32_t { kF32 = 0, kBf16 = 1 };
 
 // Best instruction set of this processor (checks CPUID and that the OS saves the registers).
+// Asks the processor each time (CPUID traps in virtual machines): keep the answer.
 Isa DetectIsa();
 const char* IsaName(Isa isa);
 

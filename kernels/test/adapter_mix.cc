@@ -1,0 +1,152 @@
+#include "test/adapter_mix.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace loramux::test {
+
+const char* MixName(Mix mix) {
+  switch (mix) {
+    case Mix::kDistinct:
+      return "distinct";
+    case Mix::kUniform:
+      return "uniform";
+    case Mix::kIdentical:
+      return "identical";
+    case Mix::kZipf:
+      return "zipf";
+    case Mix::kSkewed:
+      return "skewed";
+    case Mix::kNone:
+      return "none";
+    case Mix::kEmptySegment:
+      return "empty-segment";
+  }
+  return "unknown";
+}
+
+std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
+  std::vector<MixRun> runs;
+  const int32_t adapters =
+      std::max(1, static_cast<int32_t>(std::sqrt(static_cast<double>(rows)) + 0.5));
+  switch (mix) {
+    case Mix::kDistinct:
+      for (int32_t i = 0; i < rows; ++i) runs.push_back({i, 1});
+      break;
+    case Mix::kUniform:
+      for (int32_t i = 0, left = rows; i < adapters; ++i) {
+        const int32_t n = left / (adapters - i);
+        runs.push_back({i, n});
+        left -= n;
+      }
+      break;
+    case Mix::kIdentical:
+      runs.push_back({0, rows});
+      break;
+    case Mix::kZipf: {
+      // Popularity of adapter i is 1 / (i + 1); every row draws one, rows are then sorted.
+      std::vector<int32_t> count(static_cast<size_t>(adapters) + 1, 0);
+      double total = 0.0;
+      for (int32_t i = 0; i <= adapters; ++i) total += 1.0 / (i + 1);
+      for (int32_t row = 0; row < rows; ++row) {
+        double u = random->Uniform() * total;
+        int32_t i = 0;
+        while (i < adapters && u >= 1.0 / (i + 1)) u -= 1.0 / (++i);
+        ++count[static_cast<size_t>(i)];
+      }
+      // The first is the base: most traffic wants no adapter.
+      for (int32_t i = 0; i <= adapters; ++i) {
+        if (count[static_cast<size_t>(i)] > 0) runs.push_back({i - 1, count[static_cast<size_t>(i)]});
+      }
+      break;
+    }
+    case Mix::kSkewed:
+      runs.push_back({0, std::max(1, rows / 2)});
+      for (int32_t left = rows - runs[0].rows, i = 1; left > 0; ++i, --left) runs.push_back({i, 1});
+      break;
+    case Mix::kNone:
+      runs.push_back({-1, rows});
+      break;
+    case Mix::kEmptySegment:
+      runs = {{0, 0}, {1, rows / 2}, {2, 0}, {-1, rows - rows / 2}, {3, 0}};
+      break;
+  }
+  return runs;
+}
+
+LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks, int64_t in,
+                      int64_t out, bool transposed, Random* random) {
+  LoraCase c;
+  c.in = in;
+  c.out = out;
+  c.runs = runs;
+  int32_t adapters = 0;
+  for (const MixRun& run : runs) {
+    adapters = std::max(adapters, run.adapter + 1);
+    c.rows += run.rows;
+  }
+  for (int32_t i = 0; i < adapters; ++i) {
+    const int32_t rank = ranks[static_cast<size_t>(i) % ranks.size()];
+    const size_t r = static_cast<size_t>(rank);
+    const size_t n = static_cast<size_t>(out);
+    c.rank.push_back(rank);
+    c.a.push_back(
+        random->Normals(r * static_cast<size_t>(in), 1.0f / std::sqrt(static_cast<float>(in))));
+    c.b.push_back(random->Normals(
+        r * n, 1.0f / std::sqrt(static_cast<float>(std::max(1, rank)))));
+    c.bt.emplace_back(r * n);
+    for (size_t o = 0; o < n; ++o) {
+      for (size_t k = 0; k < r; ++k) c.bt.back()[k * n + o] = c.b.back()[o * r + k];
+    }
+  }
+  c.x = random->Normals(static_cast<size_t>(c.rows * in), 1.0f);
+  c.y = random->Normals(static_cast<size_t>(c.rows * out), 1.0f);
+  int32_t row = 0;
+  for (const MixRun& run : runs) {
+    if (run.adapter >= 0) {
+      const size_t i = static_cast<size_t>(run.adapter);
+      LoraSegment s;
+      s.begin = row;
+      s.end = row + run.rows;
+      s.rank = c.rank[i];
+      s.scale = 0.25f + static_cast<float>(run.adapter % 5) * 0.5f;
+      s.a = c.a[i].data();
+      s.b = transposed ? nullptr : c.b[i].data();
+      s.bt = transposed ? c.bt[i].data() : nullptr;
+      c.segments.push_back(s);
+    }
+    row += run.rows;
+  }
+  return c;
+}
+
+SegmentedLoraArgs LoraCase::Args(std::vector<float>* y_out, std::vector<float>* workspace) const {
+  SegmentedLoraArgs args;
+  args.x = x.data();
+  args.y = y_out->data();
+  args.rows = rows;
+  args.in = in;
+  args.out = out;
+  args.segments = segments.data();
+  args.num_segments = static_cast<int64_t>(segments.size());
+  workspace->assign(
+      static_cast<size_t>(SegmentedLoraWorkspace(args.segments, args.num_segments)), NAN);
+  args.workspace = workspace->data();
+  return args;
+}
+
+std::vector<float> LoraCase::Run(const Parallel& parallel, Isa isa) const {
+  std::vector<float> result = y;
+  std::vector<float> workspace;
+  SegmentedLora(Args(&result, &workspace), parallel, isa);
+  return result;
+}
+
+std::vector<float> LoraCase::RunReference() const {
+  std::vector<float> result = y;
+  std::vector<float> workspace;
+  reference::SegmentedLora(Args(&result, &workspace));
+  return result;
+}
+
+}  // namespace loramux::test

@@ -1,0 +1,287 @@
+// Tolerances against the double reference, outputs of order one: float32 cache 2e-5; bf16 cache 1e-2,
+// because a key that lies on a rounding border may be stored one bf16 step apart.
+#include "loramux/paged_attention.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "loramux/cpu_features.h"
+#include "test/check.h"
+#include "test/paged_case.h"
+
+namespace loramux::test {
+namespace {
+
+double Tolerance(const AttentionShape& s) { return s.kv_dtype == KvDtype::kBf16 ? 1e-2 : 2e-5; }
+
+std::string Describe(const AttentionShape& s, Isa isa) {
+  return Format("%s heads %d/%d size %d rotary %d block %d window %d %s norm %d", IsaName(isa),
+                s.num_heads, s.num_kv_heads, s.head_size, s.rotary_dim, s.block_size,
+                s.sliding_window, s.kv_dtype == KvDtype::kBf16 ? "bf16" : "f32", s.norm);
+}
+
+// Steps of a mixed batch: prompts first, then decode tokens and more prompt chunks together.
+const std::vector<std::vector<Chunk>> kMixedSteps = {
+    {{0, 0, 70}, {1, 0, 1}, {2, 0, 130}},
+    {{1, 1, 2}, {0, 70, 71}, {3, 0, 17}, {2, 130, 150}},
+    {{3, 17, 18}, {2, 150, 151}, {1, 2, 66}, {0, 71, 72}},
+};
+const std::vector<int32_t> kMixedLengths = {72, 66, 151, 18};
+
+void CheckAgainstReference(const AttentionShape& shape, uint64_t seed) {
+  ThreadPool pool(2);
+  Random expected_random(seed);
+  PagedCase expected(shape, kMixedLengths, &expected_random);
+  std::vector<std::vector<float>> want;
+  for (const auto& step : kMixedSteps) want.push_back(expected.Step(step, Parallel{}, nullptr));
+  for (Isa isa : SupportedIsas()) {
+    Random random(seed);
+    PagedCase got(shape, kMixedLengths, &random);
+    Random threaded_random(seed);
+    PagedCase threaded(shape, kMixedLengths, &threaded_random);
+    for (size_t i = 0; i < kMixedSteps.size(); ++i) {
+      const std::vector<float> out = got.Step(kMixedSteps[i], Parallel{}, &isa);
+      const double error = MaxAbsError(out, want[i]);
+      CHECK_THAT(error <= Tolerance(shape),
+                 Describe(shape, isa) + Format(" step %zu error %g", i, error));
+      const std::vector<float> two = threaded.Step(kMixedSteps[i], pool.Get(), &isa);
+      CHECK_THAT(FirstDifference(out, two) == 0, Describe(shape, isa) + " two threads differ");
+    }
+    CHECK_THAT(got.k_cache() == threaded.k_cache(), Describe(shape, isa));
+  }
+}
+
+LORAMUX_TEST(AttentionMatchesReferenceForHeadSizes) {
+  for (int32_t head_size : {32, 48, 64, 80, 96, 128, 192, 256, 2, 34, 70}) {
+    for (KvDtype dtype : {KvDtype::kF32, KvDtype::kBf16}) {
+      AttentionShape shape;
+      shape.head_size = head_size;
+      shape.rotary_dim = head_size;
+      shape.kv_dtype = dtype;
+      CheckAgainstReference(shape, Seed());
+    }
+  }
+}
+
+LORAMUX_TEST(AttentionMatchesReferenceForGroups) {
+  const int32_t heads[][2] = {{1, 1}, {3, 3}, {4, 1}, {8, 2}, {14, 2}, {71, 1}, {6, 3}, {128, 1}};
+  for (const auto& h : heads) {
+    AttentionShape shape;
+    shape.num_heads = h[0];
+    shape.num_kv_heads = h[1];
+    shape.head_size = 32;
+    shape.rotary_dim = 32;
+    CheckAgainstReference(shape, Seed() + 1);
+  }
+}
+
+LORAMUX_TEST(AttentionMatchesReferenceForWindowsNormsAndBlocks) {
+  for (int32_t window : {0, 1, 5, 16, 63, 64, 65, 100, 1000}) {
+    AttentionShape shape;
+    shape.sliding_window = window;
+    shape.norm = window % 2 == 1;
+    shape.kv_dtype = window == 5 ? KvDtype::kBf16 : KvDtype::kF32;
+    CheckAgainstReference(shape, Seed() + 2);
+  }
+  for (int32_t block_size : {1, 8, 16, 32, 48, 128}) {
+    AttentionShape shape;
+    shape.block_size = block_size;
+    shape.norm = true;
+    CheckAgainstReference(shape, Seed() + 3);
+  }
+  for (int32_t rotary_dim : {0, 2, 16, 48}) {  // the rest of the head is not rotated
+    AttentionShape shape;
+    shape.rotary_dim = rotary_dim;
+    CheckAgainstReference(shape, Seed() + 4);
+  }
+}
+
+// A row's bits are the same whole, in chunks, token by token, and inside a batch.
+LORAMUX_TEST(AttentionRowDoesNotDependOnChunksOrBatch) {
+  for (int variant = 0; variant < 8; ++variant) {
+    AttentionShape shape;
+    shape.num_heads = variant % 2 == 0 ? 6 : 4;
+    shape.num_kv_heads = 2;
+    shape.head_size = variant == 3 ? 80 : 64;
+    shape.rotary_dim = shape.head_size;
+    shape.kv_dtype = (variant & 2) != 0 ? KvDtype::kBf16 : KvDtype::kF32;
+    shape.sliding_window = (variant & 4) != 0 ? 37 + variant : 0;
+    shape.norm = variant == 1;
+    for (Isa isa : SupportedIsas()) {
+      Random random(Seed() + 5);
+      PagedCase c(shape, {201, 90, 33}, &random);
+      std::vector<std::vector<float>> whole;
+      for (int32_t s = 0; s < 3; ++s) {
+        c.ClearCache();
+        whole.push_back(c.RunInChunks(s, {}, isa));
+      }
+      std::vector<int32_t> every;
+      for (int32_t p = 1; p < 201; ++p) every.push_back(p);
+      const std::vector<std::vector<int32_t>> cuts = {{1}, {64, 128}, {63, 65, 127, 200}, {16, 17, 90}, every};
+      for (const auto& cut : cuts) {
+        c.ClearCache();
+        CHECK_THAT(FirstDifference(c.RunInChunks(0, cut, isa), whole[0]) == 0,
+                   Describe(shape, isa) + Format(" %zu cuts", cut.size()));
+      }
+      c.ClearCache();
+      ThreadPool pool(2);
+      const std::vector<float> batch =
+          c.Step({{2, 0, 33}, {0, 0, 201}, {1, 0, 90}}, pool.Get(), &isa);
+      std::vector<float> joined = whole[2];
+      joined.insert(joined.end(), whole[0].begin(), whole[0].end());
+      joined.insert(joined.end(), whole[1].begin(), whole[1].end());
+      CHECK_THAT(FirstDifference(batch, joined) == 0, Describe(shape, isa) + " batch");
+    }
+  }
+}
+
+// Later tokens of the same call, and what lies behind the window, cannot reach a row: not even NaN.
+LORAMUX_TEST(AttentionMaskedKeysNeverTouchARow) {
+  for (int32_t window : {0, 20}) {
+    AttentionShape shape;
+    shape.sliding_window = window;
+    for (Isa isa : SupportedIsas()) {
+      Random random(Seed() + 6);
+      PagedCase c(shape, {100}, &random);
+      const std::vector<float> clean = c.RunInChunks(0, {}, isa);
+      const size_t row = static_cast<size_t>(shape.num_heads * shape.head_size);
+      SequenceData& s = c.sequence(0);
+      const size_t kv = static_cast<size_t>(shape.num_kv_heads * shape.head_size);
+      for (size_t i = 50 * kv; i < 51 * kv; ++i) s.k[i] = s.v[i] = NAN;
+      c.ClearCache();
+      const std::vector<float> dirty = c.RunInChunks(0, {}, isa);
+      for (size_t t = 0; t < 100; ++t) {
+        const bool sees = t >= 50 && (window == 0 || t < 50 + static_cast<size_t>(window));
+        const bool same = std::memcmp(&clean[t * row], &dirty[t * row], row * sizeof(float)) == 0;
+        CHECK_THAT(same == !sees, Describe(shape, isa) + Format(" token %zu", t));
+        CHECK_THAT(!sees || std::isnan(dirty[t * row]), Format("NaN hidden at token %zu", t));
+      }
+    }
+  }
+}
+
+// Blocks wholly behind the window may be freed and reused by somebody else.
+LORAMUX_TEST(AttentionDoesNotReadBlocksBehindTheWindow) {
+  AttentionShape shape;
+  shape.sliding_window = 20;
+  for (Isa isa : SupportedIsas()) {
+    Random random(Seed() + 7);
+    PagedCase c(shape, {100}, &random);
+    const std::vector<float> whole = c.RunInChunks(0, {}, isa);
+    c.ClearCache();
+    c.Step({{0, 0, 99}}, Parallel{}, &isa);
+    for (size_t b = 0; b < 5; ++b) c.PoisonBlock(c.sequence(0).blocks[b]);
+    const std::vector<float> last = c.Step({{0, 99, 100}}, Parallel{}, &isa);
+    const std::vector<float> want(whole.end() - static_cast<int64_t>(last.size()), whole.end());
+    CHECK_THAT(FirstDifference(last, want) == 0, IsaName(isa));
+  }
+}
+
+// The reference notices a mask that is off by one: a neighbouring window gives other numbers.
+LORAMUX_TEST(AttentionChecksNoticeAShiftedWindow) {
+  AttentionShape shape;
+  shape.sliding_window = 20;
+  AttentionShape wrong = shape;
+  wrong.sliding_window = 21;
+  for (Isa isa : SupportedIsas()) {
+    Random a(Seed() + 8);
+    Random b(Seed() + 8);
+    const std::vector<float> want = PagedCase(shape, {60}, &a).Step({{0, 0, 60}}, Parallel{}, nullptr);
+    const std::vector<float> got = PagedCase(wrong, {60}, &b).Step({{0, 0, 60}}, Parallel{}, &isa);
+    CHECK(MaxAbsError(got, want) > 100 * Tolerance(shape));
+  }
+}
+
+LORAMUX_TEST(AttentionCacheHoldsNearestBf16) {
+  AttentionShape shape;
+  shape.kv_dtype = KvDtype::kBf16;
+  shape.rotary_dim = 0;
+  shape.num_heads = shape.num_kv_heads = 1;
+  shape.head_size = 32;
+  for (Isa isa : SupportedIsas()) {
+    Random random(Seed() + 9);
+    PagedCase c(shape, {1}, &random);
+    SequenceData& s = c.sequence(0);
+    // Ties go to the even neighbour; the largest float rounds to infinity.
+    const float in[] = {1.00390625f, 1.01171875f, 1.00390637f, -1.00390625f, 3.4028235e38f, 1e-40f, -0.0f};
+    const uint16_t want[] = {0x3f80, 0x3f82, 0x3f81, 0xbf80, 0x7f80, 0x0001, 0x8000};
+    for (size_t i = 0; i < 7; ++i) s.v[i] = in[i];
+    c.Step({{0, 0, 1}}, Parallel{}, &isa);
+    for (size_t i = 0; i < 7; ++i) {
+      uint16_t got;
+      std::memcpy(&got,
+                  c.v_cache().data() + static_cast<size_t>(s.blocks[0] * c.BlockBytes()) + 2 * i, 2);
+      CHECK_THAT(got == want[i], Format("%s %zu: %04x", IsaName(isa), i, got));
+    }
+  }
+}
+
+LORAMUX_TEST(CopyKvBlocksCopiesBothHalves) {
+  for (KvDtype dtype : {KvDtype::kF32, KvDtype::kBf16}) {
+    AttentionShape shape;
+    shape.kv_dtype = dtype;
+    Random random(Seed() + 10);
+    PagedCase c(shape, {64}, &random);
+    for (uint8_t& byte : c.k_cache()) byte = static_cast<uint8_t>(random.Next());
+    for (uint8_t& byte : c.v_cache()) byte = static_cast<uint8_t>(random.Next());
+    const std::vector<uint8_t> k = c.k_cache();
+    const std::vector<uint8_t> v = c.v_cache();
+    const int32_t pairs[] = {0, 3, 2, 2, 3, 5};  // in order: block 5 becomes the old block 0
+    CopyKvBlocks(c.k_cache().data(), c.v_cache().data(), dtype, shape.block_size,
+                 shape.num_kv_heads, shape.head_size, pairs, 3);
+    const size_t bytes = static_cast<size_t>(c.BlockBytes());
+    const size_t source[] = {0, 1, 2, 0, 4, 0, 6};
+    for (size_t b = 0; b < 7; ++b) {
+      CHECK(std::memcmp(c.k_cache().data() + b * bytes, k.data() + source[b] * bytes, bytes) == 0);
+      CHECK(std::memcmp(c.v_cache().data() + b * bytes, v.data() + source[b] * bytes, bytes) == 0);
+    }
+  }
+}
+
+LORAMUX_TEST(RopeTableRotatesByPosition) {
+  const std::vector<float> inv_freq = {1.0f, 0.1f, 0.001f};
+  const std::vector<int32_t> positions = {0, 1, 7, 4095, 131071};
+  RopeConfig config;
+  config.inv_freq = inv_freq.data();
+  config.rotary_dim = 6;
+  config.attention_scaling = 1.25f;
+  std::vector<float> table(30);
+  RopeTable(config, positions.data(), nullptr, 5, table.data());
+  for (size_t t = 0; t < 5; ++t) {
+    for (size_t i = 0; i < 3; ++i) {
+      const double angle = static_cast<double>(static_cast<float>(positions[t]) * inv_freq[i]);
+      CHECK(std::fabs(static_cast<double>(table[t * 6 + i]) - 1.25 * std::cos(angle)) < 2e-7);
+      CHECK(std::fabs(static_cast<double>(table[t * 6 + 3 + i]) - 1.25 * std::sin(angle)) < 2e-7);
+    }
+  }
+}
+
+LORAMUX_TEST(RopeTableDynamicScalingStartsPastTheLimit) {
+  const int32_t d = 8;
+  std::vector<float> inv_freq;
+  for (int32_t i = 0; i < d / 2; ++i) {
+    inv_freq.push_back(1.0f / std::pow(10000.0f, static_cast<float>(2 * i) / static_cast<float>(d)));
+  }
+  RopeConfig config;
+  config.inv_freq = inv_freq.data();
+  config.rotary_dim = d;
+  config.dynamic_base = 10000.0;
+  config.dynamic_factor = 2.0;
+  config.dynamic_max_positions = 64;
+  const std::vector<int32_t> positions = {63, 63, 63, 63};
+  const std::vector<int32_t> lengths = {64, 65, 200, 64};
+  std::vector<float> table(4 * 8);
+  RopeTable(config, positions.data(), lengths.data(), 4, table.data());
+  for (size_t t = 0; t < 4; ++t) {
+    double base = 10000.0;
+    if (lengths[t] > 64) base *= std::pow(2.0 * lengths[t] / 64.0 - 1.0, 8.0 / 6.0);
+    for (size_t i = 0; i < 4; ++i) {
+      const double angle = 63.0 / std::pow(base, static_cast<double>(i) / 4.0);
+      CHECK_THAT(std::fabs(static_cast<double>(table[t * 8 + i]) - std::cos(angle)) < 2e-5,
+                 Format("token %zu pair %zu", t, i));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace loramux::test
