@@ -4,7 +4,7 @@ import { LoramuxError } from '../errors.ts';
 import { LORA_MODULES, type NativeModel } from '../native/addon-types.ts';
 import { type Checkpoint, externalDataLayout, openCheckpoint, weightDigest } from './checkpoint.ts';
 import { parseModelConfig, readSpecialTokens } from './config.ts';
-import { buildGraph } from './graph.ts';
+import { buildGraph, type QuantizedActivations } from './graph.ts';
 import type { JsonObject } from './json.ts';
 import { readJsonFile } from './json-file.ts';
 import { describeModules, moduleShape } from './modules.ts';
@@ -14,13 +14,21 @@ import { checkWeights } from './weights.ts';
 export const CONFIG_FILE = 'config.json';
 export const GENERATION_CONFIG_FILE = 'generation_config.json';
 
+export interface ImportOptions {
+  /** For quantized checkpoints; default int8. */
+  quantizedActivations?: QuantizedActivations;
+}
+
 /**
  * Reads and checks a checkpoint and builds its graph; weights stay in their files.
  * @param dir a directory with config.json and safetensors weights, as transformers writes it.
  * @throws LoramuxError model_config_unsupported, model_weights_invalid, safetensors_invalid,
  *   safetensors_dtype_unsupported
  */
-export async function importModel(dir: string): Promise<ImportedModel> {
+export async function importModel(
+  dir: string,
+  options: ImportOptions = {},
+): Promise<ImportedModel> {
   const source = await openModel(dir);
   const { checkpoint, config } = source;
   const layout = externalDataLayout(checkpoint);
@@ -28,6 +36,7 @@ export async function importModel(dir: string): Promise<ImportedModel> {
     config,
     tensors: checkpoint.tensors,
     location: layout.location,
+    quantizedActivations: options.quantizedActivations ?? 'int8',
   });
   return {
     dir: checkpoint.dir,

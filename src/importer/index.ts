@@ -1,5 +1,5 @@
 /** Public surface of the importer. */
-export { importModel } from './import.ts';
+export { type ImportOptions, importModel } from './import.ts';
 export { describeModules, modulePath, moduleShape } from './modules.ts';
 export { type QuantizeOptions, type QuantizeResult, quantizeModel } from './quantize/quantize.ts';
 export {
