@@ -19,6 +19,7 @@ struct AddonData {
   Napi::FunctionReference session_class;
   // Handed from createSession to the constructor; empty when JavaScript calls the constructor.
   std::shared_ptr<SessionHost> host_for_constructor;
+  LiveHosts live;
 };
 
 // Runs `body`; native failures become JavaScript exceptions.
@@ -86,8 +87,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
                        {InstanceMethod<&SessionWrap::Step>("step"),
                         InstanceMethod<&SessionWrap::LoadAdapter>("loadAdapter"),
                         InstanceMethod<&SessionWrap::FreeAdapter>("freeAdapter"),
-                        InstanceMethod<&SessionWrap::Close>("close"),
-                        InstanceMethod<&SessionWrap::CloseNow>("closeNow")});
+                        InstanceMethod<&SessionWrap::Close>("close")});
   }
 
   explicit SessionWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SessionWrap>(info) {
@@ -106,7 +106,6 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   Napi::Value LoadAdapter(const Napi::CallbackInfo& info);
   Napi::Value FreeAdapter(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
-  Napi::Value CloseNow(const Napi::CallbackInfo& info);
 
   std::shared_ptr<SessionHost> host_;
 };
@@ -129,8 +128,7 @@ Napi::Value SessionWrap::Step(const Napi::CallbackInfo& info) {
 Napi::Value SessionWrap::LoadAdapter(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Rejecting(env, [&]() -> Napi::Value {
-    if (!info[0].IsNumber()) FailType("slot", "a number");
-    const int32_t slot = info[0].As<Napi::Number>().Int32Value();
+    const int32_t slot = ToInt32(info[0], "slot");
     AdapterImage image = ToAdapterImage(info[1]);
     SessionHost* host = host_.get();
     auto completion = std::make_unique<AdapterCompletion>(env, host_);
@@ -148,8 +146,7 @@ Napi::Value SessionWrap::LoadAdapter(const Napi::CallbackInfo& info) {
 
 Napi::Value SessionWrap::FreeAdapter(const Napi::CallbackInfo& info) {
   return Throwing(info.Env(), [&]() -> Napi::Value {
-    if (!info[0].IsNumber()) FailType("slot", "a number");
-    host_->session().FreeAdapter(info[0].As<Napi::Number>().Int32Value());
+    host_->session().FreeAdapter(ToInt32(info[0], "slot"));
     return info.Env().Undefined();
   });
 }
@@ -158,11 +155,6 @@ Napi::Value SessionWrap::Close(const Napi::CallbackInfo& info) {
   const auto deferred = Napi::Promise::Deferred::New(info.Env());
   host_->Close([deferred](Napi::Env env) { deferred.Resolve(env.Undefined()); });
   return deferred.Promise();
-}
-
-Napi::Value SessionWrap::CloseNow(const Napi::CallbackInfo& info) {
-  host_->CloseNow(info.Env());
-  return info.Env().Undefined();
 }
 
 class CreateCompletion : public Completion {
@@ -194,7 +186,8 @@ class CreateCompletion : public Completion {
 Napi::Value CreateSession(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Rejecting(env, [&]() -> Napi::Value {
-    const std::shared_ptr<SessionHost> shared = SessionHost::Create(env, ToSessionConfig(info[0]));
+    const std::shared_ptr<SessionHost> shared = SessionHost::Create(
+        env, ToSessionConfig(info[0]), &env.GetInstanceData<AddonData>()->live);
     SessionHost* host = shared.get();
     return host->Begin(env, std::make_unique<CreateCompletion>(env, shared),
                        [host](Completion* completion) {
@@ -225,12 +218,20 @@ Napi::Value Probe(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value CloseAllNow(const Napi::CallbackInfo& info) {
+  LiveHosts& live = info.Env().GetInstanceData<AddonData>()->live;
+  // Closing takes a host out of the set.
+  while (!live.empty()) (*live.begin())->CloseNow(info.Env());
+  return info.Env().Undefined();
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto data = std::make_unique<AddonData>();
   data->session_class = Napi::Persistent(SessionWrap::Define(env));
   env.SetInstanceData(data.release());
   exports.Set("probe", Napi::Function::New(env, Probe, "probe"));
   exports.Set("createSession", Napi::Function::New(env, CreateSession, "createSession"));
+  exports.Set("closeAllNow", Napi::Function::New(env, CloseAllNow, "closeAllNow"));
   return exports;
 }
 

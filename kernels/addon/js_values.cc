@@ -18,6 +18,24 @@ const char* ArrayTypeName(napi_typedarray_type type) {
   }
 }
 
+double ToNumber(const Napi::Value& value, const char* field) {
+  if (!value.IsNumber()) FailType(field, "a number");
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!std::isfinite(number)) FailType(field, "a finite number");
+  return number;
+}
+
+int64_t ToInteger(const Napi::Value& value, const char* field, int64_t low, int64_t high) {
+  const double number = ToNumber(value, field);
+  if (number != std::floor(number)) FailType(field, "an integer");
+  if (number < static_cast<double>(low) || number > static_cast<double>(high)) {
+    throw NativeError(ErrorCode::kInvalidArgument, std::string(field) + " must be " +
+                                                       std::to_string(low) + " to " +
+                                                       std::to_string(high));
+  }
+  return static_cast<int64_t>(number);
+}
+
 }  // namespace
 
 void FailType(const std::string& field, const char* expected) {
@@ -42,26 +60,19 @@ std::string GetString(const Napi::Object& object, const char* key) {
 }
 
 double GetNumber(const Napi::Object& object, const char* key) {
-  const Napi::Value value = object.Get(key);
-  if (!value.IsNumber()) FailType(key, "a number");
-  const double number = value.As<Napi::Number>().DoubleValue();
-  if (!std::isfinite(number)) FailType(key, "a finite number");
-  return number;
+  return ToNumber(object.Get(key), key);
 }
 
 int64_t GetInteger(const Napi::Object& object, const char* key, int64_t low, int64_t high) {
-  const double number = GetNumber(object, key);
-  if (number != std::floor(number)) FailType(key, "an integer");
-  if (number < static_cast<double>(low) || number > static_cast<double>(high)) {
-    throw NativeError(ErrorCode::kInvalidArgument, std::string(key) + " must be " +
-                                                       std::to_string(low) + " to " +
-                                                       std::to_string(high));
-  }
-  return static_cast<int64_t>(number);
+  return ToInteger(object.Get(key), key, low, high);
+}
+
+int32_t ToInt32(const Napi::Value& value, const char* field) {
+  return static_cast<int32_t>(ToInteger(value, field, INT32_MIN, INT32_MAX));
 }
 
 int32_t GetInt32(const Napi::Object& object, const char* key) {
-  return static_cast<int32_t>(GetInteger(object, key, INT32_MIN, INT32_MAX));
+  return ToInt32(object.Get(key), key);
 }
 
 void ReadArray(const Napi::Value& value, const char* field, napi_typedarray_type type,

@@ -17,11 +17,12 @@ namespace loramux::addon {
 Napi::Object RequireObject(const Napi::Value& value, const char* field);
 Napi::Object GetObject(const Napi::Object& object, const char* key);
 std::string GetString(const Napi::Object& object, const char* key);
-// A finite number; `low` and `high` inclusive.
+// A finite number.
 double GetNumber(const Napi::Object& object, const char* key);
 // An integer that a double represents exactly, within [low, high].
 int64_t GetInteger(const Napi::Object& object, const char* key, int64_t low, int64_t high);
 // Any int32; ranges are the session's business.
+int32_t ToInt32(const Napi::Value& value, const char* field);
 int32_t GetInt32(const Napi::Object& object, const char* key);
 
 template <typename T>

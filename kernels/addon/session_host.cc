@@ -23,8 +23,9 @@ void Completion::Settle(Napi::Env env, std::unique_ptr<Completion> /*self*/) {
   Reject(env);
 }
 
-std::shared_ptr<SessionHost> SessionHost::Create(Napi::Env env, SessionConfig config) {
-  std::shared_ptr<SessionHost> host(new SessionHost(env));
+std::shared_ptr<SessionHost> SessionHost::Create(Napi::Env env, SessionConfig config,
+                                                 LiveHosts* live) {
+  std::shared_ptr<SessionHost> host(new SessionHost(env, live));
   host->session_ = std::make_unique<Session>(std::move(config));
   // Unlimited queue: at most one step, max_slots loads and one close are ever under way.
   host->channel_ = Channel::New(env, "loramux", 0, 1, host.get());
@@ -32,6 +33,7 @@ std::shared_ptr<SessionHost> SessionHost::Create(Napi::Env env, SessionConfig co
   // Added after the channel, so it runs before the channel goes when the environment ends.
   napi_add_env_cleanup_hook(env, &OnEnvironmentEnd, host.get());
   host->self_ = host;
+  live->insert(host.get());
   return host;
 }
 
@@ -104,6 +106,7 @@ void SessionHost::FinishClose(Napi::Env env) {
   if (closed_) return;
   const std::shared_ptr<SessionHost> keep = std::move(self_);
   closed_ = true;
+  live_->erase(this);
   session_->Join();
   napi_remove_env_cleanup_hook(env, &OnEnvironmentEnd, this);
   for (size_t i = 0; i < close_waiters_.size(); ++i) LetGo();
@@ -116,6 +119,7 @@ void SessionHost::OnEnvironmentEnd(void* raw) {
   auto* host = static_cast<SessionHost*>(raw);
   const std::shared_ptr<SessionHost> keep = std::move(host->self_);
   host->closed_ = true;
+  host->live_->erase(host);
   // After this no thread of ours is left that could use the channel.
   host->session_->CloseNow();
 }

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "addon/errors.h"
@@ -15,6 +16,9 @@
 namespace loramux::addon {
 
 class SessionHost;
+
+// Sessions of one environment that are not closed.
+using LiveHosts = std::set<SessionHost*>;
 
 // Something started for JavaScript that settles a promise. Made and settled on the JavaScript
 // thread; `error` is set on a session thread in between.
@@ -48,8 +52,10 @@ class Completion {
 
 class SessionHost : public std::enable_shared_from_this<SessionHost> {
  public:
-  // JavaScript thread. Throws what Session's constructor throws.
-  static std::shared_ptr<SessionHost> Create(Napi::Env env, SessionConfig config);
+  // JavaScript thread. The host is in `live`, which outlives it, until it is closed. Throws what
+  // Session's constructor throws.
+  static std::shared_ptr<SessionHost> Create(Napi::Env env, SessionConfig config,
+                                             LiveHosts* live);
 
   Session& session() { return *session_; }
 
@@ -90,13 +96,14 @@ class SessionHost : public std::enable_shared_from_this<SessionHost> {
   using Channel = Napi::TypedThreadSafeFunction<SessionHost, Message, &SessionHost::OnMessage>;
   static void OnEnvironmentEnd(void* host);
 
-  explicit SessionHost(Napi::Env env) : env_(env) {}
+  SessionHost(Napi::Env env, LiveHosts* live) : env_(env), live_(live) {}
   void StartClose();
   void FinishClose(Napi::Env env);
   void Hold();
   void LetGo();
 
   napi_env env_;
+  LiveHosts* live_;
   std::unique_ptr<Session> session_;
   Channel channel_;
   int32_t in_flight_ = 0;

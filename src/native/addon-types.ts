@@ -218,15 +218,6 @@ export interface NativeSession {
   close(): Promise<void>;
 }
 
-/** The session as the addon exports it. */
-export interface NativeSessionHandle extends NativeSession {
-  /**
-   * Ends the session on the spot: cancels the step and the loads in flight and waits for them,
-   * blocking. For the end of the process only. Idempotent.
-   */
-  closeNow(): void;
-}
-
 /** Facts about this machine and build that need no model. */
 export interface NativeProbe {
   ortVersion: string;
@@ -239,7 +230,12 @@ export interface NativeProbe {
 
 export interface NativeAddon {
   probe(ortLibraryPath: string): NativeProbe;
-  createSession(options: NativeSessionOptions): Promise<NativeSessionHandle>;
+  createSession(options: NativeSessionOptions): Promise<NativeSession>;
+  /**
+   * Ends every session of this thread on the spot, also those still loading: cancels what is in
+   * flight and waits for it, blocking. For the end of the process only.
+   */
+  closeAllNow(): void;
 }
 
 /** What the addon throws and rejects with. Codes are stable. */

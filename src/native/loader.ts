@@ -29,8 +29,11 @@ export function loadAddon(
     }
     try {
       const addon = load(path);
-      if (isAddon(addon)) return addon;
-      failures.push({ path, reason: 'it does not export probe and createSession' });
+      if (isAddon(addon)) {
+        closeAtExit(addon);
+        return addon;
+      }
+      failures.push({ path, reason: 'it does not export probe, createSession and closeAllNow' });
     } catch (error) {
       failures.push({ path, reason: error instanceof Error ? error.message : String(error) });
     }
@@ -38,9 +41,21 @@ export function loadAddon(
   throw new LoramuxError('native_addon_missing', explain(failures));
 }
 
+const closedAtExit = new WeakSet<NativeAddon>();
+
+/**
+ * `process.exit` runs no cleanup of an addon, but ONNX Runtime's static state must not go while a
+ * step or a load uses it.
+ */
+function closeAtExit(addon: NativeAddon): void {
+  if (closedAtExit.has(addon)) return;
+  closedAtExit.add(addon);
+  process.once('exit', () => addon.closeAllNow());
+}
+
 function isAddon(value: unknown): value is NativeAddon {
   if (typeof value !== 'object' || value === null) return false;
-  return ['probe', 'createSession'].every(
+  return ['probe', 'createSession', 'closeAllNow'].every(
     (name) => typeof (value as Record<string, unknown>)[name] === 'function',
   );
 }

@@ -1,11 +1,10 @@
-/** Typed wrapper of the native session: checks options, translates errors, closes at exit. */
+/** Typed wrapper of the native session: checks options, translates errors. */
 import { isAbsolute } from 'node:path';
 import { LoramuxError } from '../errors.ts';
 import type {
   AdapterImage,
   NativeProbe,
   NativeSession,
-  NativeSessionHandle,
   NativeSessionInfo,
   NativeSessionOptions,
   StepPacket,
@@ -85,29 +84,13 @@ function checkOptions(options: CreateNativeSessionOptions): void {
   }
 }
 
-/**
- * Sessions to stop before the process ends. `process.exit` runs no cleanup of the addon, and ONNX
- * Runtime's static state must not go while a step thread uses it.
- */
-const live = new Set<WeakRef<NativeSessionHandle>>();
-
-function closeLive(): void {
-  for (const reference of live) reference.deref()?.closeNow();
-  live.clear();
-}
-
 class Session implements NativeSession {
   readonly info: NativeSessionInfo;
-  readonly #handle: NativeSessionHandle;
-  /** Weak, so that a session nobody holds is collected and releases its memory. */
-  readonly #reference: WeakRef<NativeSessionHandle>;
+  readonly #handle: NativeSession;
 
-  constructor(handle: NativeSessionHandle) {
+  constructor(handle: NativeSession) {
     this.info = handle.info;
     this.#handle = handle;
-    this.#reference = new WeakRef(handle);
-    if (live.size === 0) process.on('exit', closeLive);
-    live.add(this.#reference);
   }
 
   async step(packet: StepPacket, wantLogits = false): Promise<StepResult> {
@@ -136,9 +119,7 @@ class Session implements NativeSession {
     }
   }
 
-  async close(): Promise<void> {
-    await this.#handle.close();
-    live.delete(this.#reference);
-    if (live.size === 0) process.off('exit', closeLive);
+  close(): Promise<void> {
+    return this.#handle.close();
   }
 }

@@ -31,6 +31,8 @@ export interface ChunkSpec {
   /** Adapter slot, -1 for the base. */
   slot?: number;
   scale?: number;
+  /** Length for dynamic rope; default is each token's position + 1. */
+  ropeLength?: number;
   /** Rows within the chunk whose logits are wanted; default is the last token. */
   rows?: { at: number; row?: RowSpec }[];
 }
@@ -39,6 +41,7 @@ export interface ChunkSpec {
 export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = []): StepPacket {
   const inputIds: number[] = [];
   const positions: number[] = [];
+  const ropeLengths: number[] = [];
   const queryStart = [0];
   const contextLens: number[] = [];
   const slotMapping: number[] = [];
@@ -57,6 +60,7 @@ export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = 
       const place = chunk.cached + i;
       inputIds.push(token);
       positions.push(place);
+      ropeLengths.push(chunk.ropeLength ?? place + 1);
       const block = chunk.blocks[Math.floor(place / BLOCK_SIZE)] ?? -1;
       slotMapping.push(block * BLOCK_SIZE + (place % BLOCK_SIZE));
     }
@@ -77,7 +81,7 @@ export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = 
     numBlockCopies: blockCopies.length,
     inputIds: Int32Array.from(inputIds),
     positions: Int32Array.from(positions),
-    ropeLengths: Int32Array.from(positions, (p) => p + 1),
+    ropeLengths: Int32Array.from(ropeLengths),
     queryStart: Int32Array.from(queryStart),
     contextLens: Int32Array.from(contextLens),
     blockTables: Int32Array.from(blockTables),
