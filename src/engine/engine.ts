@@ -147,6 +147,10 @@ export class EngineLoop implements Engine {
     await this.idle();
   }
 
+  get failure(): LoramuxError | undefined {
+    return this.#failure;
+  }
+
   get #isIdle(): boolean {
     return this.#live.size === 0 && !this.#inFlight && this.#events.isEmpty;
   }

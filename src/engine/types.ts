@@ -98,6 +98,8 @@ export interface Engine {
   submit(request: EngineRequest, listener: RequestListener): EngineHandle;
   readonly limits: EngineLimits;
   stats(): EngineStats;
+  /** Why the engine gave up; submissions are refused with it. undefined while it works. */
+  readonly failure?: LoramuxError | undefined;
   /** Finishes or cancels everything, then stops the loop. */
   close(options?: { drainMs?: number }): Promise<void>;
 }
