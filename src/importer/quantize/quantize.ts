@@ -8,6 +8,7 @@ import {
   open,
   readdir,
   rename,
+  rm,
   stat,
   writeFile,
 } from 'node:fs/promises';
@@ -17,22 +18,10 @@ import { type CheckpointTensor, WEIGHTS_FILE } from '../checkpoint.ts';
 import { CONFIG_FILE, GENERATION_CONFIG_FILE, type OpenedModel, openModel } from '../import.ts';
 import { exists, readJsonFile } from '../json-file.ts';
 import { GROUP_SIZES, quantizationConfigJson } from '../quantization-config.ts';
-import { type SafetensorsDtype, tensorBytes } from '../safetensors/header.ts';
-import { SafetensorsWriter, type TensorSpec } from '../safetensors/writer.ts';
+import { SafetensorsWriter } from '../safetensors/writer.ts';
 import type { ProgressCallback, QuantizationConfig } from '../types.ts';
-import {
-  adaptableLinears,
-  EMBEDDING,
-  hasOwnLmHead,
-  type LinearSpec,
-  lmHeadLinear,
-  quantizedTensors,
-} from '../weights.ts';
-import { quantizeRows } from './blocks.ts';
-import { widenToFloat32 } from './widen.ts';
+import { CHUNK_BYTES, planJobs, sizeOf } from './jobs.ts';
 
-/** Weight bytes read at a time; bounds the memory whatever the model's size. */
-const CHUNK_BYTES = 8 * 1024 * 1024;
 /** Everything a tokenizer may need, copied when present. */
 const TOKENIZER_FILES = [
   'tokenizer.json',
@@ -100,6 +89,7 @@ export async function quantizeModel(
     return { dir: target, written: false, sourceBytes, weightBytes, quantization };
   }
 
+  await removePartials(target);
   for (const name of [...TOKENIZER_FILES, GENERATION_CONFIG_FILE]) {
     const from = join(model.checkpoint.dir, name);
     if (await exists(from)) await copyFile(from, join(target, name));
@@ -158,6 +148,13 @@ function isOurs(name: string): boolean {
   );
 }
 
+/** Weights that a killed run did not finish. */
+async function removePartials(target: string): Promise<void> {
+  for (const name of await readdir(target)) {
+    if (name.startsWith(WEIGHTS_FILE) && name.endsWith('.partial')) await rm(join(target, name));
+  }
+}
+
 async function writeConfig(
   target: string,
   model: OpenedModel,
@@ -172,26 +169,13 @@ async function writeConfig(
   await rename(`${path}.partial`, path);
 }
 
-interface Job {
-  /** Tensors it writes, in order. */
-  specs: TensorSpec[];
-  sourceBytes: number;
-  label: string;
-  run(context: JobContext): Promise<void>;
-}
-
-interface JobContext {
-  writer: SafetensorsWriter;
-  read(tensor: CheckpointTensor, offset: number, bytes: number): Promise<Buffer>;
-}
-
 async function writeWeights(
   target: string,
   model: OpenedModel,
   quantization: QuantizationConfig,
   onProgress?: ProgressCallback,
 ): Promise<number> {
-  const jobs = planJobs(model, quantization);
+  const jobs = planJobs(model.config, model.checkpoint, quantization);
   const total = jobs.reduce((sum, job) => sum + job.sourceBytes, 0);
   const writer = await SafetensorsWriter.create(
     join(target, WEIGHTS_FILE),
@@ -221,94 +205,4 @@ async function writeWeights(
     for (const handle of handles.values()) await handle.close();
   }
   return (await stat(join(target, WEIGHTS_FILE))).size;
-}
-
-function planJobs(model: OpenedModel, quantization: QuantizationConfig): Job[] {
-  const { config, checkpoint } = model;
-  const linears = adaptableLinears(config);
-  const quantized = new Map<string, LinearSpec>();
-  for (const spec of linears) quantized.set(`${spec.path}.weight`, spec);
-  const jobs: Job[] = [];
-  if (quantization.lmHead) {
-    const head = lmHeadLinear(config);
-    if (hasOwnLmHead(config, checkpoint.tensors)) quantized.set(`${head.path}.weight`, head);
-    else {
-      jobs.push(quantizeJob(head, checkpoint.tensors.get(EMBEDDING)!, quantization));
-    }
-  }
-  for (const [name, tensor] of checkpoint.tensors) {
-    const spec = quantized.get(name);
-    jobs.push(spec === undefined ? copyJob(name, tensor) : quantizeJob(spec, tensor, quantization));
-  }
-  return jobs;
-}
-
-function copyJob(name: string, tensor: CheckpointTensor): Job {
-  const bytes = sizeOf(tensor);
-  return {
-    specs: [{ name, dtype: tensor.dtype, shape: tensor.shape }],
-    sourceBytes: bytes,
-    label: name,
-    async run({ writer, read }) {
-      for (let offset = 0; offset < bytes; offset += CHUNK_BYTES) {
-        await writer.write(await read(tensor, offset, Math.min(CHUNK_BYTES, bytes - offset)));
-      }
-    },
-  };
-}
-
-/** Packed values are streamed; scales and zero points (small) follow when the matrix is done. */
-function quantizeJob(
-  spec: LinearSpec,
-  tensor: CheckpointTensor,
-  quantization: QuantizationConfig,
-): Job {
-  const { inFeatures, outFeatures } = spec;
-  const specs = quantizedTensors(spec, quantization).map(({ name, shape, dtypes }) => ({
-    name,
-    dtype: dtypes[0] as SafetensorsDtype,
-    shape,
-  }));
-  return {
-    specs,
-    sourceBytes: sizeOf(tensor),
-    label: spec.path,
-    async run({ writer, read }) {
-      const rowBytes = tensorBytes(tensor.dtype, [inFeatures])!;
-      const chunkRows = Math.min(outFeatures, Math.max(1, Math.floor(CHUNK_BYTES / rowBytes)));
-      const weights = new Float32Array(chunkRows * inFeatures);
-      const scales: Float32Array[] = [];
-      const zeroPoints: Uint8Array[] = [];
-      for (let first = 0; first < outFeatures; first += chunkRows) {
-        const rows = Math.min(chunkRows, outFeatures - first);
-        const chunk = weights.subarray(0, rows * inFeatures);
-        const source = await read(tensor, first * rowBytes, rows * rowBytes);
-        widenToFloat32(source, tensor.dtype, chunk);
-        refuseNonFinite(chunk, spec.path);
-        const quantized = quantizeRows(chunk, { ...quantization, inFeatures });
-        await writer.write(quantized.packed);
-        scales.push(quantized.scales);
-        zeroPoints.push(quantized.zeroPoints);
-      }
-      for (const part of scales) {
-        await writer.write(new Uint8Array(part.buffer, part.byteOffset, part.byteLength));
-      }
-      if (!quantization.symmetric) for (const part of zeroPoints) await writer.write(part);
-    },
-  };
-}
-
-function refuseNonFinite(weights: Float32Array, path: string): void {
-  // x - x is 0 for every finite x and NaN for all others, and NaN stays in a sum.
-  let check = 0;
-  for (let i = 0; i < weights.length; i++) check += weights[i]! - weights[i]!;
-  if (check === 0) return;
-  throw new LoramuxError(
-    'model_weights_invalid',
-    `${path}.weight has NaN or infinite values; it cannot be quantized.`,
-  );
-}
-
-function sizeOf(tensor: CheckpointTensor): number {
-  return tensor.end - tensor.begin;
 }

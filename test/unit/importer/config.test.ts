@@ -48,6 +48,38 @@ describe('parseModelConfig', () => {
     expect(parseModelConfig(SYNTH_SHAPES['llama-3.2-3b']).headSize).toBe(128);
   });
 
+  it('knows the keys that published checkpoints have', () => {
+    // SmolLM2-135M.
+    const smol = {
+      ...small,
+      model_type: 'llama',
+      architectures: ['LlamaForCausalLM'],
+      is_llama_config: true,
+      rope_interleaved: false,
+      rope_scaling: null,
+      rope_theta: 100_000,
+      pretraining_tp: 1,
+      'transformers.js_config': { dtype: 'q4' },
+      torch_dtype: 'bfloat16',
+    };
+    expect(parseModelConfig(smol).family).toBe('llama');
+    // Qwen3-0.6B.
+    const qwen = {
+      ...small,
+      model_type: 'qwen3',
+      architectures: ['Qwen3ForCausalLM'],
+      attention_bias: false,
+      head_dim: 128,
+      max_window_layers: 28,
+      rope_scaling: null,
+      rope_theta: 1_000_000,
+      sliding_window: null,
+      tie_word_embeddings: true,
+      use_sliding_window: false,
+    };
+    expect(parseModelConfig(qwen)).toMatchObject({ headSize: 128, slidingWindows: [0, 0, 0, 0] });
+  });
+
   it('reads the biases each family has', () => {
     expect(parseModelConfig(llama).bias).toEqual({ qkv: false, o: false, mlp: false });
     expect(parseModelConfig({ ...llama, attention_bias: true, mlp_bias: true }).bias).toEqual({

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -138,6 +138,9 @@ describe('quantizeModel', () => {
 
   it('writes a directory that imports as MatMulNBits', async () => {
     const out = join(root, 'out');
+    // What a killed run leaves behind does not stay.
+    await mkdir(out);
+    await writeFile(join(out, 'model.safetensors.1.partial'), 'x');
     const seen: string[] = [];
     const result = await quantizeModel(source, out, {
       bits: 4,
