@@ -3,7 +3,7 @@ import { rm } from 'node:fs/promises';
 import { LoramuxError } from '../errors.ts';
 import type { AdapterImage } from '../native/addon-types.ts';
 import type { ConvertResult } from './convert/canonicalize.ts';
-import type { ConvertPool } from './convert/pool.ts';
+import type { Converter } from './convert/pool.ts';
 import { MAX_CONFIG_BYTES } from './formats/peft-config.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { checkAdapterName } from './names.ts';
@@ -26,7 +26,7 @@ export const MAX_PENDING_PUTS = 256;
 export interface RegistryOptions {
   readonly store: AdapterStore;
   readonly contents: StoreContents;
-  readonly pool: ConvertPool;
+  readonly pool: Converter;
   readonly baseModelName: string;
   /** Digest of the base model's shapes. */
   readonly base: string;
@@ -158,7 +158,12 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       const found = this.#names.get(name);
       const damage = this.#damaged.get(name);
       if (found === undefined && damage === undefined) throw notFound(name);
-      await this.#options.store.removeName(name);
+      try {
+        await this.#options.store.removeName(name);
+      } catch (error) {
+        if (found !== undefined) await this.#restoreName(name, found);
+        throw error;
+      }
       this.#damaged.delete(name);
       if (found === undefined) return;
       this.#names.delete(name);

@@ -32,8 +32,15 @@ interface Thread {
   task: Task | undefined;
 }
 
+/** What the registry needs of the pool. */
+export interface Converter {
+  convert(job: ConvertJob): Promise<ConvertResult>;
+  open(job: OpenJob): Promise<AdapterImage>;
+  close(): Promise<void>;
+}
+
 /** A crash of a thread fails the job it had and no other. */
-export class ConvertPool {
+export class ConvertPool implements Converter {
   readonly #options: ConvertPoolOptions;
   readonly #threadsMax: number;
   readonly #queuedMax: number;
