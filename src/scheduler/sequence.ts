@@ -59,7 +59,11 @@ export class Sequence {
 
   /** Copies the tokens at positions [from, from + count) to `target[offset...]`. */
   copyTokens(from: number, count: number, target: Int32Array, offset: number): void {
-    for (let i = 0; i < count; i++) target[offset + i] = this.tokenAt(from + i);
+    const { prompt } = this.group;
+    const fromPrompt = Math.min(count, Math.max(0, prompt.length - from));
+    for (let i = 0; i < fromPrompt; i++) target[offset + i] = prompt[from + i]!;
+    const first = from - prompt.length;
+    for (let i = fromPrompt; i < count; i++) target[offset + i] = this.output[first + i]!;
   }
 
   append(tokenId: number): void {

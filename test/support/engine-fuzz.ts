@@ -69,7 +69,7 @@ export async function fuzzEngine(options: FuzzOptions): Promise<FuzzReport> {
   const violations: string[] = [];
   const failedSteps = injectFailures(harness, random, options.failure ?? 0);
   const requests: Recorded[] = [];
-  const prefixes = Array.from({ length: 3 }, () => tokens(random, random.int(4, 40)));
+  const prefixes = Array.from({ length: 3 }, () => tokens(random, 4 * random.int(1, 10)));
   while (requests.length < options.numRequests) {
     const burst = random.int(1, 6);
     for (let i = 0; i < burst && requests.length < options.numRequests; i++) {
@@ -115,9 +115,12 @@ function injectFailures(harness: Harness, random: Random, chance: number): { cou
 }
 
 function randomSpec(random: Random, prefixes: number[][], options: FuzzOptions): RequestSpec {
-  const prefix = random.chance(0.7) ? random.pick(prefixes) : [];
-  const cut = prefix.slice(0, random.int(0, prefix.length));
-  const prompt = [...cut, ...tokens(random, random.int(cut.length > 0 ? 0 : 1, 12))];
+  const prefix = random.chance(0.85) ? random.pick(prefixes) : [];
+  const cut = random.chance(0.8) ? prefix : prefix.slice(0, random.int(0, prefix.length));
+  const prompt = [
+    ...cut,
+    ...tokens(random, cut.length > 0 ? random.pick([0, 0, 3, 8]) : random.int(1, 12)),
+  ];
   if (random.chance(0.02)) prompt[random.int(0, prompt.length - 1)] = NAN_TOKEN;
   const n = random.chance(0.25) ? random.int(2, 3) : 1;
   const sampling: Partial<SamplingParams> = {
@@ -138,8 +141,8 @@ function randomSpec(random: Random, prefixes: number[][], options: FuzzOptions):
   return {
     prompt,
     adapter: index === 0 ? undefined : generation(`a${index}`),
-    scale: random.pick([1, 1, 0.5]),
-    salt: random.pick(['', '', 'tenant']),
+    scale: random.chance(0.15) ? 0.5 : 1,
+    salt: random.chance(0.1) ? 'tenant' : '',
     n,
     sampling,
   };
@@ -157,7 +160,11 @@ function submitWithInterruptions(
   const cancels = random.chance(0.5);
   const choice = random.int(0, (spec.n ?? 1) - 1);
   let heard = 0;
-  const interrupt = () => (cancels ? recorded.handle.cancel() : recorded.handle.stop(choice));
+  const interrupt = () => {
+    recorded.interruptedAt = recorded.tokens.map((heardTokens) => heardTokens.length);
+    if (cancels) recorded.handle.cancel();
+    else recorded.handle.stop(choice);
+  };
   const recorded: Recorded = harness.submit(spec, {
     onToken() {
       heard += 1;
@@ -197,6 +204,9 @@ async function requestViolations(request: Recorded, options: FuzzOptions): Promi
     const { reason, stopTokenId, error } = finish;
     const cut = reason === 'cancelled' || (reason === 'stop' && stopTokenId === undefined);
     const failed = reason === 'error' && error?.code === 'engine_failed';
+    if (cut && got.length > request.interruptedAt![choice]!) {
+      violations.push(`choice ${choice} answered on after it was ended`);
+    }
     const wanted = cut || failed ? expected.slice(0, got.length) : expected;
     if (got.join() !== wanted.join()) {
       violations.push(`choice ${choice} answered ${got.join()} instead of ${wanted.join()}`);

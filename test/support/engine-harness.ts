@@ -50,6 +50,8 @@ export interface Recorded {
   logprobs: (TokenLogprobs | undefined)[][];
   finishes: FinishEvent[][];
   promptLogprobs: (TokenLogprobs | null)[][];
+  /** Tokens heard of each choice when the test cancelled or stopped; set by the test. */
+  interruptedAt?: number[];
   /** Broken promises of the listener contract. */
   violations: string[];
 }
