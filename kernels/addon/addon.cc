@@ -1,6 +1,7 @@
 // The addon's exports: probe, createSession, and the session object. Types: addon-types.ts.
 #include <napi.h>
 
+#include <cstdlib>
 #include <memory>
 #include <utility>
 
@@ -226,6 +227,9 @@ Napi::Value CloseAllNow(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  // Release builds of ONNX Runtime upload usage data unless this is set before they are opened.
+  // An operator who wants that sets ORT_DISABLE_TELEMETRY=0.
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   auto data = std::make_unique<AddonData>();
   data->session_class = Napi::Persistent(SessionWrap::Define(env));
   env.SetInstanceData(data.release());

@@ -74,7 +74,9 @@ StepInput::StepInput(const SessionConfig& config)
       num_blocks_(config.num_blocks),
       block_size_(config.block_size),
       dynamic_rope_(config.model.dynamic_rope),
-      written_in_(static_cast<size_t>(config.num_blocks) * config.block_size) {}
+      written_in_(sizeof(uint32_t) * static_cast<size_t>(config.num_blocks) *
+                      static_cast<size_t>(config.block_size),
+                  "the table of KV slots") {}
 
 void StepInput::Assign(const StepPacketView& packet, const SlotTable& slots) {
   RequireCount("numTokens", packet.num_tokens, 1, max_tokens_);
@@ -153,8 +155,9 @@ void StepInput::AssignSequences(const StepPacketView& packet) {
 }
 
 void StepInput::CheckKvSlots() {
+  auto* written_in = static_cast<uint32_t*>(written_in_.data());
   if (++step_number_ == 0) {
-    std::fill(written_in_.begin(), written_in_.end(), 0);
+    std::fill_n(written_in, int64_t{num_blocks_} * block_size_, 0u);
     step_number_ = 1;
   }
   for (int32_t s = 0; s < num_sequences; ++s) {
@@ -168,7 +171,7 @@ void StepInput::CheckKvSlots() {
                std::to_string(slot) + " (token " + std::to_string(place) + " of sequence " +
                    std::to_string(s) + " by its block table)");
       }
-      uint32_t& stamp = written_in_[static_cast<size_t>(slot)];
+      uint32_t& stamp = written_in[slot];
       if (stamp == step_number_) FailAt("slotMapping", t, slot, "a slot that no other token writes");
       stamp = step_number_;
     }

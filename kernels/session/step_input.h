@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "session/config.h"
+#include "session/memory.h"
 #include "session/slot_table.h"
 
 namespace loramux {
@@ -90,8 +91,9 @@ class StepInput {
   bool dynamic_rope_;
   std::vector<int32_t> segment_start_, segment_slot_;
   std::vector<float> segment_scale_;
-  // KV slot -> number of the step that last wrote it; finds a slot that two tokens write.
-  std::vector<uint32_t> written_in_;
+  // KV slot -> number of the step that last wrote it; finds a slot that two tokens write. Mapped,
+  // because a large cache has millions of slots and most are never looked at.
+  MappedBuffer written_in_;
   uint32_t step_number_ = 0;
 };
 
