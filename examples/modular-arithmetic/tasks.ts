@@ -13,8 +13,8 @@ export interface DemoTask {
   /** Adapter that was trained for it; null is the base model's own task. */
   readonly adapter: string | null;
   readonly formula: string;
-  /** `divide` is a * b^(p-2); `polynomial` is the sum of c * a^i * b^j over `terms` [c, i, j]. */
-  readonly kind: 'add' | 'subtract' | 'multiply' | 'divide' | 'polynomial';
+  /** `polynomial` is the sum of c * a^i * b^j over `terms` [c, i, j]. */
+  readonly kind: 'add' | 'subtract' | 'multiply' | 'polynomial';
   readonly terms?: readonly (readonly [number, number, number])[];
 }
 
@@ -44,8 +44,6 @@ export function answerOf(task: DemoTask, a: number, b: number, modulus: number):
       return mod(a - b);
     case 'multiply':
       return mod(a * b);
-    case 'divide':
-      return mod(a * power(b, modulus - 2, modulus));
     case 'polynomial':
       return mod(
         (task.terms ?? []).reduce(
