@@ -1,0 +1,74 @@
+/** The HTTP application, built apart from listening: `inject` in tests, `listen` in the server. */
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import websocket from '@fastify/websocket';
+import Fastify, { type FastifyInstance, LogController } from 'fastify';
+import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
+import { registerLifecycle } from './plugins/lifecycle.ts';
+import { registerMetrics } from './plugins/metrics.ts';
+import { webSocketUpgrades } from './plugins/upgrade.ts';
+import { adapterRoutes } from './routes/adapters.ts';
+import { completionRoutes } from './routes/completions.ts';
+import { healthRoutes } from './routes/health.ts';
+import { modelRoutes } from './routes/models.ts';
+import { streamRoutes } from './routes/stream.ts';
+import { MODEL_NAME_LENGTH_MAX } from './schemas/limits.ts';
+import { type HttpServices, KIB } from './services.ts';
+
+/** How often Node looks for connections that exceeded their time. */
+const TIMEOUT_CHECK_MS = 1000;
+
+function createFastify({ config }: HttpServices) {
+  const { headersTimeoutMs, requestTimeoutMs } = config;
+  return Fastify({
+    bodyLimit: config.bodyLimitKb * KIB,
+    requestTimeout: requestTimeoutMs,
+    keepAliveTimeout: config.keepAliveTimeoutMs,
+    http: {
+      maxHeaderSize: config.maxHeaderKb * KIB,
+      headersTimeout: headersTimeoutMs,
+      requestTimeout: requestTimeoutMs,
+      connectionsCheckingInterval: Math.min(TIMEOUT_CHECK_MS, headersTimeoutMs),
+    },
+    // A name of full length, every character percent-encoded.
+    routerOptions: { maxParamLength: 3 * MODEL_NAME_LENGTH_MAX },
+    return503OnClosing: false,
+    forceCloseConnections: 'idle',
+    logController: new LogController({ disableRequestLogging: true }),
+    // Standard output is for the ready line and results.
+    logger: { level: config.logLevel, stream: process.stderr },
+    ajv: {
+      customOptions: {
+        removeAdditional: false,
+        coerceTypes: false,
+        useDefaults: false,
+        allErrors: false,
+      },
+    },
+    clientErrorHandler: answerClientError,
+    frameworkErrors: (error, request, reply) => sendError(request, reply, error),
+  }).withTypeProvider<TypeBoxTypeProvider>();
+}
+
+export async function buildApp(services: HttpServices): Promise<FastifyInstance> {
+  const app = createFastify(services);
+  app.server.maxConnections = services.config.maxConnections;
+  // Response schemas are the contract, checked by tests; they never drop a field at run time.
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+  // Bodies are JSON; a text is refused as such instead of being parsed to a string.
+  app.removeContentTypeParser('text/plain');
+  registerErrors(app as unknown as FastifyInstance);
+  registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
+  await app.register(websocket, {
+    options: {
+      maxPayload: services.config.bodyLimitKb * KIB,
+      server: webSocketUpgrades(app.server) as never,
+    },
+  });
+  registerMetrics(app as unknown as FastifyInstance, services.metrics);
+  await app.register(completionRoutes(services));
+  await app.register(modelRoutes(services));
+  await app.register(adapterRoutes(services));
+  await app.register(healthRoutes(services));
+  await app.register(streamRoutes(services));
+  return app as unknown as FastifyInstance;
+}

@@ -1,0 +1,15 @@
+/** A signal that fires when the client is gone before its answer was complete. */
+import type { FastifyReply } from 'fastify';
+
+/** nginx's status for it; seen in metrics only, nobody receives it. */
+export const CLIENT_CLOSED_REQUEST = 499;
+
+export function clientGone(reply: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  const { raw } = reply;
+  raw.once('close', () => {
+    if (!raw.writableFinished) controller.abort();
+  });
+  if (raw.destroyed) controller.abort();
+  return controller.signal;
+}

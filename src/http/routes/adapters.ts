@@ -1,0 +1,134 @@
+/** PUT, GET and DELETE of adapters. */
+import multipart from '@fastify/multipart';
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { FastifyRequest } from 'fastify';
+import type { AdapterSource } from '../../adapters/service-types.ts';
+import type { AdapterRecord } from '../../adapters/types.ts';
+import { ERRORS, type ErrorCode, LoramuxError } from '../../errors.ts';
+import {
+  AdapterDeletedSchema,
+  AdapterListSchema,
+  AdapterParamsSchema,
+  type AdapterPath,
+  AdapterPathSchema,
+  AdapterSchema,
+  type WireAdapter,
+} from '../schemas/adapters.ts';
+import { BODY_ERRORS, errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
+import type { HttpServices } from '../services.ts';
+import { receiveUpload } from '../wire/upload.ts';
+
+/** What the content of an upload can be refused for. */
+const CONTENT_ERRORS = (Object.keys(ERRORS) as ErrorCode[]).filter(
+  (code) =>
+    ERRORS[code].status === 422 && (code.startsWith('adapter_') || code.startsWith('safetensors_')),
+);
+
+const PUT_ERRORS: readonly ErrorCode[] = [
+  ...BODY_ERRORS,
+  ...CONTENT_ERRORS,
+  'adapter_name_invalid',
+  'adapter_limit_exceeded',
+  'adapter_too_large',
+  'adapter_path_forbidden',
+  'adapter_upload_incomplete',
+  'queue_full',
+];
+
+function wireAdapter(record: AdapterRecord): WireAdapter {
+  return {
+    name: record.name,
+    object: 'adapter',
+    generation: record.generation.digest,
+    created: record.createdAt,
+    rank: record.generation.rank,
+    target_modules: [...record.targetModules],
+    resident_bytes: record.generation.residentBytes,
+    file_bytes: record.fileBytes,
+    source: record.source,
+  };
+}
+
+export function adapterRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
+  const { adapters, metrics } = services;
+
+  async function sourceOf(request: FastifyRequest): Promise<AdapterSource> {
+    if (request.isMultipart()) return receiveUpload(request, adapters);
+    return { kind: 'directory', path: (request.body as AdapterPath).path };
+  }
+
+  return async (app) => {
+    await app.register(multipart, { throwFileSizeLimit: true });
+    app.put(
+      '/v1/adapters/:name',
+      {
+        schema: {
+          summary: 'Register an adapter, or move a name to other content.',
+          params: AdapterParamsSchema,
+          consumes: ['application/json', 'multipart/form-data'],
+          body: { content: { 'application/json': { schema: AdapterPathSchema } } },
+          response: { 200: AdapterSchema, 201: AdapterSchema, ...errorResponses(PUT_ERRORS) },
+        },
+        preValidation: async (request) => {
+          if (request.isMultipart() || request.body !== undefined) return;
+          throw new LoramuxError(
+            'invalid_request',
+            'send the adapter as multipart/form-data with its two files, or as JSON {"path": ...}',
+          );
+        },
+      },
+      async (request, reply) => {
+        const { name } = request.params;
+        const { record, replaced } = await adapters.put(name, await sourceOf(request));
+        return reply.code(replaced ? 200 : 201).send(wireAdapter(record));
+      },
+    );
+    app.get(
+      '/v1/adapters',
+      {
+        schema: {
+          summary: 'List the adapters.',
+          response: { 200: AdapterListSchema, ...errorResponses(PLAIN_ERRORS) },
+        },
+      },
+      async () => ({
+        object: 'list' as const,
+        data: adapters.list().map(wireAdapter),
+        damaged: adapters.damaged().map(({ name, reason }) => ({ name, reason })),
+      }),
+    );
+    app.get(
+      '/v1/adapters/:name',
+      {
+        schema: {
+          summary: 'Show one adapter.',
+          params: AdapterParamsSchema,
+          response: {
+            200: AdapterSchema,
+            ...errorResponses([...PLAIN_ERRORS, 'adapter_not_found', 'store_corrupt']),
+          },
+        },
+      },
+      async (request) => wireAdapter(adapters.resolve(request.params.name)),
+    );
+    app.delete(
+      '/v1/adapters/:name',
+      {
+        schema: {
+          summary: 'Remove a name; running requests finish undisturbed.',
+          params: AdapterParamsSchema,
+          response: {
+            200: AdapterDeletedSchema,
+            ...errorResponses([...PLAIN_ERRORS, 'adapter_not_found']),
+          },
+        },
+      },
+      async (request) => {
+        const { name } = request.params;
+        await adapters.remove(name);
+        metrics.forgetAdapter(name);
+        return { name, object: 'adapter' as const, deleted: true as const };
+      },
+    );
+  };
+}

@@ -1,0 +1,73 @@
+/** GET /v1/models and /v1/models/{id}: the base and its adapters. */
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { AdapterRecord } from '../../adapters/types.ts';
+import { LoramuxError } from '../../errors.ts';
+import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
+import {
+  ModelListSchema,
+  ModelParamsSchema,
+  ModelSchema,
+  type WireModel,
+} from '../schemas/models.ts';
+import type { HttpServices } from '../services.ts';
+
+export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
+  const { model, engine, adapters } = services;
+  const base = (): WireModel => ({
+    id: model.name,
+    object: 'model',
+    created: model.created,
+    owned_by: 'loramux',
+    root: model.name,
+    parent: null,
+    generation: null,
+    max_model_len: engine.limits.maxModelLen,
+  });
+  const adapted = (record: AdapterRecord): WireModel => ({
+    ...base(),
+    id: record.name,
+    created: record.createdAt,
+    root: record.source,
+    parent: model.name,
+    generation: record.generation.digest,
+  });
+  return async (app) => {
+    app.get(
+      '/v1/models',
+      {
+        schema: {
+          summary: 'List the base model and the adapters.',
+          response: { 200: ModelListSchema, ...errorResponses(PLAIN_ERRORS) },
+        },
+      },
+      async () => ({
+        object: 'list' as const,
+        data: [base(), ...adapters.list().map(adapted)],
+      }),
+    );
+    app.get(
+      '/v1/models/:id',
+      {
+        schema: {
+          summary: 'Show the base model or one adapter.',
+          params: ModelParamsSchema,
+          response: {
+            200: ModelSchema,
+            ...errorResponses([...PLAIN_ERRORS, 'model_not_found']),
+          },
+        },
+      },
+      async (request) => {
+        const { id } = request.params;
+        if (id === model.name) return base();
+        const record = adapters.get(id);
+        if (record !== undefined) return adapted(record);
+        throw new LoramuxError(
+          'model_not_found',
+          `${JSON.stringify(id)} is neither the base model nor a registered adapter`,
+          { param: 'id' },
+        );
+      },
+    );
+  };
+}

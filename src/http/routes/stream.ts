@@ -1,0 +1,48 @@
+/** GET /v1/stream: the WebSocket. */
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { FastifyRequest } from 'fastify';
+import type { TSchema } from 'typebox';
+import { LoramuxError } from '../../errors.ts';
+import { validationError } from '../plugins/errors.ts';
+import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
+import { CancelFrameSchema, GenerateFrameSchema, PingFrameSchema } from '../schemas/stream.ts';
+import type { HttpServices } from '../services.ts';
+import { type FrameChecks, SocketSession } from '../wire/socket-session.ts';
+
+/** Frames are checked by the validator that checks bodies. */
+function frameChecks(request: FastifyRequest): FrameChecks {
+  const check = (schema: TSchema) => {
+    const validate = request.compileValidationSchema(schema);
+    return (frame: unknown) => {
+      if (!validate(frame)) throw validationError(validate.errors ?? []);
+    };
+  };
+  return {
+    generate: check(GenerateFrameSchema),
+    cancel: check(CancelFrameSchema),
+    ping: check(PingFrameSchema),
+  };
+}
+
+export function streamRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.route({
+      method: 'GET',
+      url: '/v1/stream',
+      schema: {
+        summary: 'A WebSocket with several generations at once.',
+        response: {
+          101: { description: 'The protocol of docs/http.md.' },
+          ...errorResponses([...PLAIN_ERRORS, 'upgrade_required']),
+        },
+      },
+      handler: async (_request, reply) => {
+        reply.header('upgrade', 'websocket');
+        throw new LoramuxError('upgrade_required', '/v1/stream speaks WebSocket only');
+      },
+      wsHandler: (socket, request) => {
+        new SocketSession(socket, services, frameChecks(request), request.log);
+      },
+    });
+  };
+}

@@ -1,0 +1,20 @@
+/** Bounds on request fields; part of the API, so they stand in the schemas and in openapi.yaml. */
+
+export const MODEL_NAME_LENGTH_MAX = 256;
+export const CHOICES_MAX = 4096;
+/** Token ids and counts are int32. */
+export const INT32_MAX = 2 ** 31 - 1;
+export const TEMPERATURE_MAX = 2;
+export const PENALTY_MAX = 2;
+export const REPETITION_PENALTY_MAX = 100;
+export const LOGPROBS_MAX = 20;
+export const LOGIT_BIAS_MAX = 100;
+export const LOGIT_BIAS_ENTRIES_MAX = 1024;
+export const STOP_STRINGS_MAX = 16;
+export const STOP_STRING_LENGTH_MAX = 1024;
+export const STOP_TOKEN_IDS_MAX = 64;
+export const ADAPTER_SCALE_MAX = 100;
+export const USER_LENGTH_MAX = 1024;
+export const CACHE_SALT_LENGTH_MAX = 256;
+export const GENERATION_ID_LENGTH_MAX = 128;
+export const PATH_LENGTH_MAX = 4096;

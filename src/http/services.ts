@@ -1,0 +1,41 @@
+/** What the transport needs; built in src/server.ts, replaced by doubles in tests. */
+import type { AdapterService } from '../adapters/service-types.ts';
+import type { Config } from '../config/schema.ts';
+import type { Engine } from '../engine/types.ts';
+import type { Generator } from '../generation/generator.ts';
+import type { AdapterStats, Metrics } from '../metrics/metrics.ts';
+
+/** The configuration the transport reads. */
+export type HttpConfig = Pick<
+  Config,
+  | 'bodyLimitKb'
+  | 'maxHeaderKb'
+  | 'maxConnections'
+  | 'headersTimeoutMs'
+  | 'requestTimeoutMs'
+  | 'keepAliveTimeoutMs'
+  | 'sseKeepAliveMs'
+  | 'wsPingMs'
+  | 'maxGenerationsPerSocket'
+  | 'logLevel'
+>;
+
+/** Whether new work is accepted. */
+export interface Lifecycle {
+  draining: boolean;
+}
+
+export interface HttpServices {
+  readonly config: HttpConfig;
+  /** The base model, for /v1/models and /health. */
+  readonly model: { readonly name: string; readonly created: number };
+  readonly generator: Generator;
+  readonly engine: Engine;
+  readonly adapters: AdapterService;
+  readonly adapterStats: () => AdapterStats;
+  readonly metrics: Metrics;
+  readonly lifecycle: Lifecycle;
+  readonly version: string;
+}
+
+export const KIB = 1024;

@@ -1,0 +1,50 @@
+/** Server-sent events as OpenAI's SDKs read them. */
+import type { LoramuxError } from '../../errors.ts';
+import type { Generation, GenerationEvent } from '../../generation/types.ts';
+import { errorBody } from '../schemas/error.ts';
+import { type CompletionHead, completionChunk, usageChunk } from './completion-response.ts';
+
+const DONE = 'data: [DONE]\n\n';
+/** Comments are skipped by parsers and keep proxies from closing a silent stream. */
+const KEEP_ALIVE = ': keep-alive\n\n';
+
+export interface SseOptions {
+  readonly head: CompletionHead;
+  readonly includeUsage: boolean;
+  readonly keepAliveMs: number;
+}
+
+const message = (data: unknown) => `data: ${JSON.stringify(data)}\n\n`;
+
+const errorMessage = (error: LoramuxError) => message(errorBody(error));
+
+/**
+ * The stream's text, one piece per batch of events. `first` are events already taken from the
+ * generation. An error comes as an event; `[DONE]` ends the stream either way.
+ */
+export async function* sseStream(
+  generation: Generation,
+  first: readonly GenerationEvent[],
+  options: SseOptions,
+): AsyncGenerator<string, void, void> {
+  const { head, includeUsage, keepAliveMs } = options;
+  let events: readonly GenerationEvent[] | undefined = first;
+  let failed = false;
+  while (events !== undefined) {
+    if (events.length > 0) {
+      let text = '';
+      for (const event of events) {
+        if (event.type === 'error') {
+          failed = true;
+          text += errorMessage(event.error);
+        } else {
+          text += message(completionChunk(head, event, includeUsage));
+        }
+      }
+      yield text;
+    }
+    events = await generation.next(keepAliveMs);
+    if (events?.length === 0) yield KEEP_ALIVE;
+  }
+  yield includeUsage && !failed ? message(usageChunk(head, generation.usage())) + DONE : DONE;
+}
