@@ -70,6 +70,10 @@ if(LORAMUX_BUILD_TESTS)
   target_link_libraries(loramux_kernel_tests PRIVATE loramux_kernel_test_support)
   target_compile_options(loramux_kernel_tests PRIVATE -Wall -Wextra)
 
+  add_executable(loramux_kernel_bench ${_kernels}/bench/bench.cc)
+  target_link_libraries(loramux_kernel_bench PRIVATE loramux_kernel_test_support)
+  target_compile_options(loramux_kernel_bench PRIVATE -Wall -Wextra)
+
   enable_testing()
   add_test(NAME kernels COMMAND loramux_kernel_tests)
   add_test(NAME kernel_isa_symbols

@@ -21,6 +21,15 @@ struct TileScratch {
   int32_t* low;    // [rows]: visible keys of this tile are [low, high)
   int32_t* high;
   int64_t stride;  // head_size rounded up to whole vectors of any instruction set
+
+  // The same tile, with the running state of the rows from `first` on.
+  __attribute__((always_inline)) TileScratch Rows(int64_t first) const {
+    TileScratch s = *this;
+    s.acc += first * stride;
+    s.max += first;
+    s.sum += first;
+    return s;
+  }
 };
 
 struct AttentionLayout {

@@ -23,7 +23,14 @@ LORAMUX_INLINE void TransposeKeys(const T* const* keys, int begin, int end, int 
     for (int i = 0; i < d; i += kLanes) {
       const int width = MinOf(kLanes, d - i);
       VF v[kLanes];
+      if (j >= begin && j + kLanes <= end && width == kLanes) {
 #pragma GCC unroll 16
+        for (int k = 0; k < kLanes; ++k) v[k] = LoadKv(keys[j + k] + i);
+        Transpose(v);
+#pragma GCC unroll 16
+        for (int k = 0; k < kLanes; ++k) Store(keys_t + (i + k) * kTileKeys + j, v[k]);
+        continue;
+      }
       for (int k = 0; k < kLanes; ++k) {
         if (j + k < begin || j + k >= end) {
           v[k] = Zero();

@@ -62,60 +62,61 @@ void PagedCase::PoisonBlock(int32_t block) {
   std::memset(v_cache_.data() + static_cast<size_t>(block) * bytes, 0xff, bytes);
 }
 
-std::vector<float> PagedCase::Step(const std::vector<Chunk>& chunks, const Parallel& parallel,
-                                   const Isa* isa) {
+PreparedStep PagedCase::Prepare(const std::vector<Chunk>& chunks, int32_t threads) {
   const int64_t d = shape_.head_size;
   const int64_t q_size = shape_.num_heads * d;
   const int64_t kv_size = shape_.num_kv_heads * d;
   // Rows are laid out wider than needed: strides must be respected.
-  const int64_t q_stride = q_size + 3;
-  const int64_t kv_stride = kv_size + 5;
-  std::vector<float> q, k, v;
-  std::vector<int32_t> positions, slots, query_start = {0}, context_lens, tables;
+  constexpr size_t kQueryPadding = 3;
+  constexpr size_t kKeyPadding = 5;
+  PreparedStep step;
+  std::vector<int32_t> positions;
+  step.query_start = {0};
   int32_t max_blocks = 1;
   for (const Chunk& c : chunks) {
     max_blocks = std::max(max_blocks, static_cast<int32_t>(sequence(c.sequence).blocks.size()));
   }
+  const auto append = [](std::vector<float>* to, const std::vector<float>& from, int64_t row,
+                         int64_t size, size_t padding) {
+    to->insert(to->end(), from.begin() + row * size, from.begin() + (row + 1) * size);
+    to->resize(to->size() + padding, NAN);
+  };
   for (const Chunk& c : chunks) {
     const SequenceData& s = sequence(c.sequence);
     for (int32_t p = c.begin; p < c.end; ++p) {
-      q.insert(q.end(), s.q.begin() + p * q_size, s.q.begin() + (p + 1) * q_size);
-      q.resize(q.size() + 3, NAN);
-      k.insert(k.end(), s.k.begin() + p * kv_size, s.k.begin() + (p + 1) * kv_size);
-      k.resize(k.size() + 5, NAN);
-      v.insert(v.end(), s.v.begin() + p * kv_size, s.v.begin() + (p + 1) * kv_size);
-      v.resize(v.size() + 5, NAN);
+      append(&step.q, s.q, p, q_size, kQueryPadding);
+      append(&step.k, s.k, p, kv_size, kKeyPadding);
+      append(&step.v, s.v, p, kv_size, kKeyPadding);
       positions.push_back(p);
       const size_t block = static_cast<size_t>(p / shape_.block_size);
-      slots.push_back(s.blocks[block] * shape_.block_size + p % shape_.block_size);
+      step.slots.push_back(s.blocks[block] * shape_.block_size + p % shape_.block_size);
     }
-    query_start.push_back(static_cast<int32_t>(positions.size()));
-    context_lens.push_back(c.end);
+    step.query_start.push_back(static_cast<int32_t>(positions.size()));
+    step.context_lens.push_back(c.end);
     // Blocks that no visible position needs are -1.
     const int32_t low =
         shape_.sliding_window > 0 ? std::max(0, c.begin - shape_.sliding_window + 1) : 0;
     for (int32_t b = 0; b < max_blocks; ++b) {
       const bool used = (b + 1) * shape_.block_size > low && b * shape_.block_size < c.end;
-      tables.push_back(used ? s.blocks[static_cast<size_t>(b)] : -1);
+      step.tables.push_back(used ? s.blocks[static_cast<size_t>(b)] : -1);
     }
   }
   const int64_t tokens = static_cast<int64_t>(positions.size());
-  std::vector<float> cos_sin(static_cast<size_t>(tokens * shape_.rotary_dim));
+  step.cos_sin.resize(static_cast<size_t>(tokens * shape_.rotary_dim));
   RopeConfig rope;
   rope.inv_freq = inv_freq_.data();
   rope.rotary_dim = shape_.rotary_dim;
   if (shape_.rotary_dim > 0) {
-    RopeTable(rope, positions.data(), nullptr, tokens, cos_sin.data());
+    RopeTable(rope, positions.data(), nullptr, tokens, step.cos_sin.data());
   }
-  std::vector<float> out(static_cast<size_t>(tokens * q_size), NAN);
-  PagedAttentionArgs args;
-  args.q = q.data();
-  args.k = k.data();
-  args.v = v.data();
-  args.out = out.data();
-  args.q_stride = q_stride;
-  args.k_stride = kv_stride;
-  args.v_stride = kv_stride;
+  step.out.assign(static_cast<size_t>(tokens * q_size), NAN);
+  PagedAttentionArgs& args = step.args;
+  args.q = step.q.data();
+  args.k = step.k.data();
+  args.v = step.v.data();
+  args.out = step.out.data();
+  args.q_stride = q_size + static_cast<int64_t>(kQueryPadding);
+  args.k_stride = args.v_stride = kv_size + static_cast<int64_t>(kKeyPadding);
   args.num_tokens = tokens;
   args.num_heads = shape_.num_heads;
   args.num_kv_heads = shape_.num_kv_heads;
@@ -125,7 +126,7 @@ std::vector<float> PagedCase::Step(const std::vector<Chunk>& chunks, const Paral
   args.q_norm = shape_.norm ? q_norm_.data() : nullptr;
   args.k_norm = shape_.norm ? k_norm_.data() : nullptr;
   args.norm_eps = 1e-6f;
-  args.cos_sin = cos_sin.data();
+  args.cos_sin = step.cos_sin.data();
   args.rotary_dim = shape_.rotary_dim;
   args.k_cache = k_cache_.data();
   args.v_cache = v_cache_.data();
@@ -133,20 +134,25 @@ std::vector<float> PagedCase::Step(const std::vector<Chunk>& chunks, const Paral
   args.num_blocks = num_blocks_;
   args.block_size = shape_.block_size;
   args.num_sequences = static_cast<int32_t>(chunks.size());
-  args.query_start = query_start.data();
-  args.context_lens = context_lens.data();
-  args.block_tables = tables.data();
+  args.query_start = step.query_start.data();
+  args.context_lens = step.context_lens.data();
+  args.block_tables = step.tables.data();
   args.max_blocks = max_blocks;
-  args.slot_mapping = slots.data();
+  args.slot_mapping = step.slots.data();
+  step.workspace.assign(static_cast<size_t>(PagedAttentionWorkspace(args, threads)), NAN);
+  args.workspace = step.workspace.data();
+  return step;
+}
+
+std::vector<float> PagedCase::Step(const std::vector<Chunk>& chunks, const Parallel& parallel,
+                                   const Isa* isa) {
+  PreparedStep step = Prepare(chunks, parallel.threads);
   if (isa == nullptr) {
-    reference::PagedAttention(args);
-    return out;
+    reference::PagedAttention(step.args);
+  } else {
+    PagedAttention(step.args, parallel, *isa);
   }
-  std::vector<float> workspace(
-      static_cast<size_t>(PagedAttentionWorkspace(args, parallel.threads)), NAN);
-  args.workspace = workspace.data();
-  PagedAttention(args, parallel, *isa);
-  return out;
+  return step.out;
 }
 
 std::vector<float> PagedCase::RunInChunks(int32_t sequence_index, const std::vector<int32_t>& cuts,

@@ -34,6 +34,13 @@ struct Chunk {
   int32_t end;
 };
 
+// Arguments of one call and the memory they point into. The cache stays the case's own.
+struct PreparedStep {
+  std::vector<float> q, k, v, cos_sin, out, workspace;
+  std::vector<int32_t> query_start, context_lens, tables, slots;
+  PagedAttentionArgs args;
+};
+
 class PagedCase {
  public:
   // Cache memory starts as NaN, so reading a slot that was not written shows.
@@ -42,6 +49,7 @@ class PagedCase {
   // Runs one call over `chunks`; returns out [tokens, heads, head_size]. isa null: the reference.
   std::vector<float> Step(const std::vector<Chunk>& chunks, const Parallel& parallel,
                           const Isa* isa);
+  PreparedStep Prepare(const std::vector<Chunk>& chunks, int32_t threads);
   // All tokens of a sequence cut at `cuts` (ascending, inside the sequence), concatenated.
   std::vector<float> RunInChunks(int32_t sequence, const std::vector<int32_t>& cuts, Isa isa);
 
