@@ -12,6 +12,7 @@ on one CPU thread in float32, and is written by `save_pretrained` of transformer
 import argparse
 import json
 import math
+import re
 import shutil
 import time
 from pathlib import Path
@@ -221,7 +222,10 @@ def tasks_json() -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    """Indented JSON, lists of numbers on one line."""
+    text = json.dumps(value, indent=2)
+    text = re.sub(r"\[[\[\]\d,\s]+\]", lambda match: " ".join(match[0].split()), text)
+    path.write_text(text.replace("[ ", "[").replace(" ]", "]") + "\n")
 
 
 def print_matrix(results: dict) -> None:
