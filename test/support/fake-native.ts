@@ -32,6 +32,8 @@ export class FakeNative {
   /** Copies of all packets, when `recording`. */
   readonly packets: StepPacket[] = [];
   recording = false;
+  /** Tests may heal the model. */
+  nanTokenId: number | undefined;
   steps = 0;
   /** Called with each packet; what it returns fails the step. */
   failure: (packet: StepPacket) => Error | undefined = () => undefined;
@@ -45,6 +47,7 @@ export class FakeNative {
 
   constructor(options: FakeNativeOptions) {
     this.#options = options;
+    this.nanTokenId = options.nanTokenId;
     this.limits = {
       blockSize: 16,
       maxSlots: 8,
@@ -122,7 +125,7 @@ export class FakeNative {
         this.#rope(packet.ropeLengths[t]!),
       );
       this.#positions[slot] = position;
-      this.#nan[slot] = packet.inputIds[t] === this.#options.nanTokenId ? 1 : nan;
+      this.#nan[slot] = packet.inputIds[t] === this.nanTokenId ? 1 : nan;
       read(position);
       rows.hash[t] = mix(fold, adapter);
       rows.nan[t] = nan;
