@@ -254,8 +254,9 @@ export class SlotResidency implements AdapterResidency {
       this.#entries.delete(digest);
       this.#giveSlot(entry.slot);
       this.#rememberFailure(digest, loadError(error));
-      entry.wanted = false;
       this.#options.onEvent?.({ kind: 'load_failed', digest, error });
+      this.#unhold(entry);
+      return;
     }
     this.#unholdIfUnused(entry);
   }
@@ -355,6 +356,10 @@ export class SlotResidency implements AdapterResidency {
   /** May retire and free the entry on the spot. */
   #unholdIfUnused(entry: Entry): void {
     if (entry.references > 0 || entry.wanted || entry.state === 'loading') return;
+    this.#unhold(entry);
+  }
+
+  #unhold(entry: Entry): void {
     const { unhold } = entry;
     entry.unhold = undefined;
     unhold?.();
