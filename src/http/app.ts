@@ -57,13 +57,14 @@ export async function buildApp(services: HttpServices): Promise<FastifyInstance>
   // Bodies are JSON; a text is refused as such instead of being parsed to a string.
   app.removeContentTypeParser('text/plain');
   registerErrors(app as unknown as FastifyInstance);
-  registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
+  // Before any hook that refuses requests: it must know refused handshakes to close their sockets.
   await app.register(websocket, {
     options: {
       maxPayload: services.config.bodyLimitKb * KIB,
       server: webSocketUpgrades(app.server) as never,
     },
   });
+  registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
   registerMetrics(app as unknown as FastifyInstance, services.metrics);
   await app.register(completionRoutes(services));
   await app.register(modelRoutes(services));
