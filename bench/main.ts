@@ -6,8 +6,9 @@ import { buildNative } from '../scripts/process.ts';
 import { adaptersScenario } from './adapters.ts';
 
 import type { Scenario } from './scenario.ts';
+import { streamsScenario } from './streams.ts';
 
-const SCENARIOS: readonly Scenario[] = [adaptersScenario];
+const SCENARIOS: readonly Scenario[] = [adaptersScenario, streamsScenario];
 
 function usage(): string {
   const width = Math.max(...SCENARIOS.map(({ name }) => name.length)) + 2;
