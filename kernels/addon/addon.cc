@@ -117,7 +117,8 @@ Napi::Value SessionWrap::Step(const Napi::CallbackInfo& info) {
     const StepPacketView packet = ToPacketView(info[0]);
     const bool want_logits = info[1].IsBoolean() && info[1].As<Napi::Boolean>().Value();
     SessionHost* host = host_.get();
-    return host->Begin(env, std::make_unique<StepCompletion>(env, host_), [&](Completion* completion) {
+    auto completion = std::make_unique<StepCompletion>(env, host_);
+    return host->Begin(env, std::move(completion), [&](Completion* completion) {
       host->session().Step(packet, want_logits, [host, completion](std::exception_ptr error) {
         completion->set_error(std::move(error));
         host->Post(completion);

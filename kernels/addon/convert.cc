@@ -28,10 +28,10 @@ Isa ToIsa(const Napi::Object& options) {
   FailType("isa", "'scalar', 'avx2' or 'avx512'");
 }
 
-TensorDtype ToTensorDtype(const std::string& name) {
-  if (name == "F32") return TensorDtype::kF32;
-  if (name == "F16") return TensorDtype::kF16;
-  if (name == "BF16") return TensorDtype::kBf16;
+WeightDtype ToWeightDtype(const std::string& name) {
+  if (name == "F32") return WeightDtype::kF32;
+  if (name == "F16") return WeightDtype::kF16;
+  if (name == "BF16") return WeightDtype::kBf16;
   FailType("dtype", "'F32', 'F16' or 'BF16'");
 }
 
@@ -184,7 +184,7 @@ AdapterImage ToAdapterImage(const Napi::Value& value) {
     pair.module = GetInt32(entry, "module");
     pair.rank = GetInt32(entry, "rank");
     pair.scale = static_cast<float>(GetNumber(entry, "scale"));
-    pair.dtype = ToTensorDtype(GetString(entry, "dtype"));
+    pair.dtype = ToWeightDtype(GetString(entry, "dtype"));
     pair.offset_a = GetInteger(entry, "offsetA", 0, kMaxSafeInteger);
     pair.offset_b = GetInteger(entry, "offsetB", 0, kMaxSafeInteger);
     image.pairs.push_back(pair);
@@ -239,9 +239,9 @@ Napi::Object FromOutput(Napi::Env env, StepOutput* output, int32_t vocab) {
   if (output->logits != nullptr) {
     const size_t count = rows * static_cast<size_t>(vocab);
     float* data = output->logits.release();
-    Napi::ArrayBuffer logits =
-        Napi::ArrayBuffer::New(env, data, count * sizeof(float),
-                               [](Napi::Env, void* memory) { delete[] static_cast<float*>(memory); });
+    Napi::ArrayBuffer logits = Napi::ArrayBuffer::New(
+        env, data, count * sizeof(float),
+        [](Napi::Env, void* memory) { delete[] static_cast<float*>(memory); });
     object.Set("logits", Napi::Float32Array::New(env, count, logits, 0));
   }
   return object;

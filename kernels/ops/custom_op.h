@@ -1,5 +1,5 @@
-// Common part of the custom operators: the record that ONNX Runtime calls through, with what we need
-// behind it, and small typed views of a kernel's inputs and outputs.
+// Common part of the custom operators: the record that ONNX Runtime calls through, with what we
+// need behind it, and small typed views of a kernel's inputs and outputs.
 #pragma once
 
 #include <array>
@@ -29,7 +29,8 @@ inline const CustomOp& FromRecord(const ort::OrtCustomOp* record) {
 void FillCommon(CustomOp* op);
 
 // An error status with this message.
-ort::OrtStatus* MakeStatus(const ort::OrtApi* api, ort::StatusCode code, const std::string& message);
+ort::OrtStatus* MakeStatus(const ort::OrtApi* api, ort::StatusCode code,
+                           const std::string& message);
 
 // Runs `body`; what it throws becomes a status.
 template <typename Body>

@@ -37,7 +37,7 @@ void Kernel::Compute(ort::OrtKernelContext* context) const {
     const AdapterModule& weights = segment.adapter->Module(layer, module);
     if (weights.rank == 0) continue;
     step.lora_segments.push_back({segment.begin, segment.end, weights.rank, segment.scale,
-                                  weights.a, weights.b});
+                                  weights.a, nullptr, weights.bt});
   }
   if (step.lora_segments.empty()) return;
 

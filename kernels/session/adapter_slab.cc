@@ -4,8 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -15,12 +13,8 @@
 namespace loramux {
 namespace {
 
-// Bytes read at a time; also how often a close is noticed.
-constexpr size_t kChunkBytes = size_t{1} << 20;
 // Every matrix begins on a cache line.
 constexpr int64_t kAlignFloats = 16;
-
-int64_t ElementBytes(TensorDtype dtype) { return dtype == TensorDtype::kF32 ? 4 : 2; }
 
 std::string PairName(const AdapterPair& pair) {
   return "layer " + std::to_string(pair.layer) + " module " + std::to_string(pair.module);
@@ -69,65 +63,48 @@ class File {
   int fd_;
 };
 
-// IEEE half to single: exponent re-biased by a multiplication, which also gets subnormals right.
-inline float HalfToFloat(uint16_t half) {
-  const uint32_t magnitude = half & 0x7fffu;
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-  uint32_t bits = std::bit_cast<uint32_t>(value);
-  if (magnitude >= 0x7c00u) bits |= 0x7f800000u;
-  return std::bit_cast<float>(bits | sign);
-}
+// Reads stored tensors into their places in a slab.
+class TensorReader {
+ public:
+  TensorReader(const File& file, Isa isa, const std::atomic<bool>& stop)
+      : file_(file), isa_(isa), stop_(stop) {}
 
-void Convert(TensorDtype dtype, const void* from, float* to, size_t count) {
-  const auto* bytes = static_cast<const unsigned char*>(from);
-  for (size_t i = 0; i < count; ++i) {
-    uint16_t raw;
-    std::memcpy(&raw, bytes + 2 * i, 2);
-    to[i] = dtype == TensorDtype::kF16 ? HalfToFloat(raw)
-                                       : std::bit_cast<float>(static_cast<uint32_t>(raw) << 16);
+  // A, as it is stored: [rank, in].
+  void Read(const AdapterPair& pair, int64_t count, float* to) {
+    const size_t elements = static_cast<size_t>(count);
+    ConvertToF32(Stage(pair, pair.offset_a, elements), pair.dtype, elements, to, 1.0f, isa_);
+    RequireFinite(pair, "A", to, elements);
   }
-}
 
-// Multiplies by `scale`; false when any result is NaN or infinite.
-bool ScaleFinite(float* values, size_t count, float scale) {
-  uint32_t bad = 0;
-  for (size_t i = 0; i < count; ++i) {
-    values[i] *= scale;
-    bad |= static_cast<uint32_t>((std::bit_cast<uint32_t>(values[i]) & 0x7f800000u) == 0x7f800000u);
+  // B, transposed and scaled: stored [out, rank] becomes [rank, out].
+  void ReadTransposed(const AdapterPair& pair, int64_t out, float* to) {
+    const size_t elements = static_cast<size_t>(out) * static_cast<size_t>(pair.rank);
+    ConvertTransposedToF32(Stage(pair, pair.offset_b, elements), pair.dtype, out, pair.rank, to,
+                           pair.scale, isa_);
+    RequireFinite(pair, "B", to, elements);
   }
-  return bad == 0;
-}
 
-struct Reader {
-  const File& file;
-  const std::atomic<bool>& stop;
-  std::vector<char> buffer;
-
-  // Reads `count` elements at `offset` as float32, times `scale`.
-  void Read(const AdapterPair& pair, const char* tensor, int64_t offset, float* to, int64_t count,
-            float scale) {
-    const size_t element = static_cast<size_t>(ElementBytes(pair.dtype));
-    while (count > 0) {
-      if (stop.load(std::memory_order_relaxed)) {
-        throw NativeError(ErrorCode::kSessionClosed, "the session closed while an adapter loaded");
-      }
-      const size_t now = std::min(static_cast<size_t>(count), kChunkBytes / element);
-      if (pair.dtype == TensorDtype::kF32) {
-        file.ReadFully(to, now * element, offset);
-      } else {
-        buffer.resize(kChunkBytes);
-        file.ReadFully(buffer.data(), now * element, offset);
-        Convert(pair.dtype, buffer.data(), to, now);
-      }
-      if (!ScaleFinite(to, now, scale)) {
-        FailLoad(PairName(pair) + " " + tensor + " has NaN or infinite values");
-      }
-      to += now;
-      offset += static_cast<int64_t>(now * element);
-      count -= static_cast<int64_t>(now);
+ private:
+  const void* Stage(const AdapterPair& pair, int64_t offset, size_t elements) {
+    if (stop_.load(std::memory_order_relaxed)) {
+      throw NativeError(ErrorCode::kSessionClosed, "the session closed while an adapter loaded");
     }
+    const size_t bytes = elements * WeightDtypeBytes(pair.dtype);
+    if (stage_.size() < bytes) stage_.resize(bytes);
+    file_.ReadFully(stage_.data(), bytes, offset);
+    return stage_.data();
   }
+
+  void RequireFinite(const AdapterPair& pair, const char* tensor, const float* values,
+                     size_t count) const {
+    if (AllFinite(values, count, isa_)) return;
+    FailLoad(PairName(pair) + " " + tensor + " has NaN or infinite values");
+  }
+
+  const File& file_;
+  Isa isa_;
+  const std::atomic<bool>& stop_;
+  std::vector<char> stage_;  // as large as the largest tensor of the adapter
 };
 
 void ValidatePair(const AdapterPair& pair, int64_t file_bytes, const ModelConfig& model) {
@@ -145,7 +122,7 @@ void ValidatePair(const AdapterPair& pair, int64_t file_bytes, const ModelConfig
          std::to_string(kMaxRank));
   }
   if (!std::isfinite(pair.scale)) fail(PairName(pair) + " has a scale that is not finite");
-  const int64_t element = ElementBytes(pair.dtype);
+  const int64_t element = static_cast<int64_t>(WeightDtypeBytes(pair.dtype));
   const int64_t bytes_a = element * pair.rank * model.InFeatures(pair.module);
   const int64_t bytes_b = element * pair.rank * model.OutFeatures(pair.module);
   const bool a_inside = pair.offset_a >= 0 && pair.offset_a <= file_bytes - bytes_a;
@@ -175,7 +152,7 @@ void ValidateImage(const AdapterImage& image, const ModelConfig& model) {
 }
 
 std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
-                                         const std::atomic<bool>& stop) {
+                                         Isa isa, const std::atomic<bool>& stop) {
   const File file(image.path);
   file.RequireSize(image.path, image.file_bytes);
   int64_t floats = 0;
@@ -185,23 +162,20 @@ std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelC
   }
   auto slab = std::make_unique<AdapterSlab>(
       model.num_layers, MappedBuffer(static_cast<size_t>(floats) * sizeof(float), "an adapter"));
-  Reader reader{file, stop, {}};
+  TensorReader reader(file, isa, stop);
   float* at = slab->floats();
-  int32_t max_rank = 0;
   for (const AdapterPair& pair : image.pairs) {
     const int64_t size_a = int64_t{pair.rank} * model.InFeatures(pair.module);
     const int64_t size_b = int64_t{pair.rank} * model.OutFeatures(pair.module);
     AdapterModule& module = slab->Module(pair.layer, pair.module);
-    reader.Read(pair, "A", pair.offset_a, at, size_a, 1.0f);
+    reader.Read(pair, size_a, at);
     module.a = at;
     at += Padded(size_a);
-    reader.Read(pair, "B", pair.offset_b, at, size_b, pair.scale);
-    module.b = at;
+    reader.ReadTransposed(pair, model.OutFeatures(pair.module), at);
+    module.bt = at;
     at += Padded(size_b);
     module.rank = pair.rank;
-    max_rank = std::max(max_rank, pair.rank);
   }
-  slab->set_max_rank(max_rank);
   return slab;
 }
 

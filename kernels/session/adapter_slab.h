@@ -1,5 +1,6 @@
 // One adapter in memory, as the SegmentedLora kernel wants it: per (layer, module) A [rank, in] and
-// B [out, rank] in float32, the adapter's scale folded into B. Read from a file on a load thread.
+// B transposed [rank, out] in float32, the adapter's scale folded into B. Read from a file on a
+// load thread.
 #pragma once
 
 #include <atomic>
@@ -8,19 +9,18 @@
 #include <string>
 #include <vector>
 
+#include "loramux/convert.h"
 #include "session/config.h"
 #include "session/memory.h"
 
 namespace loramux {
-
-enum class TensorDtype { kF32, kF16, kBf16 };
 
 struct AdapterPair {
   int32_t layer = 0;
   int32_t module = 0;
   int32_t rank = 0;
   float scale = 1.0f;
-  TensorDtype dtype = TensorDtype::kF32;
+  WeightDtype dtype = WeightDtype::kF32;
   int64_t offset_a = 0;  // bytes from the start of the file
   int64_t offset_b = 0;
 };
@@ -34,8 +34,8 @@ struct AdapterImage {
 // rank 0: the adapter does not change this module.
 struct AdapterModule {
   int32_t rank = 0;
-  const float* a = nullptr;
-  const float* b = nullptr;
+  const float* a = nullptr;   // [rank, in]
+  const float* bt = nullptr;  // [rank, out]
 };
 
 class AdapterSlab {
@@ -49,15 +49,12 @@ class AdapterSlab {
   const AdapterModule& Module(int32_t layer, int32_t module) const {
     return modules_[static_cast<size_t>(layer) * kNumModules + module];
   }
-  int32_t max_rank() const { return max_rank_; }
-  void set_max_rank(int32_t rank) { max_rank_ = rank; }
   int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
   float* floats() const { return memory_.floats(); }
 
  private:
   MappedBuffer memory_;
   std::vector<AdapterModule> modules_;
-  int32_t max_rank_ = 0;
 };
 
 // Checks an image against the model before any file is touched. Throws kInvalidArgument naming the
@@ -67,6 +64,6 @@ void ValidateImage(const AdapterImage& image, const ModelConfig& model);
 // Reads a validated image. Throws kAdapterLoad (missing or short file, other size, NaN or infinite
 // values), kOutOfMemory, or kSessionClosed when `stop` became true.
 std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
-                                         const std::atomic<bool>& stop);
+                                         Isa isa, const std::atomic<bool>& stop);
 
 }  // namespace loramux

@@ -10,7 +10,8 @@
 
 namespace loramux {
 
-// Linear modules an adapter can change: q, k, v, o, gate, up, down (LORA_MODULES in addon-types.ts).
+// Linear modules an adapter can change: q, k, v, o, gate, up, down, numbered as LORA_MODULES in
+// addon-types.ts.
 inline constexpr int32_t kNumModules = 7;
 
 // Bounds on configuration values; far above any real model, low enough that no product of two of

@@ -138,7 +138,8 @@ void Session::LoadAdapter(int32_t slot, AdapterImage image, AdapterDone done) {
     std::exception_ptr error;
     try {
       const Stopwatch watch;
-      std::unique_ptr<AdapterSlab> slab = ReadAdapter(image, config_.model, loads_.stop());
+      std::unique_ptr<AdapterSlab> slab =
+          ReadAdapter(image, config_.model, config_.isa, loads_.stop());
       result.bytes = slab->bytes();
       slots_.FinishLoad(slot, std::move(slab));
       result.load_ms = watch.Ms();

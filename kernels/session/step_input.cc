@@ -172,7 +172,9 @@ void StepInput::CheckKvSlots() {
                    std::to_string(s) + " by its block table)");
       }
       uint32_t& stamp = written_in[slot];
-      if (stamp == step_number_) FailAt("slotMapping", t, slot, "a slot that no other token writes");
+      if (stamp == step_number_) {
+        FailAt("slotMapping", t, slot, "a slot that no other token writes");
+      }
       stamp = step_number_;
     }
   }
