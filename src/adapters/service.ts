@@ -147,7 +147,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       if (!held) return;
       held = false;
       state.holds--;
-      this.#retireIfUnused(state);
+      void this.#retireIfUnused(state);
     };
   }
 
@@ -169,7 +169,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       this.#names.delete(name);
       this.#sorted = undefined;
       found.state.names--;
-      this.#retireIfUnused(found.state);
+      await this.#retireIfUnused(found.state);
     });
   }
 
@@ -290,7 +290,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       await store.putName(stored);
     } catch (error) {
       state.names--;
-      if (await this.#restoreName(name, old)) this.#retireIfUnused(state);
+      if (await this.#restoreName(name, old)) await this.#retireIfUnused(state);
       throw error;
     }
     const replaced = old !== undefined || this.#damaged.delete(name);
@@ -299,7 +299,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
     this.#sorted = undefined;
     if (old !== undefined) {
       old.state.names--;
-      this.#retireIfUnused(old.state);
+      await this.#retireIfUnused(old.state);
     }
     return { record, replaced };
   }
@@ -328,12 +328,15 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
     );
   }
 
-  #retireIfUnused(state: GenerationState): void {
+  /** Takes effect at once; the promise resolves, never rejects, when the file is gone too. */
+  #retireIfUnused(state: GenerationState): Promise<void> {
     const { digest } = state.generation;
-    if (state.names > 0 || state.holds > 0 || this.#generations.get(digest) !== state) return;
+    if (state.names > 0 || state.holds > 0 || this.#generations.get(digest) !== state) {
+      return Promise.resolve();
+    }
     this.#generations.delete(digest);
     this.#onRetired(digest);
-    void this.#digestLock.run(digest, async () => {
+    return this.#digestLock.run(digest, async () => {
       // The same content may have been registered again before its old file went.
       if (this.#generations.has(digest)) return;
       await this.#tolerate('remove an unused adapter file', () =>
