@@ -54,9 +54,13 @@ export function baseShapesDigest(modules: readonly ModuleDescription[]): string 
   return hash.digest('hex');
 }
 
-/** Bytes the pairs take in adapter memory, where everything is float32. */
+/** Bytes the pairs take in adapter memory: float32, each tensor on a multiple of 64 bytes. */
 export function residentBytesOf(modules: readonly CanonicalModule[]): number {
-  return modules.reduce((sum, m) => sum + m.rank * (m.inFeatures + m.outFeatures) * 4, 0);
+  const aligned = (floats: number): number => Math.ceil((floats * 4) / ALIGNMENT) * ALIGNMENT;
+  return modules.reduce(
+    (sum, m) => sum + aligned(m.rank * m.inFeatures) + aligned(m.rank * m.outFeatures),
+    0,
+  );
 }
 
 /** @param modules sorted by layer, then module. */

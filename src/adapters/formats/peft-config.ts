@@ -32,7 +32,6 @@ export interface PeftLoraConfig {
   readonly layersToTransform: readonly number[] | undefined;
   /** Empty: the first number in the path is the layer. */
   readonly layersPattern: readonly string[];
-  readonly baseModel: string | undefined;
 }
 
 /**
@@ -137,10 +136,6 @@ function readFields(json: JsonObject): PeftLoraConfig {
   }
   const useRslora = json.use_rslora ?? false;
   if (typeof useRslora !== 'boolean') throw invalid('use_rslora is not a boolean');
-  const baseModel = json.base_model_name_or_path ?? null;
-  if (baseModel !== null && typeof baseModel !== 'string') {
-    throw invalid('base_model_name_or_path is neither a string nor null');
-  }
   return {
     rank: rankValue(orDefault(json, 'r'), 'r'),
     alpha: alphaValue(orDefault(json, 'lora_alpha'), 'lora_alpha'),
@@ -151,7 +146,6 @@ function readFields(json: JsonObject): PeftLoraConfig {
     excludeModules: stringOrList(json, 'exclude_modules') ?? [],
     layersToTransform: layers === undefined || layers.length === 0 ? undefined : layers,
     layersPattern: patternList,
-    baseModel: baseModel ?? undefined,
   };
 }
 

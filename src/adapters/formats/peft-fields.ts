@@ -65,7 +65,6 @@ export const PEFT_LORA_FIELDS: Readonly<Record<string, FieldRule>> = {
   layers_to_transform: used('layer numbers that target_modules is limited to'),
   layers_pattern: used('name of the layer list that layers_to_transform counts in'),
   init_lora_weights: used('accepted unless the initialisation changed the base weights'),
-  base_model_name_or_path: used('kept as information'),
 
   use_dora: neutralOnly('DoRA', 'adapter_dora_unsupported', isFalsy),
   modules_to_save: neutralOnly(
@@ -111,6 +110,11 @@ export const PEFT_LORA_FIELDS: Readonly<Record<string, FieldRule>> = {
   ),
   lora_dropout: noEffect('dropout is the identity at inference', isNumber, 'a number'),
   inference_mode: noEffect('says whether weights are frozen', isBoolean, 'a boolean'),
+  base_model_name_or_path: noEffect(
+    'a name only; whether the adapter fits is seen by modules and shapes',
+    isStringOrNull,
+    'a string or null',
+  ),
   revision: noEffect('revision of the base model, information', isStringOrNull, 'a string or null'),
   auto_mapping: noEffect(
     'names the Python class of the base model',

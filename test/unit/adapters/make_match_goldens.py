@@ -248,18 +248,21 @@ def random_regex(rng, depth=0):
     if kind <= 2:
         return rng.choice(["a", "b", "_", r"\.", ".", r"\w", r"\d", "1", "q_proj", r"\_", r"\x61"])
     if kind == 3:
-        members = rng.sample(["a", "b", "_", "0-9", "a-c", ".", "]"[:0], "-", r"\d", "[", r"\.", "^"], 3)
-        return "[" + rng.choice(["", "^"]) + ("]" if rng.random() < 0.1 else "") + "".join(members) + "]"
+        items = ["a", "b", "_", "0-9", "a-c", ".", "", "-", r"\d", "[", r"\.", "^"]
+        members = "".join(rng.sample(items, 3))
+        negation = rng.choice(["", "^"])
+        return "[" + negation + ("]" if rng.random() < 0.1 else "") + members + "]"
     if kind == 4:
         return rng.choice(["^", "$", r"\b", r"\B", r"\Z", r"\A"])
     if kind == 5:
-        return rng.choice(["a{", "{2}"[:0], "b}", "a{,}", "b{1,2", "{}"])
+        return rng.choice(["a{", "", "b}", "a{,}", "b{1,2", "{}"])
     if kind <= 8:
         return "".join(random_regex(rng, depth + 1) for _ in range(rng.randint(1, 3)))
     if kind == 9:
         branches = "|".join(random_regex(rng, depth + 1) for _ in range(rng.randint(1, 3)))
         return rng.choice(["(", "(?:", "(?i:", "(?-i:"]) + branches + ")"
-    quantifier = rng.choice(["*", "+", "?", "{2}", "{1,3}", "{,2}", "{2,}", "*?", "+?", "??", "{0}"])
+    counts = ["{2}", "{1,3}", "{,2}", "{2,}", "{0}"]
+    quantifier = rng.choice(["*", "+", "?", "*?", "+?", "??", *counts])
     return "(?:" + random_regex(rng, depth + 1) + ")" + quantifier
 
 

@@ -45,7 +45,6 @@ describe('adapter_config.json', () => {
       excludeModules: 'a.*',
       layersToTransform: [1],
       layersPattern: ['layers'],
-      baseModel: 'some/base',
     });
     expect([...config.alphaPattern.keys()]).toEqual(['v_proj', 'k_proj']);
   });
@@ -59,7 +58,6 @@ describe('adapter_config.json', () => {
       excludeModules: [],
       layersToTransform: undefined,
       layersPattern: [],
-      baseModel: undefined,
     });
   });
 

@@ -105,7 +105,7 @@ describe('adapter service', () => {
       createdAt: 5,
       source: `a/${folder}`,
       targetModules: ['q_proj', 'v_proj'],
-      generation: { rank: 2, residentBytes: 2 * (2 * 16 + 2 * 12) * 4 },
+      generation: { rank: 2, residentBytes: 2 * 4 * 64 },
     });
     expect(first.list()).toEqual([record]);
     expect(first.get('team/x:1')).toBe(record);
