@@ -56,6 +56,8 @@ export interface KvShape {
   readonly numKvHeads: number;
   readonly headSize: number;
   readonly maxPositionEmbeddings: number;
+  /** Dynamic rope scaling stretches the trained length by its factor. */
+  readonly rope?: { readonly dynamic?: { readonly factor: number } };
 }
 
 export interface KvPlan {
@@ -83,15 +85,13 @@ export function planKvCache(config: Config, shape: KvShape): KvPlan {
     );
   }
   const capacity = numBlocks * KV_BLOCK_TOKENS;
+  const positions = Math.floor(shape.maxPositionEmbeddings * (shape.rope?.dynamic?.factor ?? 1));
   const { maxModelLen } = config;
   if (maxModelLen === undefined) {
-    return { numBlocks, maxModelLen: Math.min(shape.maxPositionEmbeddings, capacity) };
+    return { numBlocks, maxModelLen: Math.min(positions, capacity) };
   }
-  if (maxModelLen > shape.maxPositionEmbeddings) {
-    refuse(
-      `maxModelLen is ${maxModelLen}, but the model was trained for ` +
-        `${shape.maxPositionEmbeddings} positions`,
-    );
+  if (maxModelLen > positions) {
+    refuse(`maxModelLen is ${maxModelLen}, but the model is made for ${positions} positions`);
   }
   if (maxModelLen > capacity) {
     refuse(

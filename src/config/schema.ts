@@ -72,7 +72,7 @@ const ADAPTERS = {
     default: [],
     maxItems: 10_000,
   }),
-  maxLoras: int('Adapters that fit one step: slots of the native session.', 16, 0, 4096),
+  maxLoras: int('Adapters that fit one step: slots of the native session.', 16, 1, 4096),
   maxLoraRank: int('Largest rank of an adapter.', 256, 1, 4096),
   adapterMemoryMb: int('Memory for resident adapters, MiB.', 1024, 1),
   maxAdapters: int('Adapters that may be registered.', 10_000, 0, 1_000_000),

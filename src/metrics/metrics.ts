@@ -174,7 +174,8 @@ class RequestObserver implements RunObserver {
 
 export function createMetrics(options: MetricsOptions): Metrics {
   const registry = new Registry();
-  collectDefaultMetrics({ register: registry, prefix: PREFIX });
+  // Under their usual names (process_*, nodejs_*), which dashboards know.
+  collectDefaultMetrics({ register: registry });
   mirror(registry, ENGINE_GAUGES, ENGINE_COUNTERS, () => engineValues(options.engine()));
   mirror(registry, ADAPTER_GAUGES, ADAPTER_COUNTERS, options.adapters);
   const families = requestFamilies(registry);

@@ -81,6 +81,11 @@ describe('KV cache plan', () => {
     expect(planKvCache(load(), SHAPE).maxModelLen).toBe(4096);
   });
 
+  it('stretches the context of a model with dynamic rope scaling', () => {
+    const shape = { ...SHAPE, rope: { dynamic: { factor: 1.5 } } };
+    expect(planKvCache(load(), shape).maxModelLen).toBe(6144);
+  });
+
   it.each([
     [{ maxModelLen: '161', numBlocks: '10' }, SHAPE, /160 tokens; raise kvCacheMb/],
     [{ maxModelLen: '5000' }, SHAPE, /4096 positions/],

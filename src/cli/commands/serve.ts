@@ -1,0 +1,43 @@
+/** `loramux serve`: its flags come from the configuration schema. */
+import { Command, Option } from 'commander';
+import { expectation, loadConfig } from '../../config/load.ts';
+import { CONFIG_FIELDS, type ConfigField } from '../../config/schema.ts';
+import { runServer } from '../../main.ts';
+
+const PLACEHOLDERS: Readonly<Record<string, string>> = {
+  integer: '<number>',
+  boolean: '<true|false>',
+  array: '<name=folder>',
+};
+
+function helpOf(field: ConfigField): string {
+  const { schema, env } = field;
+  const notes = [`env ${env}`];
+  if (schema.enum !== undefined) notes.unshift(expectation(field));
+  if (schema.default !== undefined && !Array.isArray(schema.default)) {
+    notes.push(`default ${String(schema.default)}`);
+  }
+  return `${schema.description} (${notes.join('; ')})`;
+}
+
+const collect = (value: string, previous: string[] | undefined) => [...(previous ?? []), value];
+
+export function serveCommand(): Command {
+  const command = new Command('serve').description('run the server');
+  for (const field of CONFIG_FIELDS) {
+    const { type } = field.schema;
+    const option = new Option(`${field.flag} ${PLACEHOLDERS[type] ?? '<value>'}`, helpOf(field));
+    if (type === 'array') option.argParser(collect);
+    command.addOption(option);
+  }
+  command.action(async (flags: Record<string, string | string[]>) => {
+    const config = loadConfig({ flags, env: process.env });
+    const { isTTY } = process.stderr;
+    await runServer(config, {
+      onPhase: (phase) => {
+        if (isTTY) process.stderr.write(`loramux: ${phase} ...\n`);
+      },
+    });
+  });
+  return command;
+}

@@ -1,0 +1,74 @@
+/** What commands print: results on standard output, everything else on standard error. */
+import { CommanderError } from 'commander';
+import { type ErrorCode, LoramuxError } from '../errors.ts';
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+export function print(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+/** A server's refusal, as seen by a client command. */
+export class RemoteError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string) {
+    super(message);
+    this.name = 'RemoteError';
+    this.code = code;
+  }
+}
+
+function codeOf(error: unknown): ErrorCode | string {
+  if (error instanceof LoramuxError || error instanceof RemoteError) return error.code;
+  return error instanceof CommanderError ? 'config_invalid' : 'internal_error';
+}
+
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  if (error instanceof CommanderError) {
+    return `${error.message.replace(/^error: /, '')}; see \`loramux --help\``;
+  }
+  return error.message;
+}
+
+/** Code and message with its remedy; with `json` as one line. A defect shows its stack. */
+export function printError(error: unknown, json: boolean): void {
+  const code = codeOf(error);
+  const message = messageOf(error);
+  if (json) {
+    process.stderr.write(`${JSON.stringify({ error: { code, message } })}\n`);
+    return;
+  }
+  process.stderr.write(`loramux: ${code}: ${message}\n`);
+  const defect = code === 'internal_error' && error instanceof Error ? error.stack : undefined;
+  if (defect !== undefined) process.stderr.write(`${defect}\n`);
+}
+
+/** Columns padded to their widest cell. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);
+  }
+  const line = (row: readonly string[]) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i]!))
+      .join('  ')
+      .trimEnd();
+  return rows.map(line).join('\n');
+}
+
+/** 1536 -> "1.5 KiB" */
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
