@@ -248,7 +248,7 @@ function checkEveryTargetExists(config: PeftLoraConfig, modules: readonly MatchM
         throw new LoramuxError(
           'adapter_module_unknown',
           `target_modules names ${JSON.stringify(target)}, which the base model does not have. ` +
-            'Was the adapter trained on another architecture?',
+            'Was the adapter trained on another architecture? If not, delete the entry.',
         );
       }
     }
