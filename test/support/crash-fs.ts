@@ -57,6 +57,10 @@ export class CrashFs implements StoreFs {
     for (const file of this.#unsynced) {
       if (existsSync(file)) truncateSync(file, this.#random.int(0, statSync(file).size));
     }
+  }
+
+  /** Removes the copies kept for undoing. */
+  dispose(): void {
     rmSync(this.#backup, { recursive: true, force: true });
   }
 

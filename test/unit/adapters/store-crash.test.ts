@@ -119,6 +119,7 @@ async function play(
   const names = registry === undefined ? undefined : namesOf(registry);
   await registry?.close();
   if (fs.crashed) fs.losePower();
+  fs.dispose();
   return { done, operations: fs.operations, failed, names };
 }
 
