@@ -95,7 +95,6 @@ function dropForeignCache() {
 }
 
 async function compile(targets) {
-  requireTools();
   dropForeignCache();
   const cmakeJs = path.join(path.dirname(require.resolve('cmake-js/package.json')), 'bin/cmake-js');
   await run(process.execPath, [
@@ -153,6 +152,7 @@ async function buildAddon() {
   const digest = sourceDigest();
   if (!flags.has('--force') && fs.existsSync(addon) && readIfThere(stamp) === digest) return false;
   console.log('Building the native addon; the first time takes about a minute ...');
+  requireTools();
   fs.rmSync(stamp, { force: true });
   await compile(['loramux']);
   fs.writeFileSync(stamp, digest);
@@ -166,7 +166,10 @@ async function main() {
   }
   await withLock(async () => {
     await buildAddon();
-    if (flags.has('--tests')) await compile(['loramux_kernel_tests']);
+    if (flags.has('--tests')) {
+      requireTools();
+      await compile(['loramux_kernel_tests']);
+    }
   });
   if (flags.has('--run')) await run(path.join(build, 'loramux_kernel_tests'), []);
 }
