@@ -5,7 +5,8 @@
  * Order of a plan: running sequences with one token to compute (decode), then running prompts in
  * order of arrival, then admission. A sequence without room preempts the latest arrival, which gives
  * everything back and is recomputed later (its cached blocks usually survive). The earliest arrival
- * is never preempted, so something always finishes. A plan costs O(running + admitted).
+ * is never preempted, so something always finishes. A plan costs O(running + admitted) plus one sort
+ * of the adapters that wait and are worth a try (parked ones cost nothing).
  */
 import type { AdapterResidency } from '../adapters/types.ts';
 import { BlockHasher } from '../kvcache/block-hash.ts';

@@ -118,6 +118,29 @@ describe('the loop', () => {
   });
 });
 
+describe('fairness', () => {
+  it('counts what was generated: a long answer waits behind short ones of another adapter', async () => {
+    const harness = createHarness({ engine: { maxSequences: 1 } });
+    const order: string[] = [];
+    const submit = (name: string, maxTokens: number) =>
+      harness.submit(
+        { prompt: [1], adapter: generation(name), sampling: { maxTokens } },
+        {
+          onFinish: () => void order.push(name),
+        },
+      );
+    // Both adapters are resident before the race begins.
+    submit('long', 1);
+    submit('short', 1);
+    await harness.engine.idle();
+    order.length = 0;
+    for (let i = 0; i < 2; i++) submit('long', 20);
+    for (let i = 0; i < 4; i++) submit('short', 2);
+    await harness.engine.idle();
+    expect(order).toEqual(['long', 'short', 'short', 'short', 'short', 'long']);
+  });
+});
+
 describe('starvation', () => {
   it('a request for a cold adapter gets in past a stream for a warm one', async () => {
     const harness = createHarness({

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { cacheViolations, snapshotCache, snapshotTable } from '../../../src/kvcache/invariants.ts';
+import { generation } from '../../support/engine-harness.ts';
 import { name, SchedulerHarness, show } from '../../support/scheduler-harness.ts';
 
 const prompt = (length: number, first = 0) =>
@@ -47,6 +48,17 @@ describe('plan', () => {
     expect(second.numRows).toBe(4);
   });
 
+  it('leaves the last token of a prompt when no row is left to sample from', () => {
+    const harness = new SchedulerHarness({ maxLogitRowsPerStep: 8, maxSequences: 4 });
+    harness.submit({ prompt: prompt(20, 1), sampling: { promptLogprobs: 0 } });
+    harness.submit({ prompt: prompt(5, 2) });
+    expect(harness.step()).toEqual(['0:0+8', '1:0+4']);
+    // Decoding comes first, so it gets its row now.
+    const plan = harness.plan();
+    expect(show(plan)).toEqual(['0:8+7', '1:4+1']);
+    expect(plan.numRows).toBe(8);
+  });
+
   it('preempts the latest arrival, which is recomputed with what it generated', () => {
     const harness = new SchedulerHarness({ numBlocks: 4, prefixCaching: false });
     const early = harness.submit({ prompt: prompt(7, 1), sampling: { maxTokens: 8 } });
@@ -67,13 +79,34 @@ describe('plan', () => {
   });
 
   it('does not admit into blocks that an admitted prompt still needs', () => {
-    const harness = new SchedulerHarness({ numBlocks: 8, maxTokensPerStep: 8 });
-    harness.submit({ prompt: prompt(24, 1) });
+    // Rows limit the first prompt to 8 tokens a step, so there is a token budget left for others.
+    const harness = new SchedulerHarness({ numBlocks: 8, maxLogitRowsPerStep: 8 });
+    harness.submit({ prompt: prompt(24, 1), sampling: { promptLogprobs: 0 } });
     harness.submit({ prompt: prompt(8, 2) });
     expect(harness.step()).toEqual(['0:0+8']);
     expect(harness.scheduler.pool.numFree).toBe(6);
-    for (let i = 0; i < 3; i++) expect(harness.step()[0]).toMatch(/^0:/);
-    expect(harness.scheduler.running).toHaveLength(1);
+    expect(harness.step()).toEqual(['0:8+8']);
+  });
+
+  it('admits nobody into the room of who was just preempted', () => {
+    const resident = {
+      maxSlots: 1,
+      tryAcquire: () => 0,
+      release() {},
+      forget() {},
+      onChange() {},
+    };
+    const limits = { numBlocks: 12, maxTokensPerStep: 64, prefixCaching: false };
+    const harness = new SchedulerHarness(limits, resident);
+    harness.submit({ prompt: prompt(8, 1) });
+    const large = harness.submit({ prompt: prompt(36, 2) });
+    expect(harness.step()).toEqual(['0:0+8', '1:0+36']);
+    // Another adapter, which is next in fairness.
+    const small = harness.submit({ prompt: prompt(3, 3), adapter: generation('a') });
+    small.lane.served = 0;
+    expect(harness.step()).toEqual(['0:8+1']);
+    expect(large.sequences[0]!.status).toBe('preempted');
+    expect(harness.step()).toEqual(['0:9+1', '2:0+3']);
   });
 });
 
