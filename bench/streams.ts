@@ -114,9 +114,9 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       tokensPerSecond: events / seconds,
       meanBatchSize: delta('loramux_engine_step_sequences_total') / steps,
       meanAdaptersPerStep: delta('loramux_engine_step_adapters_total') / steps,
-      eventLoopDelayP50Ms: readMetric(after, 'nodejs_eventloop_lag_p50_seconds') * 1000,
-      eventLoopDelayP99Ms: readMetric(after, 'nodejs_eventloop_lag_p99_seconds') * 1000,
-      eventLoopDelayMaxMs: readMetric(after, 'nodejs_eventloop_lag_max_seconds') * 1000,
+      eventLoopDelayP50Ms: readMetric(after, 'loramux_nodejs_eventloop_lag_p50_seconds') * 1000,
+      eventLoopDelayP99Ms: readMetric(after, 'loramux_nodejs_eventloop_lag_p99_seconds') * 1000,
+      eventLoopDelayMaxMs: readMetric(after, 'loramux_nodejs_eventloop_lag_max_seconds') * 1000,
       outsideNativeMsPerStep: (delta('loramux_engine_outside_native_seconds_total') * 1000) / steps,
       nativeMsPerStep: (delta('loramux_engine_native_seconds_total') * 1000) / steps,
     };

@@ -115,7 +115,7 @@ describe(`many streams (seed ${SEED})`, () => {
       );
       cuts += results.filter(({ cut, finished }) => cut && !finished).length;
       await settled();
-      memory.push(await server.metric('process_resident_memory_bytes'));
+      memory.push(await server.metric('loramux_process_resident_memory_bytes'));
     }
     expect(cuts).toBeGreaterThan((ROUNDS * STREAMS) / 6);
     expect(await server.metric('loramux_engine_step_adapters_max')).toBe(ADAPTERS);
