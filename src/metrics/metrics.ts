@@ -174,8 +174,7 @@ class RequestObserver implements RunObserver {
 
 export function createMetrics(options: MetricsOptions): Metrics {
   const registry = new Registry();
-  // Under their usual names (process_*, nodejs_*), which dashboards know.
-  collectDefaultMetrics({ register: registry });
+  collectDefaultMetrics({ register: registry, prefix: PREFIX });
   mirror(registry, ENGINE_GAUGES, ENGINE_COUNTERS, () => engineValues(options.engine()));
   mirror(registry, ADAPTER_GAUGES, ADAPTER_COUNTERS, options.adapters);
   const families = requestFamilies(registry);

@@ -40,7 +40,7 @@ describe('metrics', () => {
     }
     expect(readMetric(text, 'loramux_engine_steps_total')).toBe(1);
     expect(readMetric(text, 'loramux_adapter_loads_total')).toBe(7);
-    expect(text).toContain('nodejs_eventloop_lag_p99_seconds');
+    expect(text).toContain('loramux_nodejs_eventloop_lag_p99_seconds');
     metrics.close();
   });
 
