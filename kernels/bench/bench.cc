@@ -53,8 +53,8 @@ class Bench {
     using Clock = std::chrono::steady_clock;
     double best = 1e30;
     const auto start = Clock::now();
-    for (size_t i = 0; i < 5 || Clock::now() - start < std::chrono::duration<double>(kSecondsPerCase);
-         ++i) {
+    for (size_t i = 0;
+         i < 5 || Clock::now() - start < std::chrono::duration<double>(kSecondsPerCase); ++i) {
       const auto begin = Clock::now();
       run(i);
       best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
@@ -101,18 +101,17 @@ void BenchLora(Bench* bench, test::Mix mix, int32_t rows, int32_t rank, int64_t 
     std::vector<SegmentedLoraArgs> args;
     for (const test::LoraCase& layer : layers) args.push_back(layer.Args(&y, &workspace));
     for (SegmentedLoraArgs& a : args) a.workspace = workspace.data();
-    bench->Time(name, isa, weights, 2.0 * row_ranks * static_cast<double>(in + out), [&](size_t i) {
-      SegmentedLora(args[i % kLayers], bench->parallel(), isa);
-    });
+    bench->Time(name, isa, weights, 2.0 * row_ranks * static_cast<double>(in + out),
+                [&](size_t i) { SegmentedLora(args[i % kLayers], bench->parallel(), isa); });
   }
 }
 
 void BenchAttention(Bench* bench, const char* kind, int32_t sequences, int32_t context,
                     int32_t queries, int32_t heads, int32_t kv_heads, int32_t head_size,
                     KvDtype dtype) {
-  const std::string name = Format("attention %s %d seq ctx %d heads %d/%d size %d %s", kind,
-                                  sequences, context, heads, kv_heads, head_size,
-                                  dtype == KvDtype::kBf16 ? "bf16" : "f32");
+  const std::string name =
+      Format("attention %s %d seq ctx %d heads %d/%d size %d %s", kind, sequences, context, heads,
+             kv_heads, head_size, dtype == KvDtype::kBf16 ? "bf16" : "f32");
   if (!bench->Wanted(name)) return;
   test::AttentionShape shape;
   shape.num_heads = heads;
@@ -142,9 +141,8 @@ void BenchAttention(Bench* bench, const char* kind, int32_t sequences, int32_t c
       continue;
     }
     test::PreparedStep prepared = c.Prepare(step, bench->parallel().threads);
-    bench->Time(name, isa, bytes, 4.0 * pairs * heads * head_size, [&](size_t) {
-      PagedAttention(prepared.args, bench->parallel(), isa);
-    });
+    bench->Time(name, isa, bytes, 4.0 * pairs * heads * head_size,
+                [&](size_t) { PagedAttention(prepared.args, bench->parallel(), isa); });
   }
 }
 

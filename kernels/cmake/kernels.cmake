@@ -1,7 +1,7 @@
 # Compute kernels: a static library without ONNX Runtime or N-API, and its tests and benchmark.
 #   target loramux_kernels           static, position independent; include <loramux/...>
-#   LORAMUX_BUILD_TESTS=ON           adds loramux_kernel_tests, loramux_kernel_bench and CTest entries
-#   LORAMUX_SANITIZE=ON              AddressSanitizer and UndefinedBehaviorSanitizer for these targets
+#   LORAMUX_BUILD_TESTS=ON           adds loramux_kernel_tests, loramux_kernel_bench, CTest entries
+#   LORAMUX_SANITIZE=ON              AddressSanitizer and UndefinedBehaviorSanitizer for them
 option(LORAMUX_BUILD_TESTS "Build the kernel tests and benchmark" OFF)
 option(LORAMUX_SANITIZE "Build kernels with ASan and UBSan" OFF)
 

@@ -8,17 +8,17 @@
 
 namespace loramux {
 
-constexpr int kTileKeys = 64;    // keys of one tile, aligned to absolute positions
-constexpr int kQueryRows = 64;   // query rows (tokens x heads of a group) of one unit, about
+constexpr int kTileKeys = 64;   // keys of one tile, aligned to absolute positions
+constexpr int kQueryRows = 64;  // query rows (tokens x heads of a group) of one unit, about
 
 // Views into one worker's scratch. Rows are (query token, head of the group).
 struct TileScratch {
-  float* keys_t;   // [head_size, kTileKeys]: keys of the tile, transposed
-  float* scores;   // [rows, kTileKeys]: scores, then weights
-  float* acc;      // [rows, stride]: weighted values so far
-  float* max;      // [rows]: largest score so far
-  float* sum;      // [rows]: sum of weights so far
-  int32_t* low;    // [rows]: visible keys of this tile are [low, high)
+  float* keys_t;  // [head_size, kTileKeys]: keys of the tile, transposed
+  float* scores;  // [rows, kTileKeys]: scores, then weights
+  float* acc;     // [rows, stride]: weighted values so far
+  float* max;     // [rows]: largest score so far
+  float* sum;     // [rows]: sum of weights so far
+  int32_t* low;   // [rows]: visible keys of this tile are [low, high)
   int32_t* high;
   int64_t stride;  // head_size rounded up to whole vectors of any instruction set
 

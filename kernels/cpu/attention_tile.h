@@ -16,7 +16,8 @@ LORAMUX_INLINE void ClearRows(const TileScratch& s, int32_t rows) {
   }
 }
 
-// keys_t[i, j] = keys[j][i] for keys [begin, end) widened to whole vectors; lanes without a key are 0.
+// keys_t[i, j] = keys[j][i] for keys [begin, end) widened to whole vectors; lanes without a key are
+// 0.
 template <typename T>
 LORAMUX_INLINE void TransposeKeys(const T* const* keys, int begin, int end, int d, float* keys_t) {
   for (int j = begin / kLanes * kLanes; j < end; j += kLanes) {
@@ -93,8 +94,9 @@ LORAMUX_INLINE void ScoreTile(const float* q, int d, int32_t rows, const float* 
   }
 }
 
-// Scores of a row's visible keys become weights exp(score - max); the row's earlier sums are brought
-// to the new maximum. Invisible lanes count as absent: they add exact zeros to a non-negative sum.
+// Scores of a row's visible keys become weights exp(score - max); the row's earlier sums are
+// brought to the new maximum. Invisible lanes count as absent: they add exact zeros to a
+// non-negative sum.
 LORAMUX_INLINE void SoftmaxRow(const TileScratch& s, int32_t r, int d) {
   float* scores = s.scores + r * kTileKeys;
   const int low = s.low[r];
@@ -129,8 +131,8 @@ LORAMUX_INLINE void SoftmaxRow(const TileScratch& s, int32_t r, int d) {
   s.max[r] = new_max;
 }
 
-// acc[r, :] += sum over keys [low, high) of weights[r, key] * value[key], R rows, C vectors of the head
-// from element i on; the last vector has `width` lanes when C is 1.
+// acc[r, :] += sum over keys [low, high) of weights[r, key] * value[key], R rows, C vectors of the
+// head from element i on; the last vector has `width` lanes when C is 1.
 template <int R, int C, typename T>
 LORAMUX_INLINE void ValueBlock(const T* const* values, int low, int high, const float* weights,
                                float* acc_rows, int64_t stride, int i, int width) {

@@ -48,7 +48,8 @@ void ConvertTransposedRun(const uint8_t* src, int64_t rows, int64_t cols, float*
       const int width = static_cast<int>(MinOf<int64_t>(kLanes, cols - c));
       VF v[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        v[i] = i < height ? LoadWeightsN<D>(src + ((r + i) * cols + c) * kBytes, width) * s : Zero();
+        v[i] =
+            i < height ? LoadWeightsN<D>(src + ((r + i) * cols + c) * kBytes, width) * s : Zero();
       }
       Transpose(v);
       for (int i = 0; i < width; ++i) StoreN(dst + (c + i) * rows + r, v[i], height);

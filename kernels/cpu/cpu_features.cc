@@ -41,8 +41,8 @@ std::vector<Feature> QueryFeatures() {
   const CpuidRegs l7 = Cpuid(7, 0);
   const CpuidRegs l71 = l7.eax >= 1 ? Cpuid(7, 1) : CpuidRegs{};
   const uint64_t xcr0 = SavedState(l1);
-  constexpr uint64_t kYmm = 0x6;      // SSE and AVX halves
-  constexpr uint64_t kZmm = 0xe6;     // plus opmask and both ZMM parts
+  constexpr uint64_t kYmm = 0x6;       // SSE and AVX halves
+  constexpr uint64_t kZmm = 0xe6;      // plus opmask and both ZMM parts
   constexpr uint64_t kTile = 0x60000;  // AMX configuration and data
   const bool ymm = (xcr0 & kYmm) == kYmm;
   const bool zmm = (xcr0 & kZmm) == kZmm;

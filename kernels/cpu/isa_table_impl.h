@@ -10,8 +10,9 @@
 namespace loramux::LORAMUX_SIMD_NS {
 
 const KernelTable kTable = {
-    SegmentedLora, PagedAttention, MaxLogit,          SumExp,    CountGreater, FindGreater, BucketPass,
-    Weights,       Convert,        ConvertTransposed, AllFinite, ExpArray,
+    SegmentedLora, PagedAttention,    MaxLogit,   SumExp,
+    CountGreater,  FindGreater,       BucketPass, Weights,
+    Convert,       ConvertTransposed, AllFinite,  ExpArray,
 };
 
 }  // namespace loramux::LORAMUX_SIMD_NS

@@ -17,12 +17,12 @@ constexpr uint16_t kNoBucket = 0xffff;
 struct BucketPassArgs {
   const float* logits = nullptr;  // [count]
   int64_t count = 0;
-  float max = 0.0f;                // largest logit
+  float max = 0.0f;  // largest logit
   double inverse_temperature = 1.0;
-  double lowest_scaled = 0.0;      // candidates have (logit - max) / temperature >= this
-  uint16_t* bucket = nullptr;      // out [count]; rounded up to a multiple of 8 entries
-  double* mass = nullptr;          // [kSampleBuckets], added to: sum of exp((logit - max) / T)
-  int32_t* tokens = nullptr;       // [kSampleBuckets], added to
+  double lowest_scaled = 0.0;  // candidates have (logit - max) / temperature >= this
+  uint16_t* bucket = nullptr;  // out [count]; rounded up to a multiple of 8 entries
+  double* mass = nullptr;      // [kSampleBuckets], added to: sum of exp((logit - max) / T)
+  int32_t* tokens = nullptr;   // [kSampleBuckets], added to
 };
 
 struct KernelTable {

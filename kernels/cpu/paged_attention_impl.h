@@ -1,7 +1,7 @@
 // Paged attention for one instruction set, in two phases: normalise, rotate and store every token's
 // key and value (queries go to the workspace), then attend. Keys are visited in tiles of kTileKeys
-// absolute positions; every sum of a query row runs over keys in ascending order, whatever else is in
-// the register tile, so its bits do not depend on how tokens were cut into calls.
+// absolute positions; every sum of a query row runs over keys in ascending order, whatever else is
+// in the register tile, so its bits do not depend on how tokens were cut into calls.
 #pragma once
 
 #include "cpu/attention_layout.h"
@@ -111,7 +111,8 @@ LORAMUX_INLINE void LocateKeys(const PagedAttentionArgs& args, int32_t sequence,
   int32_t block = (base + keys->begin) / args.block_size;
   int32_t inside = (base + keys->begin) % args.block_size;
   for (int j = keys->begin; j < keys->end; ++j) {
-    keys->offset[j] = (static_cast<int64_t>(table[block]) * args.block_size + inside) * token_stride;
+    keys->offset[j] =
+        (static_cast<int64_t>(table[block]) * args.block_size + inside) * token_stride;
     if (++inside == args.block_size) {
       inside = 0;
       ++block;
@@ -136,7 +137,7 @@ LORAMUX_INLINE void PrefetchKeys(const T* k_cache, const T* v_cache, const TileK
 }
 
 inline void FinishRows(const PagedAttentionArgs& args, const AttendUnit& unit, int32_t kv_head,
-                const TileScratch& s) {
+                       const TileScratch& s) {
   const int d = args.head_size;
   const int32_t group = args.num_heads / args.num_kv_heads;
   for (int32_t r = 0; r < unit.count * group; ++r) {

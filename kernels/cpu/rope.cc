@@ -11,9 +11,9 @@ namespace {
 void DynamicInverseFrequencies(const RopeConfig& config, int32_t length, float* inv_freq) {
   const int32_t d = config.rotary_dim;
   const float factor = static_cast<float>(config.dynamic_factor);
-  const float stretched = factor * static_cast<float>(length) /
-                              static_cast<float>(config.dynamic_max_positions) -
-                          static_cast<float>(config.dynamic_factor - 1.0);
+  const float stretched =
+      factor * static_cast<float>(length) / static_cast<float>(config.dynamic_max_positions) -
+      static_cast<float>(config.dynamic_factor - 1.0);
   const float exponent = static_cast<float>(static_cast<double>(d) / static_cast<double>(d - 2));
   const float base = static_cast<float>(config.dynamic_base) * std::pow(stretched, exponent);
   for (int32_t i = 0; i < d / 2; ++i) {

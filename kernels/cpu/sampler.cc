@@ -52,9 +52,9 @@ bool Precedes(const Candidate& a, const Candidate& b) {
 }
 
 bool ChangesLogits(const SamplerRow& row) {
-  return row.num_bias > 0 ||
-         (row.history_length > 0 && (row.repetition_penalty != 1.0f ||
-                                     row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f));
+  return row.num_bias > 0 || (row.history_length > 0 &&
+                              (row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f ||
+                               row.frequency_penalty != 0.0f));
 }
 
 // Bias, then repetition penalty once per distinct token of prompt and output, then frequency and
@@ -245,7 +245,8 @@ class BucketDraw {
   Prefix CutByMass(const Prefix& kept, double wanted) {
     double before = 0.0;
     for (int32_t b = 0; b < kept.bucket; ++b) {
-      if (Tokens(b) > 0 && before + Mass(b) >= wanted) return CutAtMass(b, Tokens(b), before, wanted);
+      if (Tokens(b) > 0 && before + Mass(b) >= wanted)
+        return CutAtMass(b, Tokens(b), before, wanted);
       before += Mass(b);
     }
     return CutAtMass(kept.bucket, kept.in_bucket, kept.mass_before, wanted);
@@ -348,8 +349,7 @@ bool SampleRow(const SamplerRow& row, int32_t vocab, SamplerScratch* scratch, Sa
   };
   out->token_id = token;
   out->logprob = logprob(row.logits[token]);
-  out->rank =
-      1 + static_cast<int32_t>(kernels.count_greater(row.logits, vocab, row.logits[token]));
+  out->rank = 1 + static_cast<int32_t>(kernels.count_greater(row.logits, vocab, row.logits[token]));
   const int32_t top = std::min({row.num_top_logprobs, kMaxTopLogprobs, vocab});
   if (top > 0) {
     SelectTop(row.logits, vocab, top, kernels, &scratch->sorted);

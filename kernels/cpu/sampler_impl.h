@@ -53,7 +53,8 @@ inline int64_t CountGreater(const float* logits, int64_t count, float threshold)
   const VF t = Set1(threshold);
   int64_t n = 0;
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) n += __builtin_popcount(GreaterMask(Load(logits + i), t));
+  for (; i + kLanes <= count; i += kLanes)
+    n += __builtin_popcount(GreaterMask(Load(logits + i), t));
   for (; i < count; ++i) n += logits[i] > threshold;
   return n;
 }
@@ -101,7 +102,8 @@ inline void BucketPass(const BucketPassArgs& args) {
     int all_far = 1;
     for (int lane = 0; lane < 8; ++lane) {
       all_far &= static_cast<int>((far[lane] & candidate[lane]) != 0);
-      args.bucket[i + lane] = candidate[lane] != 0 ? static_cast<uint16_t>(bucket[lane]) : kNoBucket;
+      args.bucket[i + lane] =
+          candidate[lane] != 0 ? static_cast<uint16_t>(bucket[lane]) : kNoBucket;
     }
     // Most of a vocabulary is usually far below the maximum; it is added up eight at a time.
     if (all_far != 0) {

@@ -8,19 +8,19 @@
 
 namespace loramux::LORAMUX_SIMD_NS {
 
-constexpr int64_t kRowBlock = 32;         // rows of one unit, so that A and B tiles are reused
-constexpr int64_t kShrinkChunk = 1024;    // inputs per partial dot product: rows and A stay in L1
-constexpr int64_t kExpandGroup = 128;     // outputs accumulated together
-constexpr int64_t kTransposeDepth = 64;   // ranks of one transposed tile of B
-constexpr int kDecodeRanks = 8;           // chains in flight for a single row
+constexpr int64_t kRowBlock = 32;        // rows of one unit, so that A and B tiles are reused
+constexpr int64_t kShrinkChunk = 1024;   // inputs per partial dot product: rows and A stay in L1
+constexpr int64_t kExpandGroup = 128;    // outputs accumulated together
+constexpr int64_t kTransposeDepth = 64;  // ranks of one transposed tile of B
+constexpr int kDecodeRanks = 8;          // chains in flight for a single row
 
 // Walks units (segment, row block, column block) in order; one cursor per worker.
 struct LoraCursor {
   const SegmentedLoraArgs* args;
   bool expand;
   int64_t segment = 0;
-  int64_t first_unit = 0;   // of `segment`
-  int64_t h_offset = 0;     // of `segment` in the workspace
+  int64_t first_unit = 0;  // of `segment`
+  int64_t h_offset = 0;    // of `segment` in the workspace
   int64_t col_block = 0, col_blocks = 0, row_blocks = 0;
 
   int64_t Rows() const {
@@ -67,8 +67,8 @@ inline int64_t CountUnits(const SegmentedLoraArgs& args, bool expand) {
 
 // h[r, k] (+)= dot(x[r, :len], a[k, :len]) for R rows and K ranks.
 template <int R, int K>
-LORAMUX_INLINE void ShrinkTile(const float* x, int64_t ldx, const float* a, int64_t lda, int64_t len,
-                               bool first, float* h, int64_t ldh) {
+LORAMUX_INLINE void ShrinkTile(const float* x, int64_t ldx, const float* a, int64_t lda,
+                               int64_t len, bool first, float* h, int64_t ldh) {
   VF acc[R][K];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -135,7 +135,8 @@ inline void ShrinkUnit(const SegmentedLoraArgs& args, const LoraCursor& cursor, 
     for (; r + kTileRows <= rows; r += kTileRows) {
       const float* xr = x + r * in + c;
       float* hr = h + r * ldh;
-      int64_t k = ShrinkRanks<kTileRows, kTileCols>(xr, in, a + c, in, len, first, hr, ldh, 0, ranks);
+      int64_t k =
+          ShrinkRanks<kTileRows, kTileCols>(xr, in, a + c, in, len, first, hr, ldh, 0, ranks);
       ShrinkRanks<kTileRows, 1>(xr, in, a + c, in, len, first, hr, ldh, k, ranks);
     }
     for (; r < rows; ++r) {
@@ -186,7 +187,8 @@ LORAMUX_INLINE void ExpandTile(const float* h, int64_t ldh, const float* bt, int
 
 template <int R, int C>
 LORAMUX_INLINE int64_t ExpandCols(const float* h, int64_t ldh, const float* bt, int64_t ldb,
-                                  int64_t depth, bool first, float* acc, int64_t col, int64_t cols) {
+                                  int64_t depth, bool first, float* acc, int64_t col,
+                                  int64_t cols) {
   for (; col + C * kLanes <= cols; col += C * kLanes) {
     ExpandTile<R, C>(h, ldh, bt + col, ldb, depth, first, acc + col, 0);
   }
@@ -215,8 +217,8 @@ inline void ExpandGroup(const float* h, int64_t ldh, int64_t rows, const float* 
   }
 }
 
-// dst [ranks, kExpandGroup] = transpose of src [cols, ranks] (row stride ld); columns are padded with
-// zeros to whole vectors.
+// dst [ranks, kExpandGroup] = transpose of src [cols, ranks] (row stride ld); columns are padded
+// with zeros to whole vectors.
 inline void TransposeTile(const float* src, int64_t ld, int64_t cols, int64_t ranks, float* dst) {
   for (int64_t c = 0; c < cols; c += kLanes) {
     for (int64_t k = 0; k < ranks; k += kLanes) {

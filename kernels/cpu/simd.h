@@ -1,9 +1,9 @@
 // The vector abstraction that kernel bodies are written in. A translation unit compiled for one
-// instruction set defines LORAMUX_SIMD_AVX2 or LORAMUX_SIMD_AVX512 (or neither: portable) and includes
-// this first; everything then lives in a namespace of that instruction set, so that the linker
-// never merges code compiled for different ones. For the same reason kernel bodies use no templates
-// or inline functions of the standard library: the linker keeps one copy of those, and it could be
-// the one this processor cannot run.
+// instruction set defines LORAMUX_SIMD_AVX2 or LORAMUX_SIMD_AVX512 (or neither: portable) and
+// includes this first; everything then lives in a namespace of that instruction set, so that the
+// linker never merges code compiled for different ones. For the same reason kernel bodies use no
+// templates or inline functions of the standard library: the linker keeps one copy of those, and it
+// could be the one this processor cannot run.
 #pragma once
 
 #include <stddef.h>

@@ -50,9 +50,7 @@ LORAMUX_INLINE float ReduceMax(VF v) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-LORAMUX_INLINE uint32_t GreaterMask(VF a, VF b) {
-  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
-}
+LORAMUX_INLINE uint32_t GreaterMask(VF a, VF b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 LORAMUX_INLINE VF KeepRange(VF v, int lo, int hi, float fill) {
   const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __mmask16 keep = _mm512_cmpge_epi32_mask(iota, _mm512_set1_epi32(lo)) &

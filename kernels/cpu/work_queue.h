@@ -7,8 +7,8 @@
 
 namespace loramux::LORAMUX_SIMD_NS {
 
-// Calls worker(index, next) for index in [0, workers); next() answers unit numbers, ascending for one
-// worker, each once over all workers, and -1 at the end. Workers may run one after another.
+// Calls worker(index, next) for index in [0, workers); next() answers unit numbers, ascending for
+// one worker, each once over all workers, and -1 at the end. Workers may run one after another.
 template <typename Worker>
 void RunUnits(const Parallel& parallel, int64_t units, int64_t workers, Worker&& worker) {
   if (units <= 0) return;

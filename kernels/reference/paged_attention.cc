@@ -76,8 +76,8 @@ void AttendRow(const PagedAttentionArgs& a, int32_t sequence, int64_t token, int
   const std::vector<double> q = Prepare(a, a.q + token * a.q_stride + head * d, a.q_norm, token);
   const int32_t first = a.sliding_window > 0 ? std::max(0, position - a.sliding_window + 1) : 0;
   const auto index_of = [&](int32_t p) {
-    const int64_t block = a.block_tables[static_cast<int64_t>(sequence) * a.max_blocks +
-                                         p / a.block_size];
+    const int64_t block =
+        a.block_tables[static_cast<int64_t>(sequence) * a.max_blocks + p / a.block_size];
     return CacheIndex(a, block * a.block_size + p % a.block_size, kv_head);
   };
   std::vector<double> scores;

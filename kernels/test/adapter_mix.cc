@@ -56,7 +56,8 @@ std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
       }
       // The first is the base: most traffic wants no adapter.
       for (int32_t i = 0; i <= adapters; ++i) {
-        if (count[static_cast<size_t>(i)] > 0) runs.push_back({i - 1, count[static_cast<size_t>(i)]});
+        if (count[static_cast<size_t>(i)] > 0)
+          runs.push_back({i - 1, count[static_cast<size_t>(i)]});
       }
       break;
     }
@@ -74,8 +75,8 @@ std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
   return runs;
 }
 
-LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks, int64_t in,
-                      int64_t out, bool transposed, Random* random) {
+LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks,
+                      int64_t in, int64_t out, bool transposed, Random* random) {
   LoraCase c;
   c.in = in;
   c.out = out;
@@ -92,8 +93,7 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
     c.rank.push_back(rank);
     c.a.push_back(
         random->Normals(r * static_cast<size_t>(in), 1.0f / std::sqrt(static_cast<float>(in))));
-    c.b.push_back(random->Normals(
-        r * n, 1.0f / std::sqrt(static_cast<float>(std::max(1, rank)))));
+    c.b.push_back(random->Normals(r * n, 1.0f / std::sqrt(static_cast<float>(std::max(1, rank)))));
     c.bt.emplace_back(r * n);
     for (size_t o = 0; o < n; ++o) {
       for (size_t k = 0; k < r; ++k) c.bt.back()[k * n + o] = c.b.back()[o * r + k];
@@ -129,8 +129,8 @@ SegmentedLoraArgs LoraCase::Args(std::vector<float>* y_out, std::vector<float>* 
   args.out = out;
   args.segments = segments.data();
   args.num_segments = static_cast<int64_t>(segments.size());
-  workspace->assign(
-      static_cast<size_t>(SegmentedLoraWorkspace(args.segments, args.num_segments)), NAN);
+  workspace->assign(static_cast<size_t>(SegmentedLoraWorkspace(args.segments, args.num_segments)),
+                    NAN);
   args.workspace = workspace->data();
   return args;
 }

@@ -41,7 +41,7 @@ struct LoraCase {
 };
 
 // transposed: segments carry bt, else b.
-LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks, int64_t in,
-                      int64_t out, bool transposed, Random* random);
+LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks,
+                      int64_t in, int64_t out, bool transposed, Random* random);
 
 }  // namespace loramux::test

@@ -1,5 +1,5 @@
-// A test harness in one header: named tests, checks that say where and what, seeds that can be given
-// back (LORAMUX_TEST_SEED), an optional name filter as the first argument.
+// A test harness in one header: named tests, checks that say where and what, seeds that can be
+// given back (LORAMUX_TEST_SEED), an optional name filter as the first argument.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +26,10 @@ uint64_t Seed();
 
 }  // namespace loramux::test
 
-#define LORAMUX_TEST(name)                                                                  \
-  static void Test##name();                                                                 \
-  [[maybe_unused]] static const bool registered_##name =                                    \
-      ::loramux::test::Register(#name, Test##name);                                         \
+#define LORAMUX_TEST(name)                               \
+  static void Test##name();                              \
+  [[maybe_unused]] static const bool registered_##name = \
+      ::loramux::test::Register(#name, Test##name);      \
   static void Test##name()
 #define CHECK(condition) CHECK_THAT(condition, std::string())
 #define CHECK_THAT(condition, detail) \

@@ -40,8 +40,8 @@ LORAMUX_TEST(ConvertIsExactForEveryHalf) {
     ConvertToF32(unaligned, WeightDtype::kF16, 65536, out.data(), 1.0f, isa);
     for (uint32_t h = 0; h < 65536; ++h) {
       const double want = HalfValue(static_cast<uint16_t>(h));
-      const bool ok = std::isnan(want) ? std::isnan(out[h])
-                                       : Bits(out[h]) == Bits(static_cast<float>(want));
+      const bool ok =
+          std::isnan(want) ? std::isnan(out[h]) : Bits(out[h]) == Bits(static_cast<float>(want));
       CHECK_THAT(ok, Format("%s f16 %04x gives %g", IsaName(isa), h, static_cast<double>(out[h])));
     }
     ConvertToF32(unaligned, WeightDtype::kBf16, 65536, out.data(), 1.0f, isa);
@@ -75,7 +75,8 @@ LORAMUX_TEST(ConvertTransposedEqualsConvertThenTranspose) {
       const size_t n = static_cast<size_t>(rows * cols);
       std::vector<uint8_t> src(n * WeightDtypeBytes(dtype));
       for (uint8_t& byte : src) byte = static_cast<uint8_t>(random.Next());
-      if (dtype == WeightDtype::kF32) std::memcpy(src.data(), random.Normals(n, 1.0f).data(), n * 4);
+      if (dtype == WeightDtype::kF32)
+        std::memcpy(src.data(), random.Normals(n, 1.0f).data(), n * 4);
       for (Isa isa : SupportedIsas()) {
         std::vector<float> plain(n);
         std::vector<float> transposed(n + 1, 7.0f);
@@ -147,7 +148,8 @@ LORAMUX_TEST(SamplerWeightsAreTheSameBitsEverywhere) {
   KernelsFor(Isa::kScalar)
       .weights(logits.data(), static_cast<int64_t>(logits.size()), max, 1.25, first.data());
   for (size_t i = 0; i < logits.size(); ++i) {
-    const double want = std::exp((static_cast<double>(logits[i]) - static_cast<double>(max)) * 1.25);
+    const double want =
+        std::exp((static_cast<double>(logits[i]) - static_cast<double>(max)) * 1.25);
     CHECK(std::fabs(first[i] - want) <= 1e-14 * want);
   }
   for (Isa isa : SupportedIsas()) {

@@ -1,5 +1,5 @@
-// Tolerances against the double reference, outputs of order one: float32 cache 2e-5; bf16 cache 1e-2,
-// because a key that lies on a rounding border may be stored one bf16 step apart.
+// Tolerances against the double reference, outputs of order one: float32 cache 2e-5; bf16 cache
+// 1e-2, because a key that lies on a rounding border may be stored one bf16 step apart.
 #include "loramux/paged_attention.h"
 
 #include <cmath>
@@ -117,7 +117,8 @@ LORAMUX_TEST(AttentionRowDoesNotDependOnChunksOrBatch) {
       }
       std::vector<int32_t> every;
       for (int32_t p = 1; p < 201; ++p) every.push_back(p);
-      const std::vector<std::vector<int32_t>> cuts = {{1}, {64, 128}, {63, 65, 127, 200}, {16, 17, 90}, every};
+      const std::vector<std::vector<int32_t>> cuts = {
+          {1}, {64, 128}, {63, 65, 127, 200}, {16, 17, 90}, every};
       for (const auto& cut : cuts) {
         c.ClearCache();
         CHECK_THAT(FirstDifference(c.RunInChunks(0, cut, isa), whole[0]) == 0,
@@ -132,6 +133,18 @@ LORAMUX_TEST(AttentionRowDoesNotDependOnChunksOrBatch) {
       joined.insert(joined.end(), whole[1].begin(), whole[1].end());
       CHECK_THAT(FirstDifference(batch, joined) == 0, Describe(shape, isa) + " batch");
     }
+  }
+}
+
+LORAMUX_TEST(AttentionAcceptsSequencesWithoutTokensAndEmptyCalls) {
+  for (Isa isa : SupportedIsas()) {
+    Random random(Seed() + 11);
+    PagedCase c(AttentionShape(), {40, 20}, &random);
+    const std::vector<float> alone = c.Step({{0, 0, 40}}, Parallel{}, &isa);
+    const std::vector<float> with = c.Step({{1, 0, 0}, {0, 0, 40}, {1, 0, 0}}, Parallel{}, &isa);
+    CHECK_THAT(FirstDifference(alone, with) == 0, IsaName(isa));
+    CHECK(c.Step({}, Parallel{}, &isa).empty());
+    CHECK(c.Step({{1, 0, 0}}, Parallel{}, &isa).empty());
   }
 }
 
@@ -186,7 +199,8 @@ LORAMUX_TEST(AttentionChecksNoticeAShiftedWindow) {
   for (Isa isa : SupportedIsas()) {
     Random a(Seed() + 8);
     Random b(Seed() + 8);
-    const std::vector<float> want = PagedCase(shape, {60}, &a).Step({{0, 0, 60}}, Parallel{}, nullptr);
+    const std::vector<float> want =
+        PagedCase(shape, {60}, &a).Step({{0, 0, 60}}, Parallel{}, nullptr);
     const std::vector<float> got = PagedCase(wrong, {60}, &b).Step({{0, 0, 60}}, Parallel{}, &isa);
     CHECK(MaxAbsError(got, want) > 100 * Tolerance(shape));
   }
@@ -203,14 +217,15 @@ LORAMUX_TEST(AttentionCacheHoldsNearestBf16) {
     PagedCase c(shape, {1}, &random);
     SequenceData& s = c.sequence(0);
     // Ties go to the even neighbour; the largest float rounds to infinity.
-    const float in[] = {1.00390625f, 1.01171875f, 1.00390637f, -1.00390625f, 3.4028235e38f, 1e-40f, -0.0f};
+    const float in[] = {1.00390625f,   1.01171875f, 1.00390637f, -1.00390625f,
+                        3.4028235e38f, 1e-40f,      -0.0f};
     const uint16_t want[] = {0x3f80, 0x3f82, 0x3f81, 0xbf80, 0x7f80, 0x0001, 0x8000};
     for (size_t i = 0; i < 7; ++i) s.v[i] = in[i];
     c.Step({{0, 0, 1}}, Parallel{}, &isa);
     for (size_t i = 0; i < 7; ++i) {
       uint16_t got;
-      std::memcpy(&got,
-                  c.v_cache().data() + static_cast<size_t>(s.blocks[0] * c.BlockBytes()) + 2 * i, 2);
+      std::memcpy(
+          &got, c.v_cache().data() + static_cast<size_t>(s.blocks[0] * c.BlockBytes()) + 2 * i, 2);
       CHECK_THAT(got == want[i], Format("%s %zu: %04x", IsaName(isa), i, got));
     }
   }
@@ -260,7 +275,8 @@ LORAMUX_TEST(RopeTableDynamicScalingStartsPastTheLimit) {
   const int32_t d = 8;
   std::vector<float> inv_freq;
   for (int32_t i = 0; i < d / 2; ++i) {
-    inv_freq.push_back(1.0f / std::pow(10000.0f, static_cast<float>(2 * i) / static_cast<float>(d)));
+    inv_freq.push_back(1.0f /
+                       std::pow(10000.0f, static_cast<float>(2 * i) / static_cast<float>(d)));
   }
   RopeConfig config;
   config.inv_freq = inv_freq.data();

@@ -22,8 +22,8 @@ struct AttentionShape {
 
 // One sequence's whole life: what every token projects to, whatever call it is computed in.
 struct SequenceData {
-  std::vector<float> q, k, v;    // [length, heads or kv heads, head_size]
-  std::vector<int32_t> blocks;   // physical block of each logical block
+  std::vector<float> q, k, v;   // [length, heads or kv heads, head_size]
+  std::vector<int32_t> blocks;  // physical block of each logical block
   int32_t length = 0;
 };
 

@@ -1,4 +1,5 @@
-// Decisions equal the reference's exactly; log-probabilities within 2e-6 absolute plus 1e-6 relative.
+// Decisions equal the reference's exactly; log-probabilities within 2e-6 absolute plus 1e-6
+// relative.
 #include "loramux/sampler.h"
 
 #include <algorithm>
@@ -308,7 +309,8 @@ LORAMUX_TEST(SamplerDoesNotAllocateAfterWarmUp) {
     }
     if (round == 1) {
       const int64_t after = g_allocations;
-      CHECK_THAT(after == before, Format("%lld allocations", static_cast<long long>(after - before)));
+      CHECK_THAT(after == before,
+                 Format("%lld allocations", static_cast<long long>(after - before)));
     }
   }
   DestroySamplerScratch(scratch);

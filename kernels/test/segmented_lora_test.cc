@@ -49,16 +49,16 @@ LORAMUX_TEST(LoraMatchesReferenceForEveryRank) {
   Random random(Seed());
   for (int32_t rank : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 128, 129, 256}) {
     for (bool transposed : {false, true}) {
-      CheckAgainstReference(MakeLoraCase({{0, 1}, {-1, 2}, {1, 5}}, {rank}, 160, 144, transposed,
-                                         &random),
-                            "rank");
+      CheckAgainstReference(
+          MakeLoraCase({{0, 1}, {-1, 2}, {1, 5}}, {rank}, 160, 144, transposed, &random), "rank");
     }
   }
 }
 
 LORAMUX_TEST(LoraMatchesReferenceForOddSizes) {
   Random random(Seed());
-  const int64_t sizes[][2] = {{1, 1}, {2049, 2049}, {1023, 7}, {1025, 129}, {3, 127}, {2048, 1}, {17, 1025}};
+  const int64_t sizes[][2] = {{1, 1},   {2049, 2049}, {1023, 7}, {1025, 129},
+                              {3, 127}, {2048, 1},    {17, 1025}};
   for (const auto& size : sizes) {
     for (bool transposed : {false, true}) {
       CheckAgainstReference(MakeLoraCase({{0, 3}, {1, 37}, {-1, 1}, {2, 1}}, {16, 3, 65}, size[0],

@@ -1,6 +1,7 @@
-// Paged attention over packed ragged sequences: optional per-head RMS norm of q and k (Qwen3), rotary
-// embedding (rotate-half layout of Hugging Face), write of k and v into the paged cache, causal
-// grouped-query attention with online softmax (Milakov & Gimelshein 2018; vLLM PagedAttention).
+// Paged attention over packed ragged sequences: optional per-head RMS norm of q and k (Qwen3),
+// rotary embedding (rotate-half layout of Hugging Face), write of k and v into the paged cache,
+// causal grouped-query attention with online softmax (Milakov & Gimelshein 2018; vLLM
+// PagedAttention).
 #pragma once
 
 #include "loramux/types.h"
@@ -10,10 +11,10 @@ namespace loramux {
 struct PagedAttentionArgs {
   // Projections of this step, rows are packed tokens. Head h of row t begins at
   // q + t * q_stride + h * head_size (likewise k, v).
-  const float* q = nullptr;  // [tokens, num_heads, head_size]
-  const float* k = nullptr;  // [tokens, num_kv_heads, head_size]
-  const float* v = nullptr;  // [tokens, num_kv_heads, head_size]
-  float* out = nullptr;      // [tokens, num_heads, head_size], contiguous
+  const float* q = nullptr;                          // [tokens, num_heads, head_size]
+  const float* k = nullptr;                          // [tokens, num_kv_heads, head_size]
+  const float* v = nullptr;                          // [tokens, num_kv_heads, head_size]
+  float* out = nullptr;                              // [tokens, num_heads, head_size], contiguous
   int64_t q_stride = 0, k_stride = 0, v_stride = 0;  // floats between rows
 
   int64_t num_tokens = 0;

@@ -37,8 +37,8 @@ struct SamplerRow {
 struct SamplerOutput {
   int32_t token_id = 0;
   float logprob = 0.0f;
-  int32_t rank = 0;             // 1 + number of tokens with a larger raw logit
-  int32_t* top_ids = nullptr;   // [kMaxTopLogprobs], best first (ties by lower id)
+  int32_t rank = 0;            // 1 + number of tokens with a larger raw logit
+  int32_t* top_ids = nullptr;  // [kMaxTopLogprobs], best first (ties by lower id)
   float* top_logprobs = nullptr;
 };
 
@@ -47,10 +47,10 @@ struct SamplerScratch;
 SamplerScratch* CreateSamplerScratch(int32_t vocab);
 void DestroySamplerScratch(SamplerScratch* scratch);
 
-// False when the row has a NaN, +infinity or no finite logit, when bias and penalties leave none, or
-// when target_id is not below vocab (the caller fails that request, not the step). -infinity is a
-// banned token; a bias of -infinity bans one. Ids of bias and history that are outside
-// [0, vocab) touch nothing. Temperatures below 1e-5 are greedy.
+// False when the row has a NaN, +infinity or no finite logit, when bias and penalties leave none,
+// or when target_id is not below vocab (the caller fails that request, not the step). -infinity is
+// a banned token; a bias of -infinity bans one. Ids of bias and history that are outside [0, vocab)
+// touch nothing. Temperatures below 1e-5 are greedy.
 //
 // The decision is the same bits on every ISA: weights are computed with the same double operations
 // everywhere. log-probabilities agree to about 1e-6.

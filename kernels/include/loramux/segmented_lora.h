@@ -1,5 +1,6 @@
 // Segmented LoRA: y[t] += scale * B (A x[t]) for runs of rows that use one adapter.
-// After SGMV (Chen et al., Punica, arXiv 2310.18547) with ragged, unpadded ranks (S-LoRA, 2311.03285).
+// After SGMV (Chen et al., Punica, arXiv 2310.18547) with ragged, unpadded ranks (S-LoRA,
+// 2311.03285).
 #pragma once
 
 #include "loramux/types.h"
@@ -15,8 +16,8 @@ struct LoraSegment {
   float scale = 1.0f;
   const float* a = nullptr;  // [rank, in]
   const float* b = nullptr;  // [out, rank]; the adapter's own scale is folded in
-  // [rank, out], optional: b transposed (ConvertTransposedToF32). When set, b is not read and may be
-  // null. Faster, and the same bits: b is otherwise transposed tile by tile on every call.
+  // [rank, out], optional: b transposed (ConvertTransposedToF32). When set, b is not read and may
+  // be null. Faster, and the same bits: b is otherwise transposed tile by tile on every call.
   const float* bt = nullptr;
 };
 
@@ -24,7 +25,7 @@ struct SegmentedLoraArgs {
   const float* x = nullptr;  // [rows, in]
   float* y = nullptr;        // [rows, out], read and written; holds the base product
   int64_t rows = 0;
-  int64_t in = 0;
+  int64_t in = 0;  // >= 1
   int64_t out = 0;
   const LoraSegment* segments = nullptr;  // disjoint, ascending; rows in none are untouched
   int64_t num_segments = 0;
