@@ -47,8 +47,6 @@ void Graph::Load() {
     ort::Check(api, status, ErrorCode::kModelLoad, what);
   };
   env_ = ort::EnvHandle(api);
-  options_ = ort::SessionOptionsHandle(api);
-  run_options_ = ort::RunOptionsHandle(api);
   session_ = ort::SessionHandle(api);
   memory_info_ = ort::MemoryInfoHandle(api);
   // The library keeps one environment per process and counts its users.
@@ -56,6 +54,8 @@ void Graph::Load() {
   ops_ = std::make_unique<ops::OpSet>(api, context_);
   {
     const std::lock_guard lock(cancel_mutex_);
+    options_ = ort::SessionOptionsHandle(api);
+    run_options_ = ort::RunOptionsHandle(api);
     CreateOptions();
     check(ort::CreateRunOptions::Call(api, run_options_.out()), "run options");
     check(ort::RunOptionsSetLogSeverity::Call(api, run_options_.get(), ort::kLogFatal),
