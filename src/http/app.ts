@@ -1,7 +1,7 @@
 /** The HTTP application, built apart from listening: `inject` in tests, `listen` in the server. */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import websocket from '@fastify/websocket';
-import Fastify, { type FastifyInstance, LogController } from 'fastify';
+import Fastify, { type FastifyInstance, LogController, type RouteOptions } from 'fastify';
 import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
@@ -49,8 +49,18 @@ function createFastify({ config }: HttpServices) {
   }).withTypeProvider<TypeBoxTypeProvider>();
 }
 
-export async function buildApp(services: HttpServices): Promise<FastifyInstance> {
+export interface AppOptions {
+  /** Sees every route with its schemas, to compare them with openapi.yaml. */
+  readonly onRoute?: (route: RouteOptions) => void;
+}
+
+/** The application, ready to listen; nothing in it is global. */
+export async function buildApp(
+  services: HttpServices,
+  options: AppOptions = {},
+): Promise<FastifyInstance> {
   const app = createFastify(services);
+  if (options.onRoute !== undefined) app.addHook('onRoute', options.onRoute);
   app.server.maxConnections = services.config.maxConnections;
   // Response schemas are the contract, checked by tests; they never drop a field at run time.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));

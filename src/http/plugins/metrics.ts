@@ -1,7 +1,7 @@
 /** Counts every answer by route, method and status, and serves /metrics. */
 import type { FastifyInstance } from 'fastify';
 import type { Metrics } from '../../metrics/metrics.ts';
-import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
+import { ALWAYS_OPEN_ERRORS, errorResponses } from '../schemas/error.ts';
 import { CLIENT_CLOSED_REQUEST } from './client-gone.ts';
 
 /** The label of requests that match no route: their paths are the client's choice. */
@@ -23,7 +23,7 @@ export function registerMetrics(app: FastifyInstance, metrics: Metrics): void {
         summary: 'Metrics in Prometheus text format.',
         response: {
           200: { content: { 'text/plain': { schema: { type: 'string' } } } },
-          ...errorResponses(PLAIN_ERRORS),
+          ...errorResponses(ALWAYS_OPEN_ERRORS),
         },
       },
     },

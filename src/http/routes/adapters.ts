@@ -119,7 +119,13 @@ export function adapterRoutes(services: HttpServices): FastifyPluginAsyncTypebox
           params: AdapterParamsSchema,
           response: {
             200: AdapterDeletedSchema,
-            ...errorResponses([...PLAIN_ERRORS, 'adapter_not_found']),
+            // A body is not needed, but one that is sent is read.
+            ...errorResponses([
+              ...PLAIN_ERRORS,
+              'adapter_not_found',
+              'payload_too_large',
+              'unsupported_media_type',
+            ]),
           },
         },
       },

@@ -32,6 +32,7 @@ export const GENERATION_ERRORS = [
   'capacity_exceeded',
   'slow_reader',
   'engine_failed',
+  'logits_not_finite',
 ] as const satisfies readonly ErrorCode[];
 
 /** The whole answer; undefined when the client left. */

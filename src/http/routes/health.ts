@@ -1,6 +1,6 @@
 /** GET /health: 200 while requests are answered, 503 while draining or after the engine gave up. */
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
+import { ALWAYS_OPEN_ERRORS, errorResponses } from '../schemas/error.ts';
 import { HealthSchema, type WireHealth } from '../schemas/models.ts';
 import type { HttpServices } from '../services.ts';
 
@@ -26,15 +26,18 @@ export function healthRoutes(services: HttpServices): FastifyPluginAsyncTypebox 
       adapters: { registered, damaged: adapters.damaged().length, resident, slots },
     };
   }
-  // A 503 here is an answer of its own shape, not an error object.
-  const { 503: _error, ...errors } = errorResponses(PLAIN_ERRORS);
   return async (app) => {
     app.get(
       '/health',
       {
         schema: {
           summary: 'Whether the server answers requests.',
-          response: { 200: HealthSchema, 503: HealthSchema, ...errors },
+          // A 503 here is an answer of its own shape, not an error object.
+          response: {
+            200: HealthSchema,
+            503: HealthSchema,
+            ...errorResponses(ALWAYS_OPEN_ERRORS),
+          },
         },
       },
       async (_request, reply) => {

@@ -153,7 +153,7 @@ export const CompletionRequestSchema = Type.Object(COMPLETION_FIELDS, {
 });
 export type CompletionRequest = Static<typeof CompletionRequestSchema>;
 
-const LogprobsSchema = Type.Object({
+export const LogprobsSchema = Type.Object({
   tokens: Type.Array(Type.String()),
   token_logprobs: Type.Array(Type.Union([Type.Number(), Type.Null()])),
   top_logprobs: Type.Array(Type.Union([Type.Record(Type.String(), Type.Number()), Type.Null()])),

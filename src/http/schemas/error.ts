@@ -53,3 +53,11 @@ export const PLAIN_ERRORS = [
   'shutting_down',
   'internal_error',
 ] as const satisfies readonly ErrorCode[];
+
+/** What a route may answer that stays open while the server drains. */
+export const ALWAYS_OPEN_ERRORS = [
+  'invalid_request',
+  'request_timeout',
+  'headers_too_large',
+  'internal_error',
+] as const satisfies readonly ErrorCode[];
