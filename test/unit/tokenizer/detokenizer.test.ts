@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -7,6 +7,18 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BYTE_RUN_MAX } from '../../../src/tokenizer/detokenizer.ts';
 import { loadTokenizer, type Tokenizer } from '../../../src/tokenizer/tokenizer.ts';
 import { ALL_KINDS, writeTokenizer } from './files.ts';
+
+interface Decoded {
+  ids: number[];
+  decoded: string;
+  decodedSkipSpecial: string;
+}
+
+interface Goldens {
+  name: string;
+  cases: (Decoded & { text: string; idsNoSpecial: number[] })[];
+  decodes: (Decoded & { prefixes: string[] })[];
+}
 
 let dir: string;
 beforeAll(async () => {
@@ -136,5 +148,29 @@ describe('tokenizer files of the fixture models', async () => {
       ),
       { numRuns: 25 },
     );
+  });
+
+  it('equals the Python library on text, ids and random ids', async () => {
+    const goldens = JSON.parse(
+      await readFile(path.join(root, 'goldens/tokenizer.json'), 'utf8'),
+    ) as { tokenizers: Goldens[] };
+    expect(goldens.tokenizers.length).toBeGreaterThan(0);
+    for (const { name, cases, decodes } of goldens.tokenizers) {
+      const tokenizer = await loadTokenizer(path.join(root, 'tokenizers', name));
+      for (const { text, ids, idsNoSpecial } of cases) {
+        const encode = async (addSpecialTokens: boolean) =>
+          Array.from(await tokenizer.encode(text, { addSpecialTokens }));
+        expect(await encode(true), `${name} ${text}`).toEqual(ids);
+        expect(await encode(false), `${name} ${text}`).toEqual(idsNoSpecial);
+      }
+      for (const { ids, decoded, decodedSkipSpecial } of [...cases, ...decodes]) {
+        expect(pieces(tokenizer, ids, false).join(''), name).toBe(decoded);
+        expect(pieces(tokenizer, ids, true).join(''), name).toBe(decodedSkipSpecial);
+      }
+      for (const { ids, prefixes } of decodes) {
+        const got = ids.map((_, n) => pieces(tokenizer, ids.slice(0, n + 1), true).join(''));
+        expect(got, name).toEqual(prefixes);
+      }
+    }
   });
 });
