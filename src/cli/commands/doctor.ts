@@ -1,7 +1,5 @@
 /** `loramux doctor`: what this machine can do, and whether known answers come out. */
 import { Command } from 'commander';
-import { runChecks } from '../doctor/checks.ts';
-import { machineFacts } from '../doctor/machine.ts';
 import { formatBytes, print, printJson, table } from '../output.ts';
 
 export function doctorCommand(): Command {
@@ -9,6 +7,10 @@ export function doctorCommand(): Command {
     .description('describe this machine and check known answers; exit code 1 when a check fails')
     .option('--json', 'print one JSON object')
     .action(async ({ json }: { json?: boolean }) => {
+      const [{ runChecks }, { machineFacts }] = await Promise.all([
+        import('../doctor/checks.ts'),
+        import('../doctor/machine.ts'),
+      ]);
       const facts = machineFacts();
       const { isTTY } = process.stderr;
       const checks = await runChecks((name) => {

@@ -1,8 +1,6 @@
 /** `loramux import`: check a checkpoint, or write quantized weights once. */
 import { Command, Option } from 'commander';
 import { LoramuxError } from '../../errors.ts';
-import { importModel, quantizeModel } from '../../importer/index.ts';
-import { loadTokenizer } from '../../tokenizer/tokenizer.ts';
 import { formatBytes, print, printJson, table } from '../output.ts';
 import { withProgress } from '../progress.ts';
 
@@ -13,6 +11,8 @@ interface ImportFlags {
 }
 
 async function check(dir: string) {
+  const { importModel } = await import('../../importer/index.ts');
+  const { loadTokenizer } = await import('../../tokenizer/tokenizer.ts');
   const { metadata } = await importModel(dir);
   const tokenizer = await loadTokenizer(dir);
   const { config } = metadata;
@@ -43,6 +43,7 @@ async function quantize(dir: string, flags: ImportFlags) {
         'full-precision weights are served from where they are',
     );
   }
+  const { quantizeModel } = await import('../../importer/index.ts');
   return withProgress((onProgress) =>
     quantizeModel(dir, out, { bits: kind === 'int8' ? 8 : 4, onProgress }),
   );

@@ -2,7 +2,6 @@
 import { Command, Option } from 'commander';
 import { expectation, loadConfig } from '../../config/load.ts';
 import { CONFIG_FIELDS, type ConfigField } from '../../config/schema.ts';
-import { runServer } from '../../main.ts';
 
 const PLACEHOLDERS: Readonly<Record<string, string>> = {
   integer: '<number>',
@@ -33,6 +32,8 @@ export function serveCommand(): Command {
   command.action(async (flags: Record<string, string | string[]>) => {
     const config = loadConfig({ flags, env: process.env });
     const { isTTY } = process.stderr;
+    // Here, so that other commands do not wait for the server's modules.
+    const { runServer } = await import('../../main.ts');
     await runServer(config, {
       onPhase: (phase) => {
         if (isTTY) process.stderr.write(`loramux: ${phase} ...\n`);
