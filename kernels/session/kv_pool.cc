@@ -10,7 +10,7 @@
 namespace loramux {
 namespace {
 
-// The system backs pages late and would kill the process then; refuse what can never fit.
+// The system overcommits; refuse what can never fit.
 void RequireFitsMachine(int64_t bytes) {
   const int64_t physical = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   if (physical <= 0 || bytes <= physical) return;
@@ -38,6 +38,10 @@ KvPool::KvPool(const SessionConfig& config)
   for (int32_t layer = 0; layer < config.model.num_layers; ++layer) {
     keys_.emplace_back(bytes, "the key cache");
     values_.emplace_back(bytes, "the value cache");
+    // Now rather than block by block: a server that will not fit fails at start, and its resident
+    // size does not creep up for hours while fresh blocks are preferred over cached ones.
+    keys_.back().Populate("the key cache");
+    values_.back().Populate("the value cache");
   }
 }
 

@@ -23,6 +23,10 @@ class MappedBuffer {
   MappedBuffer& operator=(const MappedBuffer&) = delete;
   ~MappedBuffer();
 
+  // Backs every page now. Throws NativeError(kOutOfMemory) where the system says no; `what` names the
+  // buffer in the message.
+  void Populate(const char* what);
+
   // Aligned to a page at least, to 2 MiB for buffers of that size.
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }

@@ -53,7 +53,7 @@ Session::Session(SessionConfig config)
   graph_ = std::make_unique<Graph>(config_, &context_);
   try {
     step_thread_ = std::thread([this] {
-      NameThread("loramux-step");
+      BeginThread("loramux-step", kComputeNiceness);
       StepLoop();
     });
   } catch (const std::system_error& error) {

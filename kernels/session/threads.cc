@@ -1,6 +1,9 @@
 #include "session/threads.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <system_error>
 
@@ -16,13 +19,18 @@ namespace {
 
 }  // namespace
 
-void NameThread(const char* name) { pthread_setname_np(pthread_self(), name); }
+void BeginThread(const char* name, int32_t niceness) {
+  pthread_setname_np(pthread_self(), name);
+  // On Linux this changes the calling thread alone. Where it is not allowed, nothing is lost but
+  // latency, so the result does not matter.
+  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), niceness);
+}
 
 TaskThreads::TaskThreads(int32_t threads, const char* name) {
   try {
     for (int32_t i = 0; i < threads; ++i) {
       threads_.emplace_back([this, name] {
-        NameThread(name);
+        BeginThread(name, kLoadNiceness);
         Loop();
       });
     }
@@ -71,7 +79,7 @@ HelperPool::HelperPool(int32_t threads) {
   try {
     for (int32_t worker = 1; worker < threads; ++worker) {
       helpers_.emplace_back([this, worker] {
-        NameThread("loramux-helper");
+        BeginThread("loramux-helper", kComputeNiceness);
         Loop(worker);
       });
     }

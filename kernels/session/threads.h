@@ -15,8 +15,14 @@
 
 namespace loramux {
 
-// Names the calling thread for debuggers and top; at most 15 characters.
-void NameThread(const char* name);
+// Threads that compute give way to the event loop, which needs the processor for a few hundred
+// microseconds at a time and delays every stream when it waits; loads give way to both. Threads that
+// ONNX Runtime starts inherit the step thread's value.
+constexpr int32_t kComputeNiceness = 5;
+constexpr int32_t kLoadNiceness = 10;
+
+// Names the calling thread for debuggers and top (at most 15 characters) and sets its niceness.
+void BeginThread(const char* name, int32_t niceness);
 
 // Runs tasks in order of arrival on a fixed number of threads. Tasks must not throw.
 class TaskThreads {

@@ -4,6 +4,11 @@ import type { Config } from './schema.ts';
 
 export const KV_BLOCK_TOKENS = 16;
 export const KV_CACHE_MB_DEFAULT = 512;
+/**
+ * Without a size of its own, the cache of a small model ends at this many times what a full batch of
+ * longest sequences takes: room to keep prefixes, without memory that can never pay.
+ */
+export const KV_CACHE_BATCHES_DEFAULT = 4;
 
 const MIB = 2 ** 20;
 
@@ -76,8 +81,15 @@ export function planKvCache(config: Config, shape: KvShape): KvPlan {
   const blockBytes = kvBlockBytes(shape, config.kvDtype);
   const cacheMb = config.kvCacheMb ?? KV_CACHE_MB_DEFAULT;
   const fitting = Math.floor((cacheMb * MIB) / blockBytes);
+  const positions = Math.floor(shape.maxPositionEmbeddings * (shape.rope?.dynamic?.factor ?? 1));
+  const longest = Math.ceil((config.maxModelLen ?? positions) / KV_BLOCK_TOKENS);
+  const useful =
+    config.kvCacheMb === undefined
+      ? KV_CACHE_BATCHES_DEFAULT * config.maxSequences * longest
+      : Number.POSITIVE_INFINITY;
   // Slot numbers are int32.
-  const numBlocks = Math.min(config.numBlocks ?? fitting, Math.floor((2 ** 31 - 1) / 16));
+  const slotsMax = Math.floor((2 ** 31 - 1) / KV_BLOCK_TOKENS);
+  const numBlocks = Math.min(config.numBlocks ?? Math.min(fitting, useful), slotsMax);
   if (numBlocks < 1) {
     refuse(
       `kvCacheMb is ${cacheMb}, but one block of 16 tokens takes ` +
@@ -85,7 +97,6 @@ export function planKvCache(config: Config, shape: KvShape): KvPlan {
     );
   }
   const capacity = numBlocks * KV_BLOCK_TOKENS;
-  const positions = Math.floor(shape.maxPositionEmbeddings * (shape.rope?.dynamic?.factor ?? 1));
   const { maxModelLen } = config;
   if (maxModelLen === undefined) {
     return { numBlocks, maxModelLen: Math.min(positions, capacity) };

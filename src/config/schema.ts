@@ -81,7 +81,11 @@ const ADAPTERS = {
 
 const ENGINE = {
   kvDtype: oneOf('Element type of the KV cache.', ['f32', 'bf16'], 'f32'),
-  kvCacheMb: optionalInt('Memory for the KV cache, MiB. Default: 512. Excludes numBlocks.', 1),
+  kvCacheMb: optionalInt(
+    'Memory for the KV cache, MiB, taken at start. Default: 512, less for models so small that four ' +
+      'full batches need less. Excludes numBlocks.',
+    1,
+  ),
   numBlocks: optionalInt('KV blocks of 16 tokens, instead of kvCacheMb.', 1),
   maxSequences: int('Sequences in one step.', 64, 1, 4096),
   maxTokensPerStep: int('Token budget of one step, prompt chunks included.', 512, 1, 65_536),

@@ -1,8 +1,9 @@
 /**
  * The loop: plan, reserve, pack, run, commit or release, emit. One step is in flight at a time. When
- * its result arrives, it is committed and the next step is dispatched at once; only then do listeners
- * hear of it, while the native thread already works. Borders between steps are where cancellations
- * take effect. When nothing can run, nothing is scheduled: no timer, no polling.
+ * its result arrives, it is committed and the next step is dispatched at once; listeners hear of it
+ * in the next turn of the event loop, while the native thread already works. Borders between steps
+ * are where cancellations take effect. When nothing can run, nothing is scheduled: no timer, no
+ * polling.
  */
 import type { AdapterResidency } from '../adapters/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
@@ -53,6 +54,9 @@ export class EngineLoop implements Engine {
   #numConsecutiveFailures = 0;
   #inFlight = false;
   #kicked = false;
+  #deliveryDue = false;
+  /** A step that ended while the events of the one before it were still to be delivered. */
+  #arrived: (() => void) | undefined;
 
   constructor(
     native: StepRunner,
@@ -188,7 +192,32 @@ export class EngineLoop implements Engine {
     } catch (error) {
       this.#fail(toLoramuxError(error));
     }
-    this.#events.deliver();
+    this.#scheduleDelivery();
+  }
+
+  /**
+   * Listeners hear of a step in a turn of the event loop of their own. A step that ends while they
+   * run would otherwise be committed in the same turn (Node drains the native queue before it goes
+   * on), and a fast model would keep timers and sockets waiting for as long as it generates.
+   */
+  #scheduleDelivery(): void {
+    if (this.#events.isEmpty) {
+      this.#settleIdle();
+      return;
+    }
+    if (this.#deliveryDue) return;
+    this.#deliveryDue = true;
+    setImmediate(() => {
+      this.#deliveryDue = false;
+      this.#events.deliver();
+      const arrived = this.#arrived;
+      this.#arrived = undefined;
+      if (arrived === undefined) this.#settleIdle();
+      else arrived();
+    });
+  }
+
+  #settleIdle(): void {
     if (!this.#isIdle) return;
     const waiters = this.#idleWaiters;
     this.#idleWaiters = [];
@@ -221,13 +250,18 @@ export class EngineLoop implements Engine {
 
   #settle(commit: () => void): void {
     const resultAtMs = performance.now();
-    this.#inFlight = false;
-    try {
-      commit();
-    } catch (error) {
-      this.#fail(toLoramuxError(error));
-    }
-    this.#border(resultAtMs);
+    const settle = () => {
+      this.#inFlight = false;
+      try {
+        commit();
+      } catch (error) {
+        this.#fail(toLoramuxError(error));
+      }
+      this.#border(resultAtMs);
+    };
+    // Events are delivered in the order of the steps, and none after its choice was stopped.
+    if (this.#deliveryDue) this.#arrived = settle;
+    else settle();
   }
 
   #succeeded(plan: StepPlan, result: StepResult): void {

@@ -26,6 +26,7 @@ interface StreamResult {
 describe(`many streams (seed ${SEED})`, () => {
   let server: TestServer;
   let folder: string;
+  let models: string[];
   const agent = new Agent({ connections: STREAMS });
   const random = new Random(SEED);
 
@@ -37,6 +38,7 @@ describe(`many streams (seed ${SEED})`, () => {
       ranks: [2, 4, 8, 16],
     });
     server = await startTestServer(['--model', modelDir, '--max-loras', '16']);
+    models = [MODEL, ...adapters.map(({ name }) => name)];
     for (const { name, dir } of adapters) {
       expect((await server.upload(name, dir)).status).toBe(201);
     }
@@ -56,7 +58,7 @@ describe(`many streams (seed ${SEED})`, () => {
       signal: abort.signal,
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({
-        model: i % (ADAPTERS + 1) === 0 ? MODEL : `adapter-${(i % (ADAPTERS + 1)) - 1}`,
+        model: models[i % models.length],
         prompt: Array.from({ length: random.int(1, 60) }, () => random.int(4, 250)),
         max_tokens: tokens,
         ignore_eos: true,
@@ -71,8 +73,8 @@ describe(`many streams (seed ${SEED})`, () => {
     let pending = '';
     let events = 0;
     try {
-      for await (const chunk of response.body.setEncoding('utf8')) {
-        pending += chunk;
+      for await (const chunk of response.body) {
+        pending += String(chunk);
         const parts = pending.split('\n\n');
         pending = parts.pop()!;
         for (const part of parts) {
