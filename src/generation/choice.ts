@@ -15,9 +15,19 @@ export type ChoiceOptions = Pick<
   readonly minTokens: number;
   /** The prompt's tokens: they decide about the leading space. */
   readonly promptTokenIds: Int32Array;
-  /** Length of the echoed prompt, where the generated text starts. */
+  /** Length of the echoed prompt in code points, where the generated text starts. */
   readonly textStart: number;
 };
+
+/** Characters as clients in most languages count them: code points, not UTF-16 units. */
+export function codePoints(text: string): number {
+  let count = text.length;
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit >= 0xdc00 && unit <= 0xdfff) count -= 1;
+  }
+  return count;
+}
 
 /** Log-probabilities of one token with the texts clients see. */
 export function textLogprobs(
@@ -43,7 +53,7 @@ export class Choice {
   readonly #options: ChoiceOptions;
   readonly #detokenizer: Detokenizer;
   readonly #matcher: StopMatcher;
-  /** End of the detokenised text so far, held-back text included. */
+  /** End of the detokenised text so far in code points, held-back text included. */
   #textEnd: number;
   #numTokens = 0;
   #finished = false;
@@ -80,7 +90,7 @@ export class Choice {
     // A stop token ends the text without being part of it.
     const silent = stopTokenIds.has(event.tokenId) && !includeStopInOutput;
     const piece = silent ? '' : this.#detokenizer.push(event.tokenId);
-    this.#textEnd += piece.length;
+    this.#textEnd += codePoints(piece);
     // Like stop tokens, stop strings count only from min_tokens on.
     const early = this.#numTokens < minTokens;
     const { text, stop } = early ? { text: piece, stop: undefined } : this.#matcher.push(piece);

@@ -1,7 +1,7 @@
 /** The prompt as part of the answer: its text and the log-probabilities of its tokens. */
 import type { TokenLogprobs } from '../engine/types.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { textLogprobs } from './choice.ts';
+import { codePoints, textLogprobs } from './choice.ts';
 import type { EncodedPrompt } from './prompts.ts';
 import type { TextLogprobs } from './types.ts';
 
@@ -16,10 +16,11 @@ export function promptTextLogprobs(
   skipSpecialTokens: boolean,
 ): TextLogprobs[] {
   const stream = tokenizer.createDetokenizer({ skipSpecialTokens });
+  const end = codePoints(prompt.text);
   let offset = 0;
   return Array.from(prompt.tokenIds, (tokenId, i) => {
-    const at = Math.min(offset, prompt.text.length);
-    offset += stream.push(tokenId).length;
+    const at = Math.min(offset, end);
+    offset += codePoints(stream.push(tokenId));
     const entry = logprobs[i];
     if (entry) return textLogprobs(tokenizer, entry, at);
     const token = tokenizer.tokenText(tokenId);

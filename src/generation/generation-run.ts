@@ -3,7 +3,7 @@ import type { AdapterRecord } from '../adapters/types.ts';
 import type { EngineHandle, FinishEvent, RequestListener, TokenEvent } from '../engine/types.ts';
 import { LoramuxError } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { Choice } from './choice.ts';
+import { Choice, codePoints } from './choice.ts';
 import { promptTextLogprobs } from './echo.ts';
 import { EventQueue } from './event-queue.ts';
 import type { EncodedPrompt } from './prompts.ts';
@@ -137,7 +137,7 @@ export class GenerationRun implements Generation {
           stopTokenIds,
           minTokens: request.sampling.minTokens,
           promptTokenIds: prompt.tokenIds,
-          textStart: request.echo ? prompt.text.length : 0,
+          textStart: request.echo ? codePoints(prompt.text) : 0,
         }),
       );
       if (request.echo && request.sampling.logprobs === undefined) {

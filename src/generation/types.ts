@@ -39,7 +39,7 @@ export interface TextLogprobs {
   /** null for the first prompt token, which nothing precedes. */
   readonly logprob: number | null;
   readonly top: readonly { token: string; tokenId: number; logprob: number }[] | null;
-  /** Where the token's text starts in the choice's text, in UTF-16 units. */
+  /** Where the token's text starts in the choice's text, in code points. */
   readonly textOffset: number;
 }
 
