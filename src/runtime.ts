@@ -78,6 +78,49 @@ export async function preloadAdapters(
   }
 }
 
+/** The adapter store and the slots of the session. */
+async function openAdapters(
+  config: Config,
+  base: {
+    modelName: string;
+    imported: ImportedModel;
+    session: NativeSession;
+    onWarning: (message: string, error: unknown) => void;
+  },
+  teardown: Teardown,
+): Promise<Pick<Runtime, 'adapters' | 'residency'>> {
+  const { modelName, imported, session, onWarning } = base;
+  const maxResidentBytes = config.adapterMemoryMb * MIB;
+  const adapters = await createAdapterService({
+    dataDir: path.resolve(config.dataDir),
+    adapterRoot: config.adapterRoot,
+    baseModelName: modelName,
+    modules: imported.metadata.modules,
+    maxResidentBytes,
+    maxAdapters: config.maxAdapters,
+    maxAdapterBytes: config.maxAdapterMb * MIB,
+    maxRank: config.maxLoraRank,
+    onWarning,
+  });
+  teardown.add(() => adapters.close());
+
+  const residency = createResidency({
+    native: session,
+    images: adapters,
+    maxSlots: config.maxLoras,
+    maxBytes: maxResidentBytes,
+    onEvent: (event) => {
+      if (event.kind === 'load_failed' || event.kind === 'free_refused') {
+        onWarning(`adapter ${event.digest}: ${event.kind}`, event.error);
+      }
+    },
+  });
+  // Before the session, whose memory the loads write.
+  teardown.add(() => residency.close());
+
+  return { adapters, residency };
+}
+
 /**
  * Builds everything but HTTP; each part adds its end to `teardown`.
  * @throws LoramuxError; the caller runs the teardown
@@ -96,7 +139,6 @@ export async function createRuntime(
   const shape = imported.metadata.config;
   const { numBlocks, maxModelLen } = planKvCache(config, shape);
   const { maxTokensPerStep, maxLogitRowsPerStep, maxLoras } = config;
-  const maxResidentBytes = config.adapterMemoryMb * MIB;
 
   onPhase('loading the weights');
   const session = await createNativeSession({
@@ -113,32 +155,11 @@ export async function createRuntime(
   teardown.add(() => session.close());
 
   onPhase('opening the adapter store');
-  const adapters = await createAdapterService({
-    dataDir: path.resolve(config.dataDir),
-    adapterRoot: config.adapterRoot,
-    baseModelName: modelName,
-    modules: imported.metadata.modules,
-    maxResidentBytes,
-    maxAdapters: config.maxAdapters,
-    maxAdapterBytes: config.maxAdapterMb * MIB,
-    maxRank: config.maxLoraRank,
-    onWarning,
-  });
-  teardown.add(() => adapters.close());
-
-  const residency = createResidency({
-    native: session,
-    images: adapters,
-    maxSlots: maxLoras,
-    maxBytes: maxResidentBytes,
-    onEvent: (event) => {
-      if (event.kind === 'load_failed' || event.kind === 'free_refused') {
-        onWarning(`adapter ${event.digest}: ${event.kind}`, event.error);
-      }
-    },
-  });
-  // Before the session, whose memory the loads write.
-  teardown.add(() => residency.close());
+  const { adapters, residency } = await openAdapters(
+    config,
+    { modelName, imported, session, onWarning },
+    teardown,
+  );
 
   const engine = createEngine(session, residency, {
     numBlocks,

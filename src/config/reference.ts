@@ -11,10 +11,20 @@ function defaultOf({ required, schema }: ConfigField): string {
   return `\`${String(value)}\``;
 }
 
-function row(field: ConfigField): string {
+function row(field: ConfigField): string[] {
   const { flag, env, schema } = field;
   const cells = [`\`${flag}\``, `\`${env}\``, expectation(field), defaultOf(field)];
-  return `| ${[...cells, schema.description].map(cell).join(' | ')} |`;
+  return [...cells, schema.description].map(cell);
+}
+
+/** A table with aligned columns, as the formatter lays it out. */
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = head.map((title, i) =>
+    Math.max(title.length, ...rows.map((cells) => cells[i]!.length)),
+  );
+  const line = (cells: readonly string[]) =>
+    `| ${cells.map((text, i) => text.padEnd(widths[i]!)).join(' | ')} |`;
+  return [line(head), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)];
 }
 
 export function configurationReference(): string {
@@ -28,14 +38,15 @@ export function configurationReference(): string {
     'refused by name.',
   ];
   for (const [title, fields] of Object.entries(CONFIG_SECTIONS)) {
-    lines.push('', `## ${title}`, '', '| flag | variable | value | default | meaning |');
-    lines.push('| --- | --- | --- | --- | --- |');
-    lines.push(...CONFIG_FIELDS.filter(({ key }) => key in fields).map(row));
+    const rows = CONFIG_FIELDS.filter(({ key }) => key in fields).map(row);
+    const head = ['flag', 'variable', 'value', 'default', 'meaning'];
+    lines.push('', `## ${title}`, '', ...table(head, rows));
   }
-  lines.push('', '## Other variables', '', '| variable | meaning |', '| --- | --- |');
-  for (const [name, meaning] of Object.entries(OTHER_ENVIRONMENT)) {
-    lines.push(`| \`${name}\` | ${cell(meaning)} |`);
-  }
+  const others = Object.entries(OTHER_ENVIRONMENT).map(([name, meaning]) => [
+    `\`${name}\``,
+    cell(meaning),
+  ]);
+  lines.push('', '## Other variables', '', ...table(['variable', 'meaning'], others));
   lines.push(
     '',
     '## Relations',

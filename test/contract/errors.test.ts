@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { ERRORS, type ErrorCode } from '../../src/errors.ts';
 
 const text = readFileSync(fileURLToPath(new URL('../../docs/errors.md', import.meta.url)), 'utf8');
-const ROW = /^\| `(\w+)` \| (\d+) \| `(\w+)` \| (.+?) \| (.+) \|$/gm;
+const ROW = /^\| `(\w+)` +\| (\d+) +\| `(\w+)` +\| (.+?) +\| (.+?) +\|$/gm;
 const rows = [...text.matchAll(ROW)].map(([, code, status, type, meaning, remedy]) => ({
   code: code!,
   status: Number(status),

@@ -6,7 +6,7 @@ import { testServer } from '../unit/http/support.ts';
 
 const text = readFileSync(fileURLToPath(new URL('../../docs/http.md', import.meta.url)), 'utf8');
 const section = text.slice(text.indexOf('## Metrics'));
-const documented = [...section.matchAll(/^\| (`.*?`) \| /gm)].flatMap(([, cell]) =>
+const documented = [...section.matchAll(/^\| (`.*?`) +\| /gm)].flatMap(([, cell]) =>
   [...cell!.matchAll(/`([a-z0-9_]+)[^`]*`/g)].map(([, name]) => name!),
 );
 

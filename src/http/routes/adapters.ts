@@ -49,92 +49,106 @@ function wireAdapter(record: AdapterRecord): WireAdapter {
   };
 }
 
-export function adapterRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
-  const { adapters, metrics } = services;
+type App = Parameters<FastifyPluginAsyncTypebox>[0];
+
+/** Uploads need the form parser, which no other route has. */
+async function registerPut(app: App, { adapters }: HttpServices): Promise<void> {
+  await app.register(multipart, { throwFileSizeLimit: true });
 
   async function sourceOf(request: FastifyRequest): Promise<AdapterSource> {
     if (request.isMultipart()) return receiveUpload(request, adapters);
     return { kind: 'directory', path: (request.body as AdapterPath).path };
   }
 
+  app.put(
+    '/v1/adapters/:name',
+    {
+      schema: {
+        summary: 'Register an adapter, or move a name to other content.',
+        params: AdapterParamsSchema,
+        consumes: ['application/json', 'multipart/form-data'],
+        body: { content: { 'application/json': { schema: AdapterPathSchema } } },
+        response: { 200: AdapterSchema, 201: AdapterSchema, ...errorResponses(PUT_ERRORS) },
+      },
+      preValidation: async (request) => {
+        if (request.isMultipart() || request.body !== undefined) return;
+        throw new LoramuxError(
+          'invalid_request',
+          'send the adapter as multipart/form-data with its two files, or as JSON {"path": ...}',
+        );
+      },
+    },
+    async (request, reply) => {
+      const { name } = request.params;
+      const { record, replaced } = await adapters.put(name, await sourceOf(request));
+      return reply.code(replaced ? 200 : 201).send(wireAdapter(record));
+    },
+  );
+}
+
+function registerReads(app: App, { adapters }: HttpServices): void {
+  app.get(
+    '/v1/adapters',
+    {
+      schema: {
+        summary: 'List the adapters.',
+        response: { 200: AdapterListSchema, ...errorResponses(PLAIN_ERRORS) },
+      },
+    },
+    async () => ({
+      object: 'list' as const,
+      data: adapters.list().map(wireAdapter),
+      damaged: adapters.damaged().map(({ name, reason }) => ({ name, reason })),
+    }),
+  );
+  app.get(
+    '/v1/adapters/:name',
+    {
+      schema: {
+        summary: 'Show one adapter.',
+        params: AdapterParamsSchema,
+        response: {
+          200: AdapterSchema,
+          ...errorResponses([...PLAIN_ERRORS, 'adapter_not_found', 'store_corrupt']),
+        },
+      },
+    },
+    async (request) => wireAdapter(adapters.resolve(request.params.name)),
+  );
+}
+
+function registerDelete(app: App, { adapters, metrics }: HttpServices): void {
+  app.delete(
+    '/v1/adapters/:name',
+    {
+      schema: {
+        summary: 'Remove a name; running requests finish undisturbed.',
+        params: AdapterParamsSchema,
+        response: {
+          200: AdapterDeletedSchema,
+          // A body is not needed, but one that is sent is read.
+          ...errorResponses([
+            ...PLAIN_ERRORS,
+            'adapter_not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ]),
+        },
+      },
+    },
+    async (request) => {
+      const { name } = request.params;
+      await adapters.remove(name);
+      metrics.forgetAdapter(name);
+      return { name, object: 'adapter' as const, deleted: true as const };
+    },
+  );
+}
+
+export function adapterRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
   return async (app) => {
-    await app.register(multipart, { throwFileSizeLimit: true });
-    app.put(
-      '/v1/adapters/:name',
-      {
-        schema: {
-          summary: 'Register an adapter, or move a name to other content.',
-          params: AdapterParamsSchema,
-          consumes: ['application/json', 'multipart/form-data'],
-          body: { content: { 'application/json': { schema: AdapterPathSchema } } },
-          response: { 200: AdapterSchema, 201: AdapterSchema, ...errorResponses(PUT_ERRORS) },
-        },
-        preValidation: async (request) => {
-          if (request.isMultipart() || request.body !== undefined) return;
-          throw new LoramuxError(
-            'invalid_request',
-            'send the adapter as multipart/form-data with its two files, or as JSON {"path": ...}',
-          );
-        },
-      },
-      async (request, reply) => {
-        const { name } = request.params;
-        const { record, replaced } = await adapters.put(name, await sourceOf(request));
-        return reply.code(replaced ? 200 : 201).send(wireAdapter(record));
-      },
-    );
-    app.get(
-      '/v1/adapters',
-      {
-        schema: {
-          summary: 'List the adapters.',
-          response: { 200: AdapterListSchema, ...errorResponses(PLAIN_ERRORS) },
-        },
-      },
-      async () => ({
-        object: 'list' as const,
-        data: adapters.list().map(wireAdapter),
-        damaged: adapters.damaged().map(({ name, reason }) => ({ name, reason })),
-      }),
-    );
-    app.get(
-      '/v1/adapters/:name',
-      {
-        schema: {
-          summary: 'Show one adapter.',
-          params: AdapterParamsSchema,
-          response: {
-            200: AdapterSchema,
-            ...errorResponses([...PLAIN_ERRORS, 'adapter_not_found', 'store_corrupt']),
-          },
-        },
-      },
-      async (request) => wireAdapter(adapters.resolve(request.params.name)),
-    );
-    app.delete(
-      '/v1/adapters/:name',
-      {
-        schema: {
-          summary: 'Remove a name; running requests finish undisturbed.',
-          params: AdapterParamsSchema,
-          response: {
-            200: AdapterDeletedSchema,
-            // A body is not needed, but one that is sent is read.
-            ...errorResponses([
-              ...PLAIN_ERRORS,
-              'adapter_not_found',
-              'payload_too_large',
-              'unsupported_media_type',
-            ]),
-          },
-        },
-      },
-      async (request) => {
-        const { name } = request.params;
-        await adapters.remove(name);
-        metrics.forgetAdapter(name);
-        return { name, object: 'adapter' as const, deleted: true as const };
-      },
-    );
+    await registerPut(app, services);
+    registerReads(app, services);
+    registerDelete(app, services);
   };
 }
