@@ -16,8 +16,8 @@
 namespace loramux {
 
 // Threads that compute give way to the event loop, which needs the processor for a few hundred
-// microseconds at a time and delays every stream when it waits; loads give way to both. Threads that
-// ONNX Runtime starts inherit the step thread's value.
+// microseconds at a time and delays every stream when it waits; loads give way to both. Threads
+// that ONNX Runtime starts inherit the step thread's value.
 constexpr int32_t kComputeNiceness = 5;
 constexpr int32_t kLoadNiceness = 10;
 
