@@ -23,8 +23,8 @@ class MappedBuffer {
   MappedBuffer& operator=(const MappedBuffer&) = delete;
   ~MappedBuffer();
 
-  // Backs every page now. Throws NativeError(kOutOfMemory) where the system says no; `what` names the
-  // buffer in the message.
+  // Backs every page now. Throws NativeError(kOutOfMemory) where the system says no; `what` names
+  // the buffer in the message.
   void Populate(const char* what);
 
   // Aligned to a page at least, to 2 MiB for buffers of that size.

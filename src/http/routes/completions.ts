@@ -5,6 +5,7 @@ import type { FastifyReply } from 'fastify';
 import type { ErrorCode } from '../../errors.ts';
 import type { Generation, GenerationEvent } from '../../generation/types.ts';
 import { clientGone } from '../plugins/client-gone.ts';
+import { Turns } from '../plugins/turns.ts';
 import {
   type CompletionRequest,
   CompletionRequestSchema,
@@ -72,6 +73,7 @@ async function stream(
 }
 
 export function completionRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
+  const turns = new Turns();
   return async (app) => {
     app.post(
       '/v1/completions',
@@ -89,6 +91,7 @@ export function completionRoutes(services: HttpServices): FastifyPluginAsyncType
             ...errorResponses([...BODY_ERRORS, ...GENERATION_ERRORS]),
           },
         },
+        onRequest: (_request, _reply, done) => turns.take(done),
         preValidation: async (request) => dropNeutralFields(request.body),
       },
       async (request, reply) => {
