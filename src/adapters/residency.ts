@@ -44,6 +44,8 @@ interface Entry {
 interface Failure {
   readonly error: LoramuxError;
   readonly untilMs: number;
+  /** Somebody waits for this load and has not been told; then the failure outlives its time. */
+  untold: boolean;
 }
 
 export class SlotResidency implements AdapterResidency {
@@ -111,6 +113,8 @@ export class SlotResidency implements AdapterResidency {
   }
 
   forget(generation: AdapterGeneration): void {
+    const failure = this.#failures.get(generation.digest);
+    if (failure !== undefined) failure.untold = false;
     const entry = this.#entries.get(generation.digest);
     if (entry === undefined) return;
     entry.wanted = false;
@@ -183,7 +187,11 @@ export class SlotResidency implements AdapterResidency {
     if (this.#closed) return new LoramuxError('shutting_down', 'The server is shutting down.');
     const failure = this.#failures.get(digest);
     if (failure !== undefined) {
-      if (this.#now() < failure.untilMs) return failure.error;
+      // A step may take longer than the pause: whoever waited would only start the load anew.
+      if (failure.untold || this.#now() < failure.untilMs) {
+        failure.untold = false;
+        return failure.error;
+      }
       this.#failures.delete(digest);
     }
     if (residentBytes > this.#options.maxBytes || this.maxSlots === 0) {
@@ -253,7 +261,7 @@ export class SlotResidency implements AdapterResidency {
       this.#bytes -= entry.bytes;
       this.#entries.delete(digest);
       this.#giveSlot(entry.slot);
-      this.#rememberFailure(digest, loadError(error));
+      this.#rememberFailure(digest, loadError(error), entry.wanted);
       this.#options.onEvent?.({ kind: 'load_failed', digest, error });
       this.#unhold(entry);
       return;
@@ -261,9 +269,9 @@ export class SlotResidency implements AdapterResidency {
     this.#unholdIfUnused(entry);
   }
 
-  #rememberFailure(digest: string, error: LoramuxError): void {
+  #rememberFailure(digest: string, error: LoramuxError, untold: boolean): void {
     this.#failures.delete(digest);
-    this.#failures.set(digest, { error, untilMs: this.#now() + this.#failureRetryMs });
+    this.#failures.set(digest, { error, untilMs: this.#now() + this.#failureRetryMs, untold });
     const oldest = this.#failures.keys().next().value;
     if (this.#failures.size > FAILURES_MAX && oldest !== undefined) this.#failures.delete(oldest);
   }

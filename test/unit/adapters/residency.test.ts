@@ -254,6 +254,23 @@ describe('slot residency', () => {
     expect(residency.stats()).toMatchObject({ loads: 1, loadFailures: 1, residentBytes: 10 });
   });
 
+  it('tells a waiting request of a failed load however late it asks', async () => {
+    const { residency, images, advance } = build({ failureRetryMs: 500 });
+    images.failing = () => new Error('disk gone');
+    residency.tryAcquire(a);
+    await turn();
+    // The step that ran meanwhile took longer than failures are remembered.
+    advance(60_000);
+    expect(code(residency.tryAcquire(a))).toBe('adapter_load_failed');
+    expect(residency.tryAcquire(a)).toBeUndefined();
+    await turn();
+    residency.forget(a);
+    advance(60_000);
+    expect(residency.tryAcquire(a), 'nobody waited any more').toBeUndefined();
+    expect(residency.stats().misses).toBe(3);
+    await turn();
+  });
+
   it('passes content errors on and frees the slot when the session fails to load', async () => {
     const { residency, images, native } = build({ maxSlots: 1 });
     images.failing = (digest) =>
