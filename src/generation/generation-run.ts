@@ -34,16 +34,17 @@ export interface RunOptions {
   readonly release: () => void;
 }
 
-/** Bytes an event takes in the queue, roughly: the bound is on the order of magnitude. */
+/**
+ * Bytes an event adds to the queue, roughly: the bound is on the order of magnitude. An echo adds
+ * none of its prompt, which the run holds anyway and all choices share: it comes all at once, so it
+ * says nothing about the reader.
+ */
 function eventBytes(event: GenerationEvent): number {
   const fixed = 96;
-  if (event.type === 'error') return fixed;
+  if (event.type === 'error' || event.type === 'echo') return fixed;
   let bytes = fixed + 2 * event.text.length;
   if (event.type === 'token' && event.logprobs !== undefined) {
     bytes += 96 * (1 + (event.logprobs.top?.length ?? 0));
-  }
-  if (event.type === 'echo') {
-    for (const entry of event.logprobs ?? []) bytes += 96 * (1 + (entry.top?.length ?? 0));
   }
   return bytes;
 }
@@ -154,6 +155,11 @@ export class GenerationRun implements Generation {
     this.#signal = signal;
     if (signal.aborted) this.cancel();
     else signal.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  /** Nobody will hear of what is submitted from now on. */
+  get ended(): boolean {
+    return this.#ended;
   }
 
   /** A prompt was refused: withdraw the others; the caller reports the error. */

@@ -90,6 +90,7 @@ export function createGenerator(services: GeneratorServices): Generator {
         arrivalMs: run.arrivalMs,
       };
       const part = run.addPrompt(prompt, sampling.stopTokenIds);
+      if (run.ended) return;
       part.attach(engine.submit(engineRequest, part.listener));
     }
   }

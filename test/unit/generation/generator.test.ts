@@ -110,6 +110,37 @@ describe('generation', () => {
     expect(textOf(events)).toBe('abxy');
   });
 
+  it.each([undefined, 5])(
+    'does not take long echoed prompts for a slow reader (logprobs %s)',
+    async (logprobs) => {
+      const h = harness(new FakeEngine({ script: saying('xy') }), { streamBufferBytes: 4096 });
+      const text = 'a long prompt '.repeat(100);
+      const generation = await h.start({
+        model: 'adapter-a',
+        prompts: [
+          { kind: 'text', text },
+          { kind: 'text', text },
+        ],
+        n: 2,
+        echo: true,
+        sampling: sampling({ logprobs }),
+      });
+      const events = await drain(generation);
+      for (let i = 0; i < 4; i++) expect(textOf(events, i)).toBe(`${text}xy`);
+      expect(h.outcomes).toEqual(['stop']);
+      expect(h.held.count).toBe(0);
+    },
+  );
+
+  it('submits nothing more once its buffer is full', async () => {
+    const h = harness(new FakeEngine({ script: saying('xy') }), { streamBufferBytes: 100 });
+    const generation = await h.start({ model: 'adapter-a', n: 3, echo: true });
+    const events = await drain(generation);
+    expect(events).toMatchObject([{ type: 'error', error: { code: 'slow_reader' } }]);
+    expect(h.engine.submitted).toEqual([]);
+    expect(h.held.count).toBe(0);
+  });
+
   it('scores a prompt without generating when max_tokens is 0', async () => {
     const h = harness(new FakeEngine({ script: saying('xy') }));
     const generation = await h.start({
