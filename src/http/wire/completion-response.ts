@@ -20,7 +20,8 @@ const emptyLogprobs = (): WireLogprobs => ({
 /** The sampled token is always listed, also when it is not among the likeliest. */
 function topOf(entry: TextLogprobs): Record<string, number> | null {
   if (entry.logprob === null || entry.top === null) return null;
-  const top: Record<string, number> = {};
+  // Without a prototype: "constructor" and "toString" are tokens like any other.
+  const top: Record<string, number> = Object.create(null);
   for (const { token, logprob } of entry.top) top[token] ??= logprob;
   top[entry.token] ??= entry.logprob;
   return top;
