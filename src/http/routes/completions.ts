@@ -1,5 +1,4 @@
 /** POST /v1/completions. */
-import { Readable } from 'node:stream';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
 import type { ErrorCode } from '../../errors.ts';
@@ -16,7 +15,7 @@ import { dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { toGenerationRequest } from '../wire/completion-request.ts';
 import { CompletionCollector, completionHead } from '../wire/completion-response.ts';
-import { sseStream } from '../wire/sse.ts';
+import { sendText, sseStream } from '../wire/sse.ts';
 
 /** What generation adds to the errors of any route; also the errors of the WebSocket. */
 export const GENERATION_ERRORS = [
@@ -65,11 +64,11 @@ async function stream(
     includeUsage: body.stream_options?.include_usage ?? false,
     keepAliveMs,
   });
-  return reply
+  reply
     .type('text/event-stream; charset=utf-8')
     .header('cache-control', 'no-cache')
-    .header('x-accel-buffering', 'no')
-    .send(Readable.from(text, { objectMode: false }));
+    .header('x-accel-buffering', 'no');
+  return sendText(reply, text);
 }
 
 export function completionRoutes(services: HttpServices): FastifyPluginAsyncTypebox {

@@ -1,4 +1,6 @@
 /** Server-sent events as OpenAI's SDKs read them. */
+import { once } from 'node:events';
+import type { FastifyReply } from 'fastify';
 import type { LoramuxError } from '../../errors.ts';
 import type { Generation, GenerationEvent } from '../../generation/types.ts';
 import { errorBody } from '../schemas/error.ts';
@@ -47,4 +49,28 @@ export async function* sseStream(
     if (events?.length === 0) yield KEEP_ALIVE;
   }
   yield includeUsage && !failed ? message(usageChunk(head, generation.usage())) + DONE : DONE;
+}
+
+/**
+ * Writes the pieces straight to the response, at the reader's pace. A readable stream in between
+ * would double the work per token. Ends early, without an error, when the client is gone: the
+ * request's signal has cancelled the generation then.
+ */
+export async function sendText(reply: FastifyReply, pieces: AsyncIterable<string>): Promise<void> {
+  reply.hijack();
+  const { raw } = reply;
+  raw.writeHead(reply.statusCode, reply.getHeaders() as NodeJS.Dict<string | string[]>);
+  const closed = new AbortController();
+  raw.once('close', () => closed.abort());
+  try {
+    for await (const piece of pieces) {
+      if (raw.destroyed) return;
+      if (raw.write(piece)) continue;
+      await once(raw, 'drain', { signal: closed.signal }).catch(() => {});
+    }
+    raw.end();
+  } finally {
+    // A defect above must not leave the client waiting on an open connection.
+    if (!raw.writableEnded) raw.destroy();
+  }
 }
