@@ -4,6 +4,7 @@ import type { WebSocket } from 'ws';
 import { LoramuxError, toLoramuxError } from '../../errors.ts';
 import type { Generation, GenerationEvent } from '../../generation/types.ts';
 import { errorBody } from '../schemas/error.ts';
+import { GENERATION_ID_LENGTH_MAX } from '../schemas/limits.ts';
 import type { FinishReason, GenerateFrame, ServerFrame } from '../schemas/stream.ts';
 import { dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
@@ -12,6 +13,12 @@ import { wireLogprobs, wireUsage } from './completion-response.ts';
 
 /** Bytes in the socket's send buffer above which its generations wait for it to drain. */
 const SEND_BUFFER_HIGH_BYTES = 64 * 1024;
+
+/**
+ * Bytes of answers to frames that may wait for the peer to read. Generations are held up by the
+ * send buffer; whoever sends frames without reading would make the server keep all their answers.
+ */
+const REPLY_BYTES_MAX = 1024 * 1024;
 
 /** Checks a frame's shape. @throws LoramuxError unknown_field, invalid_request */
 export interface FrameChecks {
@@ -42,6 +49,8 @@ export class SocketSession {
   readonly #running = new Map<string, AbortController>();
   #alive = true;
   #drained: Promise<void> | undefined;
+  /** Bytes of answers to frames that are not sent. */
+  #replyBytes = 0;
   readonly #heartbeat: NodeJS.Timeout;
 
   constructor(
@@ -85,10 +94,11 @@ export class SocketSession {
         throw new LoramuxError('invalid_request', 'frames are JSON text, not binary');
       }
       const frame = parseFrame(text);
-      if (typeof frame.id === 'string') id = frame.id;
+      if (typeof frame.id === 'string' && frame.id.length <= GENERATION_ID_LENGTH_MAX)
+        id = frame.id;
       this.#dispatch(frame);
     } catch (error) {
-      this.#sendError(id, error);
+      this.#reply(this.#errorFrame(id, error));
     }
   }
 
@@ -108,7 +118,7 @@ export class SocketSession {
       }
       case 'ping': {
         this.#checks.ping(frame);
-        this.#send({ type: 'pong' });
+        this.#reply({ type: 'pong' });
         return;
       }
       default:
@@ -143,7 +153,11 @@ export class SocketSession {
     this.#services.generator
       .start(request, controller.signal)
       .then((generation) => this.#pump(id, generation))
-      .catch((error: unknown) => this.#sendError(id, error))
+      .catch((error: unknown) => {
+        // A defect while sending must not leave the generation running unread.
+        controller.abort();
+        this.#reply(this.#errorFrame(id, error));
+      })
       .finally(() => {
         if (this.#running.get(id) === controller) this.#running.delete(id);
       });
@@ -208,9 +222,29 @@ export class SocketSession {
     });
   }
 
+  /** Answers a frame at once. */
+  #reply(frame: ServerFrame): void {
+    const socket = this.#socket;
+    if (socket.readyState !== socket.OPEN) return;
+    if (this.#replyBytes > REPLY_BYTES_MAX) {
+      this.#log.warn(`closed a WebSocket: ${this.#replyBytes} bytes of answers wait to be read`);
+      socket.terminate();
+      return;
+    }
+    const text = JSON.stringify(frame);
+    this.#replyBytes += text.length;
+    socket.send(text, () => {
+      this.#replyBytes -= text.length;
+    });
+  }
+
   #sendError(id: string | undefined, thrown: unknown): void {
+    this.#send(this.#errorFrame(id, thrown));
+  }
+
+  #errorFrame(id: string | undefined, thrown: unknown): ServerFrame {
     const error = toLoramuxError(thrown);
     if (error.code === 'internal_error') this.#log.error({ err: error }, error.message);
-    this.#send({ type: 'error', ...(id !== undefined && { id }), ...errorBody(error) });
+    return { type: 'error', ...(id !== undefined && { id }), ...errorBody(error) };
   }
 }

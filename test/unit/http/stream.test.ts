@@ -220,6 +220,33 @@ describe('WebSocket /v1/stream', () => {
     await until(() => client.frames.at(-1)?.type === 'pong', 200_000);
   });
 
+  it('closes a socket that asks without reading the answers', async () => {
+    await start();
+    const client = await connect();
+    client.socket.pause();
+    let closed = false;
+    const [peer] = server.app.websocketServer.clients;
+    peer!.once('close', () => {
+      closed = true;
+    });
+    // Each is refused with an error that names the field.
+    const frame = JSON.stringify({ type: 'ping', ['x'.repeat(30_000)]: 1 });
+    for (let sent = 0; sent < 2_000 && !closed; sent++) {
+      client.send(frame);
+      if (sent % 10 === 0) await new Promise(setImmediate);
+    }
+    await until(() => closed, 2_000);
+  });
+
+  it('does not repeat an id that no generation may have', async () => {
+    await start();
+    const client = await connect();
+    client.send(generate('x'.repeat(1000)));
+    await until(() => client.frames.length > 0);
+    expect(client.frames[0]).toMatchObject({ type: 'error', error: { param: 'id' } });
+    expect(client.frames[0]).not.toHaveProperty('id');
+  });
+
   it('refuses plain HTTP with 426 and new generations while draining', async () => {
     await start();
     const plain = await fetch(url.replace('ws', 'http'));
