@@ -83,15 +83,19 @@ LORAMUX_INLINE VF ExpNonPositive(VF x) {
   p = Fma(p, r, Set1(1.0f / 6.0f));
   p = Fma(p, r, Set1(0.5f));
   p = Fma(p * r, r, r) + Set1(1.0f);
-  const VF scaled = (VF)((VI)p + ((VI)shifted << 23));
-  const VI underflow = x < Set1(kLowest);
-  return (VF)((VI)scaled & ~underflow);
+  // Unsigned: lanes that the caller will mask off may hold anything and wrap around.
+  const VU scaled = (VU)p + ((VU)shifted << 23);
+  const VU underflow = (VU)(x < Set1(kLowest));
+  // The low bits of a NaN are not an exponent; adding them could turn it into a number.
+  const VU nan = (VU)(x != x) & 0x7fc00000u;
+  return (VF)((scaled & ~underflow) | nan);
 }
 
 // Doubles in eights, the same operations in the same order on every instruction set (no fused
 // multiply-add), so that sampling decisions are the same bits everywhere.
 typedef double D8 __attribute__((vector_size(64)));
 typedef int64_t I8 __attribute__((vector_size(64)));
+typedef uint64_t U8 __attribute__((vector_size(64)));
 
 // e^x for x <= 0 to about 1e-14 relative; 0 below -700.
 LORAMUX_INLINE D8 ExpNonPositive(D8 x) {
@@ -115,8 +119,8 @@ LORAMUX_INLINE D8 ExpNonPositive(D8 x) {
   p = p * r + 0.5;
   p = p * r + 1.0;
   p = p * r + 1.0;
-  const I8 bits = (I8)p + ((I8)shifted << 52);
-  return (D8)(bits & ~underflow);
+  const U8 bits = (U8)p + ((U8)shifted << 52);
+  return (D8)(bits & ~(U8)underflow);
 }
 
 }  // namespace loramux::LORAMUX_SIMD_NS

@@ -135,6 +135,15 @@ LORAMUX_TEST(ExpIsAccurate) {
     CHECK(out[0] == 1.0f && out[1] == 1.0f);
     CHECK(out[2] == 0.0f && out[3] == 0.0f && out[4] == 0.0f && out[6] == 0.0f);
     CHECK(std::isnan(out[5]));
+    // NaN of every payload in the low bits, of either sign.
+    for (uint32_t bits = 0; bits < 1024; ++bits) {
+      const uint32_t pattern = (bits % 2 << 31) | 0x7fc00000u | bits / 2;
+      float nan;
+      std::memcpy(&nan, &pattern, 4);
+      float result = 0.0f;
+      KernelsFor(isa).exp_non_positive(&nan, 1, &result);
+      CHECK_THAT(std::isnan(result), Format("%s of NaN %08x is %g", IsaName(isa), pattern, result));
+    }
   }
 }
 
