@@ -1,8 +1,6 @@
 #include "session/threads.h"
 
 #include <pthread.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <system_error>
@@ -12,18 +10,23 @@
 namespace loramux {
 namespace {
 
-[[noreturn]] void FailThread(const std::system_error& error) {
-  throw NativeError(ErrorCode::kOutOfMemory,
-                    std::string("cannot start a thread: ") + error.what());
+// In a catch block: what the system says becomes an error of ours, the rest stays what it is.
+[[noreturn]] void FailThread() {
+  try {
+    throw;
+  } catch (const std::system_error& error) {
+    throw NativeError(ErrorCode::kOutOfMemory,
+                      std::string("cannot start a thread: ") + error.what());
+  }
 }
 
 }  // namespace
 
 void BeginThread(const char* name, int32_t niceness) {
   pthread_setname_np(pthread_self(), name);
-  // On Linux this changes the calling thread alone. Where it is not allowed, nothing is lost but
+  // On Linux this changes the calling thread alone. Were it refused, nothing would be lost but
   // latency, so the result does not matter.
-  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), niceness);
+  if (niceness > 0) (void)!nice(niceness);
 }
 
 TaskThreads::TaskThreads(int32_t threads, const char* name) {
@@ -34,9 +37,10 @@ TaskThreads::TaskThreads(int32_t threads, const char* name) {
         Loop();
       });
     }
-  } catch (const std::system_error& error) {
+  } catch (...) {
+    // Whatever it is: a running thread must not be destroyed.
     StopAndJoin();
-    FailThread(error);
+    FailThread();
   }
 }
 
@@ -79,13 +83,13 @@ HelperPool::HelperPool(int32_t threads) {
   try {
     for (int32_t worker = 1; worker < threads; ++worker) {
       helpers_.emplace_back([this, worker] {
-        BeginThread("loramux-helper", kComputeNiceness);
+        BeginThread("loramux-helper", 0);
         Loop(worker);
       });
     }
-  } catch (const std::system_error& error) {
+  } catch (...) {
     Join();
-    FailThread(error);
+    FailThread();
   }
 }
 

@@ -16,12 +16,15 @@
 namespace loramux {
 
 // Threads that compute give way to the event loop, which needs the processor for a few hundred
-// microseconds at a time and delays every stream when it waits; loads give way to both. Threads
-// that ONNX Runtime starts inherit the step thread's value.
+// microseconds at a time and delays every stream when it waits; loads give way to both. Added to
+// what the thread that starts them has, so that no thread of ours ever runs ahead of a process that
+// its operator made nice. Threads that the step thread starts (ONNX Runtime's, the helpers) inherit
+// its value.
 constexpr int32_t kComputeNiceness = 5;
 constexpr int32_t kLoadNiceness = 10;
 
-// Names the calling thread for debuggers and top (at most 15 characters) and sets its niceness.
+// Names the calling thread for debuggers and top (at most 15 characters) and makes it nicer by
+// `niceness` >= 0.
 void BeginThread(const char* name, int32_t niceness);
 
 // Runs tasks in order of arrival on a fixed number of threads. Tasks must not throw.
@@ -55,7 +58,7 @@ class TaskThreads {
 // A parallel-for over a fixed set of sleeping helpers and the caller.
 class HelperPool {
  public:
-  // `threads` counts the caller.
+  // `threads` counts the caller. The helpers run at the niceness of the thread that makes the pool.
   explicit HelperPool(int32_t threads);
   ~HelperPool();
   HelperPool(const HelperPool&) = delete;
