@@ -21,7 +21,7 @@ void RequireFitsMachine(int64_t bytes) {
 
 }  // namespace
 
-KvPool::KvPool(const SessionConfig& config)
+KvPool::KvPool(const SessionConfig& config, const std::atomic<bool>& stop)
     : dtype_(config.kv_dtype),
       block_size_(config.block_size),
       num_kv_heads_(config.model.num_kv_heads),
@@ -36,6 +36,9 @@ KvPool::KvPool(const SessionConfig& config)
   keys_.reserve(config.model.num_layers);
   values_.reserve(config.model.num_layers);
   for (int32_t layer = 0; layer < config.model.num_layers; ++layer) {
+    if (stop.load(std::memory_order_relaxed)) {
+      throw NativeError(ErrorCode::kSessionClosed, "the session closed while its cache was made");
+    }
     keys_.emplace_back(bytes, "the key cache");
     values_.emplace_back(bytes, "the value cache");
     // Now rather than block by block: a server that will not fit fails at start, and its resident

@@ -3,6 +3,7 @@
 // TypeScript; here are only bytes.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "session/config.h"
@@ -12,8 +13,9 @@ namespace loramux {
 
 class KvPool {
  public:
-  // Reserves the address space; pages are backed when first written. Throws kOutOfMemory.
-  explicit KvPool(const SessionConfig& config);
+  // Backs every page, which takes seconds for a large cache. Throws kOutOfMemory, or kSessionClosed
+  // when `stop` became true.
+  KvPool(const SessionConfig& config, const std::atomic<bool>& stop);
 
   void* Keys(int32_t layer) const { return keys_[layer].data(); }
   void* Values(int32_t layer) const { return values_[layer].data(); }
