@@ -29,6 +29,8 @@ inline constexpr int32_t kMaxTokensPerStep = 1 << 20;
 // Adapter files are read and converted by this many threads at once.
 inline constexpr int32_t kLoadThreads = 2;
 inline constexpr int32_t kMaxRank = 4096;
+// Tokens of one sequence; positions and one tile of keys more must fit 32 bits.
+inline constexpr int32_t kMaxContext = 1 << 30;
 // Floats of a step's variable-length lists (history, bias, block table), each.
 inline constexpr int64_t kMaxListLength = int64_t{1} << 27;
 

@@ -69,7 +69,7 @@ void Session::Load(Done done) {
     std::exception_ptr error;
     try {
       const Stopwatch watch;
-      kv_ = std::make_unique<KvPool>(config_);
+      kv_ = std::make_unique<KvPool>(config_, loads_.stop());
       context_.kv = kv_.get();
       logits_ = MappedBuffer(sizeof(float) * static_cast<size_t>(config_.max_rows_per_step) *
                                  static_cast<size_t>(config_.model.vocab_size),
@@ -94,7 +94,6 @@ void Session::Step(const StepPacketView& packet, bool want_logits, Done done) {
     throw NativeError(ErrorCode::kInvalidArgument, "a step is in flight; one may run at a time");
   }
   input_.Assign(packet, slots_);
-  step_in_flight_ = true;
   Post([this, want_logits, done = std::move(done)] {
     std::exception_ptr error;
     try {
@@ -105,6 +104,7 @@ void Session::Step(const StepPacketView& packet, bool want_logits, Done done) {
     context_.input = nullptr;
     done(error);
   });
+  step_in_flight_ = true;  // last: where nothing was queued, nothing is in flight
 }
 
 void Session::RunStep(bool want_logits) {
@@ -132,8 +132,7 @@ void Session::LoadAdapter(int32_t slot, AdapterImage image, AdapterDone done) {
   RequireOpen();
   ValidateImage(image, config_.model);
   slots_.BeginLoad(slot);
-  // At most max_slots loads wait: each holds a slot.
-  const bool taken = loads_.Submit([this, slot, image = std::move(image), done = std::move(done)] {
+  auto task = [this, slot, image = std::move(image), done = std::move(done)] {
     AdapterLoadResult result;
     std::exception_ptr error;
     try {
@@ -148,7 +147,15 @@ void Session::LoadAdapter(int32_t slot, AdapterImage image, AdapterDone done) {
       error = std::current_exception();
     }
     done(result, error);
-  });
+  };
+  bool taken = false;
+  try {
+    // At most max_slots loads wait: each holds a slot.
+    taken = loads_.Submit(std::move(task));
+  } catch (...) {
+    slots_.AbandonLoad(slot);
+    throw;
+  }
   if (!taken) {
     slots_.AbandonLoad(slot);
     RequireOpen();

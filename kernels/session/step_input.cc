@@ -118,7 +118,8 @@ void StepInput::AssignSequences(const StepPacketView& packet) {
            "numTokens = " + std::to_string(num_tokens));
   }
   Copy("contextLens", packet.context_lens, num_sequences, &context_lens);
-  const int64_t longest = int64_t{packet.max_blocks} * block_size_;
+  const int64_t longest =
+      std::min(int64_t{packet.max_blocks} * block_size_, int64_t{kMaxContext});
   max_blocks = 0;
   for (int32_t s = 0; s < num_sequences; ++s) {
     const int32_t length = query_start[s + 1] - query_start[s];
