@@ -35,13 +35,18 @@ CallSite::CallSite(Napi::Env env)
 Napi::Value CallSite::ToError(Napi::Env env, const std::exception_ptr& error) const {
   const Failure failure = Describe(error);
   Napi::Object object = error_.Value();
-  // The stack was written with the placeholder message on its first line.
-  const std::string stack = object.Get("stack").ToString().Utf8Value();
-  const size_t frames = stack.find("\n    at ");
-  object.Set("message", failure.message);
   object.Set("code", ErrorCodeName(failure.code));
-  object.Set("stack", "Error: " + failure.message +
-                          (frames == std::string::npos ? "" : stack.substr(frames)));
+  try {
+    // The stack was written with the placeholder message on its first line. Reading it for the
+    // first time runs Error.prepareStackTrace, the application's code, which may throw.
+    const std::string stack = object.Get("stack").ToString().Utf8Value();
+    const size_t frames = stack.find("\n    at ");
+    object.Set("stack", "Error: " + failure.message +
+                            (frames == std::string::npos ? "" : stack.substr(frames)));
+  } catch (const Napi::Error&) {
+    // The stack stays as it is: a promise that never settles would be worse.
+  }
+  object.Set("message", failure.message);
   return Napi::Value(env, object);
 }
 

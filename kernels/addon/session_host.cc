@@ -122,6 +122,8 @@ void SessionHost::OnEnvironmentEnd(void* raw) {
   host->live_->erase(host);
   // After this no thread of ours is left that could use the channel.
   host->session_->CloseNow();
+  // Nobody is left to tell; a waiter may hold the host.
+  host->close_waiters_.clear();
 }
 
 }  // namespace loramux::addon

@@ -29,7 +29,9 @@ int64_t Padded(int64_t floats) { return (floats + kAlignFloats - 1) / kAlignFloa
 // Closes on scope exit.
 class File {
  public:
-  explicit File(const std::string& path) : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  // Not blocking: opening a pipe would otherwise wait for its writer, and close() for this thread.
+  explicit File(const std::string& path)
+      : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     if (fd_ < 0) FailLoad("cannot open '" + path + "': " + std::strerror(errno));
   }
   File(const File&) = delete;

@@ -1,4 +1,5 @@
 /** Adapter slots: their life cycle and every way a load can fail. */
+import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -192,5 +193,34 @@ describe('loads that must fail', () => {
   it.each([-1, 4, 1.5, Number.NaN])('slot %s', async (slot) => {
     expect(await codeOf(() => session.loadAdapter(slot, good))).toBe('native_invalid_argument');
     expect(await codeOf(() => session.freeAdapter(slot))).toBe('native_invalid_argument');
+  });
+});
+
+describe('a failed load', () => {
+  it('of a pipe does not wait for its writer', async () => {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    const error = await session
+      .loadAdapter(3, { ...good, path })
+      .catch((caught: unknown) => caught);
+    expect(nativeErrorCode(error)).toBe('native_adapter_load');
+    expect(String(error)).toContain('regular file');
+    expect(await codeOf(() => step(3))).toBe('native_invalid_argument');
+  });
+
+  it('settles although the application’s Error.prepareStackTrace throws', async () => {
+    const before = Error.prepareStackTrace;
+    Error.prepareStackTrace = () => {
+      throw new Error('no stack today');
+    };
+    let code: string | undefined;
+    try {
+      code = await codeOf(() =>
+        session.loadAdapter(3, { ...good, path: '/nowhere/a.safetensors' }),
+      );
+    } finally {
+      Error.prepareStackTrace = before;
+    }
+    expect(code).toBe('native_adapter_load');
   });
 });
