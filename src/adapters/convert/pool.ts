@@ -1,4 +1,8 @@
-/** A fixed number of conversion threads, started when first needed, with a bounded queue. */
+/**
+ * A fixed number of conversion threads, started when first needed, with bounded queues. Opening a
+ * registered file, which requests wait for, never waits for the conversion of an upload: it goes
+ * first, and there is one thread more than conversions may take.
+ */
 import { Worker } from 'node:worker_threads';
 import { LoramuxError } from '../../errors.ts';
 import type { AdapterImage } from '../../native/addon-types.ts';
@@ -8,13 +12,14 @@ import { unpackError, type WorkerReply, type WorkerRequest } from './messages.ts
 import type { OpenJob } from './open-canonical.ts';
 
 export const DEFAULT_CONVERT_THREADS = 2;
-/** Jobs that wait for a thread; more are refused with queue_full. */
+/** Jobs of one kind that wait for a thread; more are refused with queue_full. */
 export const DEFAULT_CONVERT_QUEUE = 1024;
 /** JavaScript heap of one thread, MiB; tensor data is outside of it. */
 const THREAD_HEAP_MB_MAX = 256;
 
 export interface ConvertPoolOptions {
   readonly modules: readonly MatchModule[];
+  /** Conversions at once. */
   readonly threads?: number;
   readonly maxQueued?: number;
   /** Another entry file; for tests of crashing threads. */
@@ -42,15 +47,16 @@ export interface Converter {
 /** A crash of a thread fails the job it had and no other. */
 export class ConvertPool implements Converter {
   readonly #options: ConvertPoolOptions;
-  readonly #threadsMax: number;
+  readonly #conversionsMax: number;
   readonly #queuedMax: number;
   readonly #threads = new Set<Thread>();
-  readonly #queue: Task[] = [];
+  readonly #opens: Task[] = [];
+  readonly #conversions: Task[] = [];
   #closed = false;
 
   constructor(options: ConvertPoolOptions) {
     this.#options = options;
-    this.#threadsMax = options.threads ?? DEFAULT_CONVERT_THREADS;
+    this.#conversionsMax = options.threads ?? DEFAULT_CONVERT_THREADS;
     this.#queuedMax = options.maxQueued ?? DEFAULT_CONVERT_QUEUE;
   }
 
@@ -70,7 +76,9 @@ export class ConvertPool implements Converter {
   async close(): Promise<void> {
     this.#closed = true;
     const error = new LoramuxError('shutting_down', 'The server is shutting down.');
-    for (const task of this.#queue.splice(0)) task.reject(error);
+    for (const queue of [this.#opens, this.#conversions]) {
+      for (const task of queue.splice(0)) task.reject(error);
+    }
     const threads = [...this.#threads];
     this.#threads.clear();
     for (const thread of threads) {
@@ -81,28 +89,32 @@ export class ConvertPool implements Converter {
   }
 
   #run(request: WorkerRequest): Promise<WorkerReply> {
+    const queue = request.kind === 'open' ? this.#opens : this.#conversions;
     return new Promise((resolve, reject) => {
       if (this.#closed) {
         reject(new LoramuxError('shutting_down', 'The server is shutting down.'));
-      } else if (this.#queue.length >= this.#queuedMax) {
+      } else if (queue.length >= this.#queuedMax) {
         reject(
           new LoramuxError(
             'queue_full',
-            `${this.#queue.length} adapter files wait to be checked; retry later.`,
+            `${queue.length} adapter files wait to be checked; retry later.`,
           ),
         );
       } else {
-        this.#queue.push({ request, resolve, reject });
+        queue.push({ request, resolve, reject });
         this.#pump();
       }
     });
   }
 
   #pump(): void {
-    while (this.#queue.length > 0) {
+    for (;;) {
+      const queue = this.#opens.length > 0 ? this.#opens : this.#conversions;
+      if (queue.length === 0) return;
+      if (queue === this.#conversions && this.#numConverting >= this.#conversionsMax) return;
       const thread = this.#idleThread();
       if (thread === undefined) return;
-      const task = this.#queue.shift()!;
+      const task = queue.shift()!;
       thread.task = task;
       // The process lives while a job runs, and may end while the thread is idle.
       thread.worker.ref();
@@ -110,9 +122,15 @@ export class ConvertPool implements Converter {
     }
   }
 
+  get #numConverting(): number {
+    let count = 0;
+    for (const { task } of this.#threads) if (task?.request.kind === 'convert') count += 1;
+    return count;
+  }
+
   #idleThread(): Thread | undefined {
     for (const thread of this.#threads) if (thread.task === undefined) return thread;
-    return this.#threads.size < this.#threadsMax ? this.#start() : undefined;
+    return this.#threads.size <= this.#conversionsMax ? this.#start() : undefined;
   }
 
   #start(): Thread {

@@ -77,6 +77,18 @@ describe('conversion threads', () => {
     },
   );
 
+  it('opens files while conversions take every thread and wait', async () => {
+    const pool = unruly({ threads: 1 });
+    const conversions = Promise.allSettled(
+      ['silent', 'a', 'b'].map((each) => pool.convert(job(each))),
+    );
+    const file = { path: 'a', digest: 'a', fileBytes: 1, headerBytes: 1, verify: false };
+    await Promise.all([pool.open(file), pool.open(file)]);
+    await pool.close();
+    for (const outcome of await conversions)
+      expect(outcome).toMatchObject({ reason: code('shutting_down') });
+  });
+
   it('refuses jobs beyond its queue', async () => {
     const pool = unruly({ threads: 1, maxQueued: 2 });
     const running = pool.convert(job('silent'));
