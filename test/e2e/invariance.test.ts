@@ -135,6 +135,23 @@ describe(`answers do not depend on the batch (seed ${SEED})`, () => {
     await stack.close();
   });
 
+  it('with a bfloat16 cache, against itself alone', async () => {
+    const single = await openStack({ kvDtype: 'bf16', engine: { prefixCaching: false } });
+    const each: Answer[] = [];
+    for (const ask of asks) each.push(await single.ask(ask).answer);
+    await single.close();
+    const stack = await openStack({
+      kvDtype: 'bf16',
+      engine: { maxTokensPerStep: 40, maxSequences: 32, maxLogitRowsPerStep: 32, numBlocks: 96 },
+    });
+    for (let round = 0; round < 2; round++) {
+      const answers = await stack.askAll(asks);
+      for (const [i, answer] of answers.entries()) expectSame(answer, each[i]!, `request ${i}`);
+    }
+    expect(await stack.violations()).toEqual([]);
+    await stack.close();
+  });
+
   it('with one thread', async () => {
     const stack = await openStack({ threads: 1 });
     const answers = await stack.askAll(asks);
