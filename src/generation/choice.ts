@@ -1,16 +1,14 @@
 /** One choice of a request: tokens in, safe text out, until a stop string, a stop token or the end. */
 import type { TokenEvent, TokenLogprobs } from '../engine/types.ts';
 import type { Detokenizer, Tokenizer } from '../tokenizer/tokenizer.ts';
-import { StopMatcher } from './stop-matcher.ts';
+import { StopMatcher, type StopPattern } from './stop-matcher.ts';
 import type { GenerationEvent, GenerationRequest, TextLogprobs } from './types.ts';
 
 export type FinishedChoice = Extract<GenerationEvent, { type: 'finish' }>;
 
-export type ChoiceOptions = Pick<
-  GenerationRequest,
-  'stop' | 'includeStopInOutput' | 'skipSpecialTokens'
-> & {
+export type ChoiceOptions = Pick<GenerationRequest, 'includeStopInOutput' | 'skipSpecialTokens'> & {
   readonly index: number;
+  readonly stops: readonly StopPattern[];
   readonly stopTokenIds: ReadonlySet<number>;
   readonly minTokens: number;
   /** The prompt's tokens: they decide about the leading space. */
@@ -65,7 +63,7 @@ export class Choice {
       skipSpecialTokens: options.skipSpecialTokens,
       context: options.promptTokenIds,
     });
-    this.#matcher = new StopMatcher(options.stop, options.includeStopInOutput);
+    this.#matcher = new StopMatcher(options.stops, options.includeStopInOutput);
     this.#textEnd = options.textStart;
   }
 

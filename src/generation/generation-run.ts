@@ -7,6 +7,7 @@ import { Choice, codePoints } from './choice.ts';
 import { promptTextLogprobs } from './echo.ts';
 import { EventQueue } from './event-queue.ts';
 import type { EncodedPrompt } from './prompts.ts';
+import { compileStop, type StopPattern } from './stop-matcher.ts';
 import type { Generation, GenerationEvent, GenerationRequest, Usage } from './types.ts';
 
 /** How a request ended. */
@@ -104,6 +105,7 @@ export class GenerationRun implements Generation {
   readonly #options: RunOptions;
   readonly #queue: EventQueue<GenerationEvent>;
   readonly #parts: PromptPart[] = [];
+  readonly #stops: readonly StopPattern[];
   #signal: AbortSignal | undefined;
   /** Choices whose end the reader has not been told. */
   #unfinished: number;
@@ -118,6 +120,8 @@ export class GenerationRun implements Generation {
     this.choices = options.request.prompts.length * options.request.n;
     this.#unfinished = this.choices;
     this.#options = options;
+    // Once for all choices: a thousand characters times a hundred choices would be felt.
+    this.#stops = options.request.stop.map(compileStop);
     this.#queue = new EventQueue(options.streamBufferBytes);
   }
 
@@ -132,7 +136,7 @@ export class GenerationRun implements Generation {
       part.choices.push(
         new Choice(tokenizer, {
           index: first + i,
-          stop: request.stop,
+          stops: this.#stops,
           includeStopInOutput: request.includeStopInOutput,
           skipSpecialTokens: request.skipSpecialTokens,
           stopTokenIds,

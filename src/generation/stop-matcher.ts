@@ -4,15 +4,20 @@
  * time per character, and the state says how much text might still become a stop string.
  */
 
-interface Automaton {
+/** A stop string ready to be matched; the choices of a request share it. */
+export interface StopPattern {
   readonly pattern: string;
   /** Per position: length of the longest proper border of the pattern's prefix. */
   readonly borders: Int32Array;
+}
+
+interface Automaton extends StopPattern {
   /** Characters of the pattern matched so far. */
   matched: number;
 }
 
-function automatonOf(pattern: string): Automaton {
+/** @param pattern non-empty. */
+export function compileStop(pattern: string): StopPattern {
   const borders = new Int32Array(pattern.length);
   let border = 0;
   for (let i = 1; i < pattern.length; i++) {
@@ -20,7 +25,7 @@ function automatonOf(pattern: string): Automaton {
     if (pattern[i] === pattern[border]) border++;
     borders[i] = border;
   }
-  return { pattern, borders, matched: 0 };
+  return { pattern, borders };
 }
 
 /** Moves the automaton by one character; true when the pattern is complete. */
@@ -46,9 +51,9 @@ export class StopMatcher {
   /** Text that may turn out to be the beginning of a stop string. */
   #held = '';
 
-  /** @param stops non-empty strings; @param includeStop keep the stop string in the answer. */
-  constructor(stops: readonly string[], includeStop: boolean) {
-    this.#automata = stops.map(automatonOf);
+  /** @param includeStop keep the stop string in the answer. */
+  constructor(stops: readonly StopPattern[], includeStop: boolean) {
+    this.#automata = stops.map((stop) => ({ ...stop, matched: 0 }));
     this.#includeStop = includeStop;
   }
 

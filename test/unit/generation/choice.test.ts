@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Choice, codePoints } from '../../../src/generation/choice.ts';
+import { compileStop } from '../../../src/generation/stop-matcher.ts';
 import type { Tokenizer } from '../../../src/tokenizer/tokenizer.ts';
 import { characters } from './support.ts';
 
@@ -28,7 +29,7 @@ const halves: Tokenizer = {
 const choice = (stop: string[] = []) =>
   new Choice(halves, {
     index: 3,
-    stop,
+    stops: stop.map(compileStop),
     includeStopInOutput: false,
     skipSpecialTokens: true,
     stopTokenIds: new Set(),

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { StopMatcher } from '../../../src/generation/stop-matcher.ts';
+import { compileStop, StopMatcher } from '../../../src/generation/stop-matcher.ts';
 
 /** The definition: the earliest end wins, then the longest stop string. */
 function cut(text: string, stops: readonly string[], include: boolean) {
@@ -15,6 +15,9 @@ function cut(text: string, stops: readonly string[], include: boolean) {
   return { text, stop: undefined };
 }
 
+const matcherOf = (stops: readonly string[], include: boolean) =>
+  new StopMatcher(stops.map(compileStop), include);
+
 function feed(matcher: StopMatcher, pieces: readonly string[]) {
   let text = '';
   for (const piece of pieces) {
@@ -26,20 +29,28 @@ function feed(matcher: StopMatcher, pieces: readonly string[]) {
 }
 
 describe('StopMatcher', () => {
+  it('shares compiled stop strings without sharing how far they matched', () => {
+    const stops = ['abc'].map(compileStop);
+    const [one, other] = [new StopMatcher(stops, false), new StopMatcher(stops, false)];
+    expect(one!.push('ab')).toEqual({ text: '', stop: undefined });
+    expect(other!.push('c')).toEqual({ text: 'c', stop: undefined });
+    expect(one!.push('c')).toEqual({ text: '', stop: 'abc' });
+  });
+
   it('finds a stop string across pieces and leaves it out', () => {
-    const matcher = new StopMatcher(['\n\n'], false);
+    const matcher = matcherOf(['\n\n'], false);
     expect(matcher.push('one\n')).toEqual({ text: 'one', stop: undefined });
     expect(matcher.push('\ntwo')).toEqual({ text: '', stop: '\n\n' });
   });
 
   it('keeps it when asked', () => {
-    const matcher = new StopMatcher(['END'], true);
+    const matcher = matcherOf(['END'], true);
     expect(matcher.push('a E')).toEqual({ text: 'a ', stop: undefined });
     expect(matcher.push('ND b')).toEqual({ text: 'END', stop: 'END' });
   });
 
   it('gives held text back when it turns out to be something else', () => {
-    const matcher = new StopMatcher(['abc'], false);
+    const matcher = matcherOf(['abc'], false);
     expect(matcher.push('ab')).toEqual({ text: '', stop: undefined });
     expect(matcher.push('ab')).toEqual({ text: 'ab', stop: undefined });
     expect(matcher.flush()).toBe('ab');
@@ -54,7 +65,7 @@ describe('StopMatcher', () => {
         fc.array(word(4), { maxLength: 4 }),
         fc.boolean(),
         (pieces, stops, include) => {
-          const got = feed(new StopMatcher(stops, include), pieces);
+          const got = feed(matcherOf(stops, include), pieces);
           expect(got).toEqual(cut(pieces.join(''), stops, include));
         },
       ),
@@ -67,7 +78,7 @@ describe('StopMatcher', () => {
     const begins = new Set(stops.flatMap((s) => [...s].map((_, i) => s.slice(0, i))));
     fc.assert(
       fc.property(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), maxLength: 20 }), (text) => {
-        const matcher = new StopMatcher(stops, false);
+        const matcher = matcherOf(stops, false);
         let out = '';
         let fed = '';
         for (const char of text) {
