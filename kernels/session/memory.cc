@@ -13,7 +13,8 @@ namespace loramux {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-// MADV_POPULATE_WRITE of Linux 5.14; older headers lack the name, older kernels answer EINVAL.
+// MADV_POPULATE_WRITE of Linux 5.14; older headers lack the name, older kernels and some sandboxes
+// refuse it.
 constexpr int kPopulateWrite = 23;
 
 }  // namespace
@@ -42,7 +43,7 @@ MappedBuffer::MappedBuffer(size_t bytes, const char* what) {
 
 void MappedBuffer::Populate(const char* what) {
   if (bytes_ == 0 || madvise(data_, bytes_, kPopulateWrite) == 0) return;
-  if (errno != EINVAL) {
+  if (errno == ENOMEM) {
     throw NativeError(ErrorCode::kOutOfMemory, "cannot back " + std::to_string(bytes_) +
                                                    " bytes of " + what + ": " + strerror(errno));
   }
