@@ -16,6 +16,7 @@ import {
 } from '../schemas/adapters.ts';
 import { BODY_ERRORS, errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
 import type { HttpServices } from '../services.ts';
+import { recordTexts } from '../wire/record-json.ts';
 import { receiveUpload } from '../wire/upload.ts';
 
 /** What the content of an upload can be refused for. */
@@ -87,6 +88,7 @@ async function registerPut(app: App, { adapters }: HttpServices): Promise<void> 
 }
 
 function registerReads(app: App, { adapters }: HttpServices): void {
+  const textsOf = recordTexts(wireAdapter);
   app.get(
     '/v1/adapters',
     {
@@ -95,11 +97,12 @@ function registerReads(app: App, { adapters }: HttpServices): void {
         response: { 200: AdapterListSchema, ...errorResponses(PLAIN_ERRORS) },
       },
     },
-    async () => ({
-      object: 'list' as const,
-      data: adapters.list().map(wireAdapter),
-      damaged: adapters.damaged().map(({ name, reason }) => ({ name, reason })),
-    }),
+    async (_request, reply) => {
+      const damaged = adapters.damaged().map(({ name, reason }) => ({ name, reason }));
+      const data = textsOf(adapters.list());
+      const text = `{"object":"list","data":[${data}],"damaged":${JSON.stringify(damaged)}}`;
+      return reply.type('application/json; charset=utf-8').send(text as never);
+    },
   );
   app.get(
     '/v1/adapters/:name',

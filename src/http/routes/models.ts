@@ -10,6 +10,7 @@ import {
   type WireModel,
 } from '../schemas/models.ts';
 import type { HttpServices } from '../services.ts';
+import { recordTexts } from '../wire/record-json.ts';
 
 export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
   const { model, engine, adapters } = services;
@@ -31,6 +32,7 @@ export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
     parent: model.name,
     generation: record.generation.digest,
   });
+  const textsOf = recordTexts(adapted);
   return async (app) => {
     app.get(
       '/v1/models',
@@ -40,10 +42,11 @@ export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
           response: { 200: ModelListSchema, ...errorResponses(PLAIN_ERRORS) },
         },
       },
-      async () => ({
-        object: 'list' as const,
-        data: [base(), ...adapters.list().map(adapted)],
-      }),
+      async (_request, reply) => {
+        const data = [JSON.stringify(base()), textsOf(adapters.list())].filter(Boolean).join(',');
+        const text = `{"object":"list","data":[${data}]}`;
+        return reply.type('application/json; charset=utf-8').send(text as never);
+      },
     );
     app.get(
       '/v1/models/:id',
