@@ -6,6 +6,9 @@ import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from
 import { ERRORS, type ErrorCode, LoramuxError } from '../../errors.ts';
 import { errorBody } from '../schemas/error.ts';
 
+/** Characters of a name the client made up that an error repeats. */
+const UNKNOWN_FIELD_LENGTH_MAX = 128;
+
 /** Seconds a client should wait before it tries again. */
 const RETRY_AFTER_S = 1;
 
@@ -48,7 +51,8 @@ export function validationError(errors: ValidationErrors): LoramuxError {
   if (first === undefined) return new LoramuxError('invalid_request', 'the request is malformed');
   const at = paramOf(first.instancePath);
   if (first.keyword === 'additionalProperties') {
-    const field = [at, String(first.params.additionalProperty)].filter(Boolean).join('.');
+    const name = String(first.params.additionalProperty).slice(0, UNKNOWN_FIELD_LENGTH_MAX);
+    const field = [at, name].filter(Boolean).join('.');
     return new LoramuxError(
       'unknown_field',
       `${JSON.stringify(field)} is not a field of this request; docs/http.md lists them`,
