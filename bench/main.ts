@@ -4,11 +4,11 @@
  */
 import { buildNative } from '../scripts/process.ts';
 import { adaptersScenario } from './adapters.ts';
-
+import { engineScenario } from './engine.ts';
 import type { Scenario } from './scenario.ts';
 import { streamsScenario } from './streams.ts';
 
-const SCENARIOS: readonly Scenario[] = [adaptersScenario, streamsScenario];
+const SCENARIOS: readonly Scenario[] = [adaptersScenario, streamsScenario, engineScenario];
 
 function usage(): string {
   const width = Math.max(...SCENARIOS.map(({ name }) => name.length)) + 2;
