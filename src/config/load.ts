@@ -11,7 +11,8 @@ export const OTHER_ENVIRONMENT: Readonly<Record<string, string>> = {
   LORAMUX_ORT_LIBRARY: 'Path of libonnxruntime.so.1, instead of the one in onnxruntime-node.',
   LORAMUX_TEST_SEED: 'Seed of the randomised kernel tests.',
   LORAMUX_FUZZ_SEED: 'Seed of the fuzz tests.',
-  LORAMUX_FUZZ_RUNS: 'Runs of the fuzz tests.',
+  LORAMUX_FUZZ_RUNS: 'Runs of the engine fuzz test.',
+  LORAMUX_FUZZ_CASES: 'Mutated files of the adapter fuzz test.',
 };
 
 export interface ConfigSources {

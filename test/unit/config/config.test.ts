@@ -48,6 +48,12 @@ describe('configuration', () => {
     expect(call).toThrow(expect.objectContaining({ code: 'config_invalid' }));
   });
 
+  it('lets the variables of the tests pass, since tests start servers', () => {
+    for (const name of ['LORAMUX_FUZZ_SEED', 'LORAMUX_FUZZ_RUNS', 'LORAMUX_FUZZ_CASES']) {
+      expect(load({}, { [name]: '1' }).port, name).toBe(8000);
+    }
+  });
+
   it('says that the model is required', () => {
     expect(() => loadConfig({ flags: {}, env: {} })).toThrow(/--model \(or LORAMUX_MODEL\)/);
   });
