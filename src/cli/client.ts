@@ -23,7 +23,7 @@ function baseUrl(url: string): URL {
   }
   throw new LoramuxError(
     'config_invalid',
-    `--url is ${JSON.stringify(url)}; it must be http(s)://`,
+    `--url is ${JSON.stringify(url)}; it must begin with http:// or https://`,
   );
 }
 

@@ -29,6 +29,8 @@ function codeOf(error: unknown): ErrorCode | string {
 function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if (error instanceof CommanderError) {
+    // `loramux adapters` alone: Commander throws its help, whose text is of no use here.
+    if (error.code === 'commander.help') return 'a command is missing; --help lists them';
     return `${error.message.replace(/^error: /, '')}; see \`loramux --help\``;
   }
   return error.message;

@@ -50,7 +50,7 @@ export function checkRelations(config: Config): void {
 export function splitAdapter(value: string): { name: string; folder: string } {
   const at = value.indexOf('=');
   if (at <= 0 || at === value.length - 1) {
-    refuse(`adapter is ${JSON.stringify(value)}; it must be NAME=FOLDER`);
+    refuse(`--adapter (or LORAMUX_ADAPTER) is ${JSON.stringify(value)}; it must be NAME=FOLDER`);
   }
   return { name: value.slice(0, at), folder: value.slice(at + 1) };
 }

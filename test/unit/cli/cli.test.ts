@@ -56,6 +56,7 @@ describe('loramux', () => {
     [['serve', '--model', '/nowhere'], {}, /model_config_unsupported: .*nowhere/],
     [['serve', '--model', MODEL, '--adapter', 'a=/nowhere'], {}, /config_invalid: --adapter a=/],
     [['fly'], {}, /config_invalid: unknown command 'fly'/],
+    [['adapters'], {}, /config_invalid: a command is missing/],
     [['import', MODEL, '--quantize', 'int3'], {}, /config_invalid: .*int8/],
     [['import', MODEL, '--quantize', 'int8'], {}, /config_invalid: .*--out/],
     [['synth', 'nothing', '/tmp'], {}, /config_invalid: /],
