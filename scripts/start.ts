@@ -18,6 +18,7 @@ const args = [...given];
 let adapter: string | undefined;
 if (!has('--model')) {
   args.push('--model', DEMO_MODEL_DIR);
+  if (!has('--served-model-name')) args.push('--served-model-name', 'demo');
   const { tasks } = await loadTasks();
   for (const task of tasks) {
     if (task.adapter === null) continue;
