@@ -32,13 +32,19 @@ const READY_MS_MAX = 300_000;
 /** Starts `loramux serve` and resolves when it accepts requests. */
 export async function startServer(
   args: readonly string[],
-  options: { onStdout?: (line: string) => void; env?: NodeJS.ProcessEnv } = {},
+  options: {
+    onStdout?: (line: string) => void;
+    /** Called at once, long before the server is ready. */
+    onSpawn?: (child: ChildProcess) => void;
+    env?: NodeJS.ProcessEnv;
+  } = {},
 ): Promise<StartedServer> {
   const child = spawn(process.execPath, ['bin/loramux.mjs', 'serve', ...args], {
     cwd: ROOT,
     stdio: ['ignore', 'pipe', 2],
     env: { ...process.env, ...options.env },
   });
+  options.onSpawn?.(child);
   const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
   const url = await new Promise<string>((resolve, reject) => {
     const timer = setTimeout(() => {

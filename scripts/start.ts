@@ -28,10 +28,14 @@ if (!has('--model')) {
 }
 if (!has('--data-dir')) args.push('--data-dir', '.data');
 
-const server = await startServer(args, { onStdout: (line) => console.log(line) });
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.on(signal, () => server.child.kill(signal));
-}
+const server = await startServer(args, {
+  onStdout: (line) => console.log(line),
+  onSpawn: (child) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      process.on(signal, () => child.kill(signal));
+    }
+  },
+});
 server.child.once('exit', (code, signal) => {
   process.exitCode = code ?? (signal === null ? 1 : 128);
 });

@@ -5,7 +5,7 @@
  */
 
 /** Requests that begin in one turn. At about half a millisecond each, a turn stays short. */
-export const REQUESTS_PER_TURN = 8;
+export const REQUESTS_PER_TURN = 4;
 
 /** Calls back at once, or in a later turn when this one has begun enough; first come, first served. */
 export class Turns {
