@@ -21,6 +21,8 @@ import { buildNative, startServer } from './process.ts';
 
 /** Share of right answers that counts as right; the adapters were trained to at least this. */
 const ACCURACY_MIN = 0.99;
+/** As shells report SIGINT. */
+const INTERRUPTED_EXIT_CODE = 130;
 /** Requests in flight. */
 const CONCURRENCY = 64;
 
@@ -102,15 +104,27 @@ await buildNative();
 const { modulus, tasks } = await loadTasks();
 const dataDir = await mkdtemp(path.join(tmpdir(), 'loramux-demo-'));
 const adapters = tasks.flatMap((task) => (task.adapter === null ? [] : [task.adapter]));
-const server = await startServer([
-  '--model',
-  DEMO_MODEL_DIR,
-  '--port',
-  '0',
-  '--data-dir',
-  dataDir,
-  ...adapters.flatMap((name) => ['--adapter', `${name}=${path.join(DEMO_ADAPTERS_DIR, name)}`]),
-]);
+const server = await startServer(
+  [
+    '--model',
+    DEMO_MODEL_DIR,
+    '--port',
+    '0',
+    '--data-dir',
+    dataDir,
+    ...adapters.flatMap((name) => ['--adapter', `${name}=${path.join(DEMO_ADAPTERS_DIR, name)}`]),
+  ],
+  {
+    onSpawn: (child) => {
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+        process.once(signal, () => {
+          child.kill(signal);
+          process.exit(INTERRUPTED_EXIT_CODE);
+        });
+      }
+    },
+  },
+);
 
 let failed = true;
 try {
