@@ -2,7 +2,8 @@
 //   node scripts/build-native.mjs            the addon
 //   node scripts/build-native.mjs --tests    also the kernel tests
 //   node scripts/build-native.mjs --tests --run   and runs them; ends with "N passed, N failed"
-//   --force builds even when nothing changed, --debug makes build/Debug instead
+//   --force builds even when nothing changed, --debug makes build/Debug instead,
+//   --install-packages installs missing Debian packages where this process may
 // Needs no network: Node's headers come from the package node-api-headers.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -23,7 +24,7 @@ const LOCK_WAIT_MS_MAX = 20 * 60_000;
 const LOCK_POLL_MS = 500;
 /** Folders that only the kernel tests use. */
 const TEST_FOLDERS = new Set(['test', 'bench']);
-const KNOWN_FLAGS = new Set(['--tests', '--run', '--force', '--debug']);
+const KNOWN_FLAGS = new Set(['--tests', '--run', '--force', '--debug', '--install-packages']);
 
 const flags = new Set(process.argv.slice(2));
 const config = flags.has('--debug') ? 'Debug' : 'Release';
@@ -62,12 +63,22 @@ function has(command) {
   return spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
 }
 
+/** Debian packages, where this process may install them; says so. */
+function installPackages(packages) {
+  if (process.getuid() !== 0 || !has('apt-get')) return false;
+  console.log(`Installing Debian packages: ${packages.join(' ')} ...`);
+  const apt = (...args) => spawnSync('apt-get', args, { stdio: 'inherit' }).status === 0;
+  return apt('update') && apt('install', '-y', '--no-install-recommends', ...packages);
+}
+
 function requireTools() {
   const missing = [];
   if (!has('cmake')) missing.push(['cmake (3.22 or later)', 'cmake']);
   if (!has('g++') && !has('clang++')) missing.push(['a C++20 compiler', 'g++']);
   if (!has('ninja') && !has('make')) missing.push(['ninja or make', 'ninja-build']);
   if (missing.length === 0) return;
+  const packages = missing.map(([, name]) => name);
+  if (flags.has('--install-packages') && installPackages(packages)) return;
   throw new BuildError(
     `The native addon must be built, but this machine lacks ${missing.map(([what]) => what).join(', ')}.\n` +
       `On Debian or Ubuntu: apt-get install -y ${missing.map(([, name]) => name).join(' ')}`,

@@ -80,7 +80,10 @@ async function vitest() {
   rmSync(folder, { recursive: true, force: true });
 }
 
-const built = await check('native module', process.execPath, ['scripts/build-native.mjs']);
+const built = await check('native module', process.execPath, [
+  'scripts/build-native.mjs',
+  '--install-packages',
+]);
 if (filters.length === 0) {
   await check('lint', bin('biome'), ['check', '.']);
   await check('types', bin('tsc'), ['--noEmit']);
