@@ -111,6 +111,61 @@ export const ERRORS = {
     'invalid_request_error',
     'The upload lacks one of the two adapter files.',
   ),
+  // adapters: life cycle
+  generation_mismatch: e(
+    412,
+    'conflict_error',
+    'The condition names another generation than the current one.',
+  ),
+  generation_not_found: e(404, 'not_found_error', 'The name does not keep such a generation.'),
+  adapter_already_loaded: e(
+    400,
+    'invalid_request_error',
+    'The name is registered; load_inplace replaces it.',
+  ),
+  adapter_load_timeout: e(503, 'server_error', 'The adapter did not become resident in time.'),
+  pin_limit_exceeded: e(
+    409,
+    'conflict_error',
+    'One slot and the room of one adapter must stay free of pins.',
+  ),
+  registry_conflict: e(
+    409,
+    'conflict_error',
+    'Others changed the name again and again meanwhile; retry.',
+  ),
+  registry_unavailable: e(
+    503,
+    'server_error',
+    'The adapter registry cannot be reached; nothing was changed.',
+  ),
+  registry_outcome_unknown: e(
+    503,
+    'server_error',
+    'The registry did not confirm the change; read it back before retrying.',
+  ),
+  registry_lost: e(
+    503,
+    'server_error',
+    'The registry is not the one this server knew; changes are refused.',
+  ),
+  blob_missing: e(503, 'server_error', 'The content of the adapter is missing in the blob store.'),
+  blob_unavailable: e(503, 'server_error', 'The blob store cannot be reached or refused.'),
+  // adapters: sources
+  archive_invalid: e(422, 'invalid_request_error', 'The archive is malformed.'),
+  archive_unsafe: e(
+    422,
+    'invalid_request_error',
+    'The archive has a link, a special file or a path that leads out of it.',
+  ),
+  archive_limit_exceeded: e(
+    413,
+    'invalid_request_error',
+    'The archive has too many entries or unpacks to too many bytes.',
+  ),
+  source_forbidden: e(403, 'invalid_request_error', 'The server does not fetch from this address.'),
+  source_not_found: e(404, 'not_found_error', 'The remote source does not have the adapter.'),
+  source_unavailable: e(502, 'server_error', 'The remote source failed or was too slow.'),
   // adapters: content
   adapter_config_invalid: e(422, 'invalid_request_error', 'adapter_config.json is malformed.'),
   adapter_config_unknown_field: e(
@@ -236,18 +291,22 @@ export interface LoramuxErrorOptions {
   cause?: unknown;
   /** The request field at fault, for OpenAI's `param`. */
   param?: string;
+  /** The digest that is current, for generation_mismatch; null when the name does not exist. */
+  currentGeneration?: string | null;
 }
 
 /** An error with a stable code from the table. */
 export class LoramuxError extends Error {
   readonly code: ErrorCode;
   readonly param: string | undefined;
+  readonly currentGeneration: string | null | undefined;
 
   constructor(code: ErrorCode, message: string, options: LoramuxErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'LoramuxError';
     this.code = code;
     this.param = options.param;
+    this.currentGeneration = options.currentGeneration;
   }
 
   get status(): number {

@@ -22,6 +22,15 @@ export interface AdapterRecord {
   /** Module names it changes, e.g. q_proj, v_proj. */
   readonly targetModules: readonly string[];
   readonly fileBytes: number;
+  /** Changes with every change of the name. */
+  readonly revision: number;
+  /** Seconds since the epoch of the last change of the name. */
+  readonly updatedAt: number;
+  readonly pinned: boolean;
+  /** A second generation and its share of the requests. */
+  readonly split: { readonly generation: AdapterGeneration; readonly weight: number } | undefined;
+  /** Generations that can be rolled back to, the current one included. */
+  readonly numGenerations: number;
 }
 
 /**
@@ -38,8 +47,42 @@ export interface AdapterResidency {
   tryAcquire(generation: AdapterGeneration): number | undefined | LoramuxError;
   /** Gives one reference back. */
   release(generation: AdapterGeneration): void;
+  /**
+   * A request names the adapter: begin to bring it nearer, without taking room from others. Cheap,
+   * and never an error: what is wrong shows at `tryAcquire`.
+   */
+  prefetch(generation: AdapterGeneration): void;
   /** Withdraws interest in a load that no request waits for any more. */
   forget(generation: AdapterGeneration): void;
   /** One listener: the engine's wake-up. */
   onChange(listener: () => void): void;
+}
+
+/** Where the nearest copy of an adapter is. */
+export type ResidencyLevel = 'device' | 'host' | 'disk';
+
+/** One generation's residency, for clients. */
+export interface ResidencyView {
+  readonly level: ResidencyLevel;
+  readonly pinned: boolean;
+  /** Requests in the batch that use it. */
+  readonly references: number;
+  /** It goes as soon as its last reference does. */
+  readonly evicting: boolean;
+}
+
+/** Explicit control of residency, for the admin routes. */
+export interface ResidencyControl {
+  view(generation: AdapterGeneration): ResidencyView;
+  /**
+   * Resolves when the adapter is resident; it may be evicted for others afterwards.
+   * @throws LoramuxError adapter_never_fits, adapter_load_failed, adapter_load_timeout, ...
+   */
+  load(generation: AdapterGeneration, timeoutMs: number): Promise<void>;
+  /** Drops it from device and host memory, at once or with its last reference. Pins are not touched. */
+  evict(generation: AdapterGeneration): ResidencyView;
+  /** Replaces the set of pinned generations; loads those that are not resident. */
+  setPins(generations: readonly AdapterGeneration[]): void;
+  /** @throws LoramuxError pin_limit_exceeded when these could not all be pinned at once. */
+  checkPins(generations: readonly AdapterGeneration[]): void;
 }

@@ -75,8 +75,130 @@ const ADAPTERS = {
   maxLoras: int('Adapters that fit one step: slots of the native session.', 16, 1, 4096),
   maxLoraRank: int('Largest rank of an adapter.', 256, 1, 4096),
   adapterMemoryMb: int('Memory for resident adapters, MiB.', 1024, 1),
+  hostCacheMb: int(
+    'Host memory for checked adapter files that are not resident, MiB; 0 turns it off.',
+    512,
+    0,
+  ),
+  maxConcurrentLoads: int('Adapters that are read and loaded at the same time.', 4, 1, 64),
+  adapterLoadTimeoutMs: int(
+    'How long POST /v1/adapters/{name}/load waits for room and the load, milliseconds.',
+    30_000,
+    1,
+  ),
   maxAdapters: int('Adapters that may be registered.', 10_000, 0, 1_000_000),
   maxAdapterMb: int('Largest adapter_model.safetensors, MiB.', 512, 1, 65_536),
+  maxGenerations: int(
+    'Generations a name keeps, the current one included: those it can be rolled back to.',
+    5,
+    1,
+    64,
+  ),
+};
+
+const SOURCES = {
+  hubEndpoint: Type.String({
+    description: 'Hugging Face hub that {"repo": ...} uploads are fetched from.',
+    default: 'https://huggingface.co',
+    minLength: 1,
+  }),
+  hubToken: Type.Optional(
+    Type.String({
+      description: 'Access token for the hub; better given by its environment name.',
+      minLength: 1,
+    }),
+  ),
+  remoteSources: Type.Boolean({
+    description: 'Accept uploads from the hub and from https URLs.',
+    default: true,
+  }),
+  allowPrivateSources: Type.Boolean({
+    description:
+      'Fetch also from private, loopback and link-local addresses, and without TLS. For hubs and ' +
+      'file servers inside your network.',
+    default: false,
+  }),
+  sourceTimeoutMs: int('Longest fetch of a remote source, milliseconds.', 600_000, 1),
+  maxArchiveEntries: int('Entries of an archive that is uploaded or fetched.', 64, 2, 10_000),
+};
+
+const REGISTRY = {
+  redisUrl: Type.Optional(
+    Type.String({
+      description:
+        'Keep the registry in this Redis (redis:// or rediss://) and share it with every server ' +
+        'that names it. Default: the embedded registry in the data folder.',
+      minLength: 1,
+    }),
+  ),
+  redisPrefix: Type.String({
+    description: 'Begins every key in Redis; two deployments with different ones never meet.',
+    default: 'loramux',
+    minLength: 1,
+    maxLength: 64,
+  }),
+  redisSchemaVersion: int('Version of the key layout in Redis; part of every key.', 1, 1, 1),
+  redisAtStart: oneOf(
+    'Redis away at start: wait for it, or serve what the disk cache has meanwhile.',
+    ['wait', 'cached'],
+    'wait',
+  ),
+  redisTimeoutMs: int('Longest answer of Redis to one command, milliseconds.', 2000, 10),
+  redisWaitReplicas: int(
+    'Redis replicas that must have a change before it is acknowledged (WAIT).',
+    0,
+    0,
+    64,
+  ),
+  registryReconcileMs: int(
+    'How often the registry is read again in case a notice was lost, milliseconds.',
+    2000,
+    50,
+  ),
+  replicaTtlMs: int(
+    'After this long without a sign of life a replica is not listed any more, milliseconds.',
+    15_000,
+    500,
+  ),
+  replicaId: Type.Optional(
+    Type.String({
+      description: 'Name of this replica in the fleet. Default: drawn at start.',
+      minLength: 1,
+      maxLength: 128,
+    }),
+  ),
+  advertiseUrl: Type.Optional(
+    Type.String({
+      description: 'Where the fleet reaches this replica. Default: the address it listens on.',
+      minLength: 1,
+    }),
+  ),
+  blobStore: Type.String({
+    description:
+      'Where a fleet shares adapter files: redis, s3://BUCKET/PREFIX, or file:///FOLDER on a disk ' +
+      'that all replicas mount.',
+    default: 'redis',
+    minLength: 1,
+  }),
+  redisBlobMb: int('Largest adapter file that is shared through Redis, MiB.', 256, 1, 65_536),
+  blobGraceMs: int(
+    'How long a shared file stays after its last name, for requests that still use it, milliseconds.',
+    300_000,
+    0,
+  ),
+  diskCacheMb: int('Disk for adapter files of the fleet on this replica, MiB.', 10_240, 1),
+  s3Endpoint: Type.Optional(
+    Type.String({
+      description:
+        'Endpoint of an S3-compatible server. Default: the one of AWS. Credentials and region come ' +
+        'from the AWS environment and files.',
+      minLength: 1,
+    }),
+  ),
+  s3PathStyle: Type.Boolean({
+    description: 'Address the bucket by path instead of by host name; most other servers need it.',
+    default: false,
+  }),
 };
 
 const ENGINE = {
@@ -142,12 +264,14 @@ export const CONFIG_SECTIONS = {
   Model: MODEL,
   Server: SERVER,
   Adapters: ADAPTERS,
+  'Adapter sources': SOURCES,
+  Registry: REGISTRY,
   Engine: ENGINE,
   Transport: TRANSPORT,
 } as const;
 
 export const ConfigSchema = Type.Object(
-  { ...MODEL, ...SERVER, ...ADAPTERS, ...ENGINE, ...TRANSPORT },
+  { ...MODEL, ...SERVER, ...ADAPTERS, ...SOURCES, ...REGISTRY, ...ENGINE, ...TRANSPORT },
   { additionalProperties: false },
 );
 
@@ -172,6 +296,9 @@ export interface ConfigField {
   readonly schema: FieldSchema;
 }
 
+/** Flags that are not their key in kebab case. */
+const FLAGS: Readonly<Record<string, string>> = { redisUrl: '--redis' };
+
 const words = (key: string) => key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 const REQUIRED: readonly string[] = (ConfigSchema as { required?: string[] }).required ?? [];
@@ -181,7 +308,7 @@ export const CONFIG_FIELDS: readonly ConfigField[] = Object.entries(
   ConfigSchema.properties as Record<string, TSchema>,
 ).map(([key, schema]) => ({
   key: key as ConfigKey,
-  flag: `--${words(key).replaceAll('_', '-')}`,
+  flag: FLAGS[key] ?? `--${words(key).replaceAll('_', '-')}`,
   env: `LORAMUX_${words(key).toUpperCase()}`,
   required: REQUIRED.includes(key) && !('default' in schema),
   schema: schema as unknown as FieldSchema,

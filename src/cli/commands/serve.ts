@@ -26,6 +26,8 @@ export function serveCommand(): Command {
   for (const field of CONFIG_FIELDS) {
     const { type } = field.schema;
     const option = new Option(`${field.flag} ${PLACEHOLDERS[type] ?? '<value>'}`, helpOf(field));
+    // The flag of a field need not be its key.
+    option.attributeName = () => field.key;
     if (type === 'array') option.argParser(collect);
     command.addOption(option);
   }
