@@ -5,7 +5,7 @@
 //   --force builds even when nothing changed, --debug makes build/Debug instead,
 //   --install-packages installs missing Debian packages where this process may
 // Needs no network: Node's headers come from the package node-api-headers.
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -13,6 +13,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { has, installPackages } from './packages.mjs';
 
 const require = createRequire(import.meta.url);
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -58,18 +59,6 @@ function sourceDigest() {
 }
 
 const readIfThere = (file) => (fs.existsSync(file) ? fs.readFileSync(file, 'utf8') : undefined);
-
-function has(command) {
-  return spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
-}
-
-/** Debian packages, where this process may install them; says so. */
-function installPackages(packages) {
-  if (process.getuid() !== 0 || !has('apt-get')) return false;
-  console.log(`Installing Debian packages: ${packages.join(' ')} ...`);
-  const apt = (...args) => spawnSync('apt-get', args, { stdio: 'inherit' }).status === 0;
-  return apt('update') && apt('install', '-y', '--no-install-recommends', ...packages);
-}
 
 function requireTools() {
   const missing = [];

@@ -1,11 +1,12 @@
-// `npm test`: builds the native module, lints, type-checks, runs the kernel tests and all vitest
-// suites, and closes with one line, "N passed, N failed". Arguments go to vitest and skip the rest
-// (`npm test -- test/unit/kvcache`).
+// `npm test`: builds the native module, makes sure of redis-server, lints, type-checks, runs the
+// kernel tests and all vitest suites, and closes with one line, "N passed, N failed". Arguments go to
+// vitest and skip the rest (`npm test -- test/unit/kvcache`).
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { ensureRedisServer } from './packages.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const bin = (name) => path.join(root, 'node_modules', '.bin', name);
@@ -80,6 +81,15 @@ async function vitest() {
   rmSync(folder, { recursive: true, force: true });
 }
 
+function redisServer() {
+  const missing = ensureRedisServer();
+  if (missing === undefined) return true;
+  console.error(`\n${missing}`);
+  totals.failed += 1;
+  return false;
+}
+
+const redis = redisServer();
 const built = await check('native module', process.execPath, [
   'scripts/build-native.mjs',
   '--install-packages',
@@ -89,7 +99,7 @@ if (filters.length === 0) {
   await check('types', bin('tsc'), ['--noEmit']);
   if (built) await kernelTests();
 }
-if (built) await vitest();
+if (built && redis) await vitest();
 
 console.log(`\n${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`);
 process.exitCode = totals.failed === 0 && totals.passed > 0 ? 0 : 1;

@@ -1,0 +1,102 @@
+/** A loopback TCP proxy that makes a healthy server slow, silent or unreachable. */
+import { once } from 'node:events';
+import net from 'node:net';
+
+export interface TcpProxy {
+  readonly port: number;
+  /** Bytes in both directions arrive this much later from now on; order is kept. */
+  delay(ms: number): void;
+  /**
+   * Keeps connections open and accepts new ones, but passes nothing on. `answers` lets requests
+   * through and holds back only what comes back: the server does what it is told, unheard.
+   */
+  stall(what?: 'all' | 'answers'): void;
+  /** Closes every connection; new ones are accepted. */
+  cut(): void;
+  /** Closes every connection and answers new ones with a reset. */
+  refuse(): void;
+  /** As at the start; what was held back is passed on. */
+  restore(): void;
+  readonly connections: number;
+  close(): Promise<void>;
+}
+
+type Mode = 'pass' | 'stall' | 'stall-answers' | 'refuse';
+
+interface Pipe {
+  readonly flush: () => void;
+}
+
+export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
+  let mode: Mode = 'pass';
+  let delayMs = 0;
+  const sockets = new Set<net.Socket>();
+  const pipes = new Set<Pipe>();
+
+  const connect = (from: net.Socket, to: net.Socket, held: () => boolean) => {
+    const waiting: Buffer[] = [];
+    const flush = () => {
+      while (waiting.length > 0 && !held()) to.write(waiting.shift()!);
+    };
+    const pipe = { flush };
+    pipes.add(pipe);
+    from.on('data', (bytes: Buffer) => {
+      const deliver = () => {
+        waiting.push(bytes);
+        flush();
+      };
+      if (delayMs > 0) setTimeout(deliver, delayMs);
+      else deliver();
+    });
+    from.on('error', () => to.destroy());
+    from.on('close', () => {
+      pipes.delete(pipe);
+      sockets.delete(from);
+      to.destroy();
+    });
+  };
+
+  const server = net.createServer((client) => {
+    if (mode === 'refuse') {
+      client.on('error', () => {});
+      client.resetAndDestroy();
+      return;
+    }
+    const upstream = net.connect(targetPort, '127.0.0.1');
+    sockets.add(client).add(upstream);
+    connect(client, upstream, () => mode === 'stall');
+    connect(upstream, client, () => mode === 'stall' || mode === 'stall-answers');
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const cut = () => {
+    for (const socket of sockets) socket.destroy();
+  };
+  return {
+    port: (server.address() as net.AddressInfo).port,
+    delay: (ms) => {
+      delayMs = ms;
+    },
+    stall: (what = 'all') => {
+      mode = what === 'all' ? 'stall' : 'stall-answers';
+    },
+    cut,
+    refuse: () => {
+      mode = 'refuse';
+      cut();
+    },
+    restore: () => {
+      mode = 'pass';
+      delayMs = 0;
+      for (const pipe of pipes) pipe.flush();
+    },
+    get connections() {
+      return sockets.size / 2;
+    },
+    async close() {
+      cut();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
