@@ -9,6 +9,7 @@ export const OTHER_ENVIRONMENT: Readonly<Record<string, string>> = {
   LORAMUX_FROM_SOURCE: '1 runs the TypeScript sources although a build exists.',
   LORAMUX_NATIVE_ADDON: 'Path of the compiled addon, instead of the one in build/.',
   LORAMUX_ORT_LIBRARY: 'Path of libonnxruntime.so.1, instead of the one in onnxruntime-node.',
+  LORAMUX_URL: 'The server that `loramux adapters` and `loramux replicas` talk to.',
   LORAMUX_TEST_SEED: 'Seed of the randomised kernel tests.',
   LORAMUX_FUZZ_SEED: 'Seed of the fuzz tests.',
   LORAMUX_FUZZ_RUNS: 'Runs of the engine fuzz test.',

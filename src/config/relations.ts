@@ -21,29 +21,72 @@ export function checkRelations(config: Config): void {
   const { maxSequences } = config;
   if (config.maxTokensPerStep < maxSequences) {
     refuse(
-      `maxTokensPerStep is ${config.maxTokensPerStep}, less than maxSequences, ${maxSequences}: ` +
-        'every running sequence needs a token per step; raise one or lower the other',
+      `--max-tokens-per-step is ${config.maxTokensPerStep}, less than ` +
+        `--max-sequences, ${maxSequences}: every running sequence needs a token per step; raise one or ` +
+        'lower the other',
     );
   }
   if (config.maxLogitRowsPerStep < maxSequences) {
     refuse(
-      `maxLogitRowsPerStep is ${config.maxLogitRowsPerStep}, less than maxSequences, ` +
-        `${maxSequences}: every running sequence needs a row per step`,
+      `--max-logit-rows-per-step is ${config.maxLogitRowsPerStep}, less than ` +
+        `--max-sequences, ${maxSequences}: every running sequence needs a row per step`,
     );
   }
   if (config.kvCacheMb !== undefined && config.numBlocks !== undefined) {
-    refuse('kvCacheMb and numBlocks both set the size of the KV cache; give one of them');
+    refuse('--kv-cache-mb and --num-blocks both set the size of the KV cache; give one of them');
   }
   if (config.maxAdapterMb > config.adapterMemoryMb) {
     refuse(
-      `maxAdapterMb is ${config.maxAdapterMb}, more than adapterMemoryMb, ` +
-        `${config.adapterMemoryMb}: such an adapter could be uploaded but never run`,
+      `--max-adapter-mb is ${config.maxAdapterMb}, more than ` +
+        `--adapter-memory-mb, ${config.adapterMemoryMb}: such an adapter could be uploaded but never run`,
     );
   }
   if (config.headersTimeoutMs > config.requestTimeoutMs) {
-    refuse('headersTimeoutMs is more than requestTimeoutMs; the headers are part of the request');
+    refuse(
+      '--headers-timeout-ms is more than --request-timeout-ms; the headers are part of the request',
+    );
   }
   for (const adapter of config.adapter) splitAdapter(adapter);
+  checkFleet(config);
+}
+
+/** What only a shared registry uses must not be given without one. */
+function checkFleet(config: Config): void {
+  const { redisUrl, blobStore, s3Endpoint, s3PathStyle } = config;
+  if (redisUrl === undefined) {
+    const needsRedis = [
+      [config.redisAtStart !== 'wait', '--redis-at-start'],
+      [config.redisWaitReplicas > 0, '--redis-wait-replicas'],
+      [blobStore !== 'redis', '--blob-store'],
+    ] as const;
+    for (const [given, flag] of needsRedis) {
+      if (given) refuse(`${flag} is for a registry in Redis; give --redis too, or leave it out`);
+    }
+  } else if (!/^rediss?:\/\/./.test(redisUrl)) {
+    refuse('--redis (or LORAMUX_REDIS_URL) must begin with redis:// or rediss://');
+  }
+  if ((s3Endpoint !== undefined || s3PathStyle) && !blobStore.startsWith('s3://')) {
+    refuse('--s3-endpoint and --s3-path-style are for a --blob-store s3://BUCKET/PREFIX');
+  }
+  if (config.replicaTtlMs < 2 * config.registryReconcileMs) {
+    refuse(
+      `--replica-ttl-ms is ${config.replicaTtlMs}, less than twice --registry-reconcile-ms, ` +
+        `${config.registryReconcileMs}: replicas would vanish between two signs of life`,
+    );
+  }
+  if (redisUrl !== undefined && config.maxAdapterMb > config.diskCacheMb) {
+    refuse(
+      `--max-adapter-mb is ${config.maxAdapterMb}, more than --disk-cache-mb, ` +
+        `${config.diskCacheMb}: such an adapter could never be fetched`,
+    );
+  }
+  if (blobStore === 'redis' && redisUrl !== undefined && config.maxAdapterMb > config.redisBlobMb) {
+    refuse(
+      `--max-adapter-mb is ${config.maxAdapterMb}, more than --redis-blob-mb, ` +
+        `${config.redisBlobMb}: such an adapter could not be shared; raise one, lower the other, ` +
+        'or choose another --blob-store',
+    );
+  }
 }
 
 /** NAME=FOLDER in two. @throws LoramuxError config_invalid */
@@ -92,7 +135,7 @@ export function planKvCache(config: Config, shape: KvShape): KvPlan {
   const numBlocks = Math.min(config.numBlocks ?? Math.min(fitting, useful), slotsMax);
   if (numBlocks < 1) {
     refuse(
-      `kvCacheMb is ${cacheMb}, but one block of 16 tokens takes ` +
+      `--kv-cache-mb is ${cacheMb}, but one block of 16 tokens takes ` +
         `${Math.ceil(blockBytes / MIB)} MiB for this model; raise it`,
     );
   }
@@ -102,12 +145,12 @@ export function planKvCache(config: Config, shape: KvShape): KvPlan {
     return { numBlocks, maxModelLen: Math.min(positions, capacity) };
   }
   if (maxModelLen > positions) {
-    refuse(`maxModelLen is ${maxModelLen}, but the model is made for ${positions} positions`);
+    refuse(`--max-model-len is ${maxModelLen}, but the model is made for ${positions} positions`);
   }
   if (maxModelLen > capacity) {
     refuse(
-      `maxModelLen is ${maxModelLen}, but the KV cache holds ${capacity} tokens; raise kvCacheMb ` +
-        `to ${Math.ceil((Math.ceil(maxModelLen / KV_BLOCK_TOKENS) * blockBytes) / MIB)} or lower it`,
+      `--max-model-len is ${maxModelLen}, but the KV cache holds ${capacity} tokens; raise ` +
+        `--kv-cache-mb to ${Math.ceil((Math.ceil(maxModelLen / KV_BLOCK_TOKENS) * blockBytes) / MIB)} or lower it`,
     );
   }
   return { numBlocks, maxModelLen };

@@ -180,7 +180,7 @@ const REGISTRY = {
     default: 'redis',
     minLength: 1,
   }),
-  redisBlobMb: int('Largest adapter file that is shared through Redis, MiB.', 256, 1, 65_536),
+  redisBlobMb: int('Largest adapter file that is shared through Redis, MiB.', 512, 1, 65_536),
   blobGraceMs: int(
     'How long a shared file stays after its last name, for requests that still use it, milliseconds.',
     300_000,

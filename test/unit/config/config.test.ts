@@ -22,6 +22,13 @@ describe('configuration', () => {
     expect([config.port, config.maxLoras, config.prefixCaching]).toEqual([9001, 4, false]);
   });
 
+  it('chooses Redis by its flag or its variable', () => {
+    const url = 'rediss://user:secret@redis.example:6380/2';
+    expect(load({ redisUrl: url }).redisUrl).toBe(url);
+    expect(load({}, { LORAMUX_REDIS_URL: url }).redisUrl).toBe(url);
+    expect(CONFIG_FIELDS.find(({ key }) => key === 'redisUrl')?.flag).toBe('--redis');
+  });
+
   it('reads repeated flags and comma-separated variables as lists', () => {
     expect(load({ adapter: ['a=x', 'b=y'] }).adapter).toEqual(['a=x', 'b=y']);
     expect(load({}, { LORAMUX_ADAPTER: 'a=x,b=y' }).adapter).toEqual(['a=x', 'b=y']);
@@ -36,12 +43,19 @@ describe('configuration', () => {
     [{ kvDtype: 'f16' }, {}, /--kv-dtype is "f16"; it must be one of f32, bf16/],
     [{ prefixCaching: 'yes' }, {}, /true or false/],
     [{ host: '' }, {}, /--host/],
+    [{ redisAtStart: 'cached' }, {}, /--redis-at-start.*give --redis/],
+    [{ blobStore: 's3://b/p' }, {}, /--blob-store.*give --redis/],
+    [{ redisUrl: 'localhost:6379' }, {}, /redis:\/\/ or rediss/],
+    [{ redisUrl: 'redis://h', s3Endpoint: 'http://s3' }, {}, /--s3-endpoint/],
+    [{ redisUrl: 'redis://h', maxAdapterMb: '600' }, {}, /--redis-blob-mb, 512/],
+    [{ replicaTtlMs: '1000' }, {}, /less than twice --registry-reconcile-ms/],
+    [{ redisSchemaVersion: '2' }, {}, /--redis-schema-version is 2/],
     [{ adapter: ['nameonly'] }, {}, /NAME=FOLDER/],
-    [{ maxTokensPerStep: '8' }, {}, /maxSequences/],
-    [{ maxLogitRowsPerStep: '8' }, {}, /maxSequences/],
+    [{ maxTokensPerStep: '8' }, {}, /--max-sequences/],
+    [{ maxLogitRowsPerStep: '8' }, {}, /--max-sequences/],
     [{ kvCacheMb: '8', numBlocks: '8' }, {}, /one of them/],
-    [{ maxAdapterMb: '2000' }, {}, /adapterMemoryMb/],
-    [{ headersTimeoutMs: '400000' }, {}, /requestTimeoutMs/],
+    [{ maxAdapterMb: '2000' }, {}, /--adapter-memory-mb/],
+    [{ headersTimeoutMs: '400000' }, {}, /--request-timeout-ms/],
   ] as const)('refuses %j %j', (flags, env, message) => {
     const call = () => load(flags as Record<string, string>, env as Record<string, string>);
     expect(call).toThrow(message);
@@ -93,7 +107,7 @@ describe('KV cache plan', () => {
   });
 
   it.each([
-    [{ maxModelLen: '161', numBlocks: '10' }, SHAPE, /160 tokens; raise kvCacheMb/],
+    [{ maxModelLen: '161', numBlocks: '10' }, SHAPE, /160 tokens; raise --kv-cache-mb/],
     [{ maxModelLen: '5000' }, SHAPE, /4096 positions/],
     [{ kvCacheMb: '1' }, { ...SHAPE, numLayers: 1000 }, /one block/],
   ] as const)('refuses %j', (flags, shape, message) => {
