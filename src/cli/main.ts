@@ -1,15 +1,12 @@
 /** The `loramux` command. */
-import { CommanderError } from 'commander';
-import { printError } from './output.ts';
-import { createProgram } from './program.ts';
+import { run } from './run.ts';
 
-try {
-  await createProgram().parseAsync(process.argv);
-} catch (error) {
-  // Help and version are thrown too, with exit code 0.
-  if (error instanceof CommanderError && error.exitCode === 0) process.exitCode = 0;
-  else {
-    printError(error, process.argv.includes('--json'));
-    process.exitCode = 1;
-  }
-}
+// `loramux adapters list | head -1` closes the pipe early; that is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+const code = await run(process.argv);
+// A command may have set a code of its own.
+if (code !== 0) process.exitCode = code;

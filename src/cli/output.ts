@@ -2,6 +2,10 @@
 import { CommanderError } from 'commander';
 import { type ErrorCode, LoramuxError } from '../errors.ts';
 
+/** Exit codes of the program; 0 is done. */
+export const EXIT_FAILED = 1;
+export const EXIT_USAGE = 2;
+
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value)}\n`);
 }
@@ -10,14 +14,25 @@ export function print(line: string): void {
   process.stdout.write(`${line}\n`);
 }
 
+/** The command line cannot be understood; what it says must be changed before it is run again. */
+export class UsageError extends LoramuxError {
+  constructor(message: string, options: { cause?: unknown } = {}) {
+    super('config_invalid', message, options);
+    this.name = 'UsageError';
+  }
+}
+
 /** A server's refusal, as seen by a client command. */
 export class RemoteError extends Error {
   readonly code: string;
+  /** Of a refused condition: the generation that is current; null when the name does not exist. */
+  readonly currentGeneration: string | null | undefined;
 
-  constructor(code: string, message: string) {
+  constructor(code: string, message: string, currentGeneration?: string | null) {
     super(message);
     this.name = 'RemoteError';
     this.code = code;
+    this.currentGeneration = currentGeneration;
   }
 }
 
@@ -33,6 +48,13 @@ function messageOf(error: unknown): string {
     if (error.code === 'commander.help') return 'a command is missing; --help lists them';
     return `${error.message.replace(/^error: /, '')}; see \`loramux --help\``;
   }
+  if (error instanceof RemoteError && error.currentGeneration !== undefined) {
+    const { message, currentGeneration } = error;
+    if (currentGeneration === null) return `${message} (the name does not exist)`;
+    if (!message.includes(currentGeneration)) {
+      return `${message} (the current generation is ${currentGeneration})`;
+    }
+  }
   return error.message;
 }
 
@@ -41,12 +63,19 @@ export function printError(error: unknown, json: boolean): void {
   const code = codeOf(error);
   const message = messageOf(error);
   if (json) {
-    process.stderr.write(`${JSON.stringify({ error: { code, message } })}\n`);
+    const current = error instanceof RemoteError ? error.currentGeneration : undefined;
+    const body = { code, message, ...(current !== undefined && { current_generation: current }) };
+    process.stderr.write(`${JSON.stringify({ error: body })}\n`);
     return;
   }
   process.stderr.write(`loramux: ${code}: ${message}\n`);
   const defect = code === 'internal_error' && error instanceof Error ? error.stack : undefined;
   if (defect !== undefined) process.stderr.write(`${defect}\n`);
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_USAGE;
+  return error instanceof UsageError ? EXIT_USAGE : EXIT_FAILED;
 }
 
 /** Columns padded to their widest cell. */

@@ -4,6 +4,7 @@ import { VERSION } from '../version.ts';
 import { adaptersCommand } from './commands/adapters.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { importCommand } from './commands/import.ts';
+import { replicasCommand } from './commands/replicas.ts';
 import { serveCommand } from './commands/serve.ts';
 import { synthCommand } from './commands/synth.ts';
 
@@ -23,6 +24,7 @@ export function createProgram(): Command {
   program.addCommand(importCommand());
   program.addCommand(synthCommand());
   program.addCommand(adaptersCommand());
+  program.addCommand(replicasCommand());
   program.addCommand(doctorCommand());
   program.addCommand(
     new Command('version').description('print the version').action(() => {

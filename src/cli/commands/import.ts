@@ -1,7 +1,6 @@
 /** `loramux import`: check a checkpoint, or write quantized weights once. */
 import { Command, Option } from 'commander';
-import { LoramuxError } from '../../errors.ts';
-import { formatBytes, print, printJson, table } from '../output.ts';
+import { formatBytes, print, printJson, table, UsageError } from '../output.ts';
 import { withProgress } from '../progress.ts';
 
 interface ImportFlags {
@@ -37,8 +36,7 @@ async function check(dir: string) {
 async function quantize(dir: string, flags: ImportFlags) {
   const { out, quantize: kind } = flags;
   if (out === undefined || kind === undefined) {
-    throw new LoramuxError(
-      'config_invalid',
+    throw new UsageError(
       '--quantize and --out go together: quantized weights are written to a folder of their own; ' +
         'full-precision weights are served from where they are',
     );

@@ -1,7 +1,9 @@
 /** `loramux serve`: its flags come from the configuration schema. */
 import { Command, Option } from 'commander';
 import { expectation, loadConfig } from '../../config/load.ts';
-import { CONFIG_FIELDS, type ConfigField } from '../../config/schema.ts';
+import { CONFIG_FIELDS, type Config, type ConfigField } from '../../config/schema.ts';
+import { LoramuxError } from '../../errors.ts';
+import { UsageError } from '../output.ts';
 
 const PLACEHOLDERS: Readonly<Record<string, string>> = {
   integer: '<number>',
@@ -19,6 +21,18 @@ function helpOf(field: ConfigField): string {
   return `${schema.description} (${notes.join('; ')})`;
 }
 
+type Flags = Record<string, string | string[]>;
+
+/** What is wrong with flags and variables is the command line's fault, not the server's. */
+function configOf(flags: Flags): Config {
+  try {
+    return loadConfig({ flags, env: process.env });
+  } catch (error) {
+    if (error instanceof LoramuxError) throw new UsageError(error.message, { cause: error });
+    throw error;
+  }
+}
+
 const collect = (value: string, previous: string[] | undefined) => [...(previous ?? []), value];
 
 export function serveCommand(): Command {
@@ -31,8 +45,8 @@ export function serveCommand(): Command {
     if (type === 'array') option.argParser(collect);
     command.addOption(option);
   }
-  command.action(async (flags: Record<string, string | string[]>) => {
-    const config = loadConfig({ flags, env: process.env });
+  command.action(async (flags: Flags) => {
+    const config = configOf(flags);
     const { isTTY } = process.stderr;
     // Here, so that other commands do not wait for the server's modules.
     const { runServer } = await import('../../main.ts');

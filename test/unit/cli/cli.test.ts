@@ -50,24 +50,25 @@ describe('loramux', () => {
   });
 
   it.each([
-    [['serve'], {}, /config_invalid: --model \(or LORAMUX_MODEL\) is required/],
-    [['serve', '--prot', '1'], {}, /config_invalid: unknown option '--prot'/],
-    [['serve', '--model', 'x'], { LORAMUX_PROT: '1' }, /config_invalid: .*LORAMUX_PROT/],
-    [['serve', '--model', '/nowhere'], {}, /model_config_unsupported: .*nowhere/],
-    [['serve', '--model', MODEL, '--adapter', 'a=/nowhere'], {}, /config_invalid: --adapter a=/],
-    [['fly'], {}, /config_invalid: unknown command 'fly'/],
-    [['adapters'], {}, /config_invalid: a command is missing/],
-    [['import', MODEL, '--quantize', 'int3'], {}, /config_invalid: .*int8/],
-    [['import', MODEL, '--quantize', 'int8'], {}, /config_invalid: .*--out/],
-    [['synth', 'nothing', '/tmp'], {}, /config_invalid: /],
-    [['adapters', 'list', '--url', 'ftp://x'], {}, /config_invalid: --url/],
-    [['adapters', 'list', '--url', 'http://127.0.0.1:1'], {}, /server_unreachable: .*--url/],
-    [['adapters', 'push', 'a', '/nowhere'], {}, /adapter_upload_incomplete: /],
-  ] as const)('%j ends with code 1 and says why', async (args, env, message) => {
+    [2, ['serve'], {}, /config_invalid: --model \(or LORAMUX_MODEL\) is required/],
+    [2, ['serve', '--prot', '1'], {}, /config_invalid: unknown option '--prot'/],
+    [2, ['serve', '--model', 'x'], { LORAMUX_PROT: '1' }, /config_invalid: .*LORAMUX_PROT/],
+    [1, ['serve', '--model', '/nowhere'], {}, /model_config_unsupported: .*nowhere/],
+    [1, ['serve', '--model', MODEL, '--adapter', 'a=/nowhere'], {}, /config_invalid: --adapter a=/],
+    [2, ['fly'], {}, /config_invalid: unknown command 'fly'/],
+    [2, ['adapters'], {}, /config_invalid: a command is missing/],
+    [2, ['import', MODEL, '--quantize', 'int3'], {}, /config_invalid: .*int8/],
+    [2, ['import', MODEL, '--quantize', 'int8'], {}, /config_invalid: .*--out/],
+    [1, ['synth', 'nothing', '/tmp'], {}, /config_invalid: /],
+    [2, ['adapters', 'list', '--url', 'ftp://x'], {}, /config_invalid: --url/],
+    [2, ['adapters', 'list'], { LORAMUX_URL: 'ftp://x' }, /config_invalid: .*LORAMUX_URL/],
+    [1, ['adapters', 'list', '--url', 'http://127.0.0.1:1'], {}, /server_unreachable: .*--url/],
+    [1, ['adapters', 'push', 'a', '/nowhere'], {}, /adapter_upload_incomplete: /],
+  ] as const)('ends with %i for %j and says why', async (expected, args, env, message) => {
     const flags = args[0] === 'serve' ? ['--data-dir', path.join(dir, 'data'), '--port', '0'] : [];
     const { code, stdout, stderr } = await loramux([...args, ...flags], env);
     expect(stderr).toMatch(message);
-    expect([code, stdout]).toEqual([1, '']);
+    expect([code, stdout]).toEqual([expected, '']);
     expect(stderr, 'no stack for what a user did').not.toMatch(/^ {4}at /m);
   });
 

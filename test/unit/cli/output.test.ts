@@ -37,6 +37,21 @@ describe('output', () => {
     bar.stop();
     expect(String(terminal.read())).toContain('work');
   });
+
+  it('shows what is waited for, in place of the bar and gone afterwards', () => {
+    const terminal = Object.assign(new PassThrough(), { isTTY: true, columns: 30 });
+    const progress = createProgress(terminal as unknown as NodeJS.WriteStream);
+    progress.update(1, 2, 'work');
+    terminal.read();
+    progress.busy('the server checks a name that is too long for the line');
+    const [cleared, line] = String(terminal.read()).split('\r\u001b[K');
+    expect(cleared).not.toContain('server');
+    expect(line).toBe('| the server checks a name th');
+    progress.stop();
+    expect(String(terminal.read())).toBe('\r\u001b[K');
+    progress.stop();
+    expect(terminal.read()).toBeNull();
+  });
 });
 
 describe('serve', () => {
