@@ -129,6 +129,7 @@ export const ERRORS = {
     'conflict_error',
     'One slot and the room of one adapter must stay free of pins.',
   ),
+  adapter_pinned: e(409, 'conflict_error', 'The adapter is pinned here; unpin it first.'),
   registry_conflict: e(
     409,
     'conflict_error',

@@ -28,7 +28,7 @@ export type AdapterSource =
 
 /** What must hold for a change to be made; otherwise it is refused with generation_mismatch. */
 export interface Condition {
-  /** Digest that must be current. */
+  /** Digest that must be current; `*` when any will do, but the name must exist. */
   readonly ifMatch?: string | undefined;
   /** The name must not exist. */
   readonly ifNoneMatch?: boolean | undefined;
@@ -168,6 +168,17 @@ export type LoadTier = 'host' | 'disk' | 'registry';
 export interface OpenedImage {
   readonly image: AdapterImage;
   readonly tier: LoadTier;
+  /** The load has ended: the image's bytes may go. Idempotent. */
+  readonly release: () => void;
+}
+
+/** Numbers of the host tier. */
+export interface HostTierStats {
+  /** Loads that found their adapter in host memory. */
+  readonly hits: number;
+  readonly bytes: number;
+  readonly maxBytes: number;
+  readonly entries: number;
 }
 
 /** What residency needs of the service: images by generation, and news of retired generations. */
@@ -180,6 +191,8 @@ export interface AdapterImages {
   dropImage(digest: string): boolean;
   /** Whether host memory has it. */
   hasImage(digest: string): boolean;
+  /** Absent where there is no host memory tier. */
+  imageStats?(): HostTierStats;
   hold(generation: AdapterGeneration): () => void;
   /**
    * Called with a digest when it answers no request any more: no name leads to it (as current or

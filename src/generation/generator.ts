@@ -54,7 +54,7 @@ function checkChoices(request: GenerationRequest, maxChoices: number): void {
   throw new LoramuxError(
     'invalid_request',
     `${request.prompts.length} prompts with n=${request.n} are ${choices} choices; ` +
-      `a request may have ${maxChoices}; send several requests`,
+      `a request may have ${maxChoices} (--max-choices); send several requests`,
     { param: request.prompts.length > 1 ? 'prompt' : 'n' },
   );
 }
@@ -102,15 +102,17 @@ export function createGenerator(services: GeneratorServices): Generator {
       checkTokenIds(request.stopTokenIds, model.vocabSize, 'stop_token_ids');
       const biased = request.sampling.logitBias?.keys() ?? [];
       checkTokenIds(biased, model.vocabSize, 'logit_bias');
+      const id = randomUUID().replaceAll('-', '');
+      const target = { ...request, splitKey: request.splitKey ?? id };
       // Before the work of encoding, and again below: the name may have moved meanwhile.
-      resolveTarget(adapters, model.name, request);
+      resolveTarget(adapters, model.name, target);
       const prompts = await encodePrompts(tokenizer, request, {
         vocabSize: model.vocabSize,
         maxModelLen: engine.limits.maxModelLen,
       });
-      const adapter = resolveTarget(adapters, model.name, request);
+      const adapter = resolveTarget(adapters, model.name, target);
       const run = new GenerationRun({
-        id: randomUUID().replaceAll('-', ''),
+        id,
         arrivalMs,
         adapter,
         request,

@@ -6,21 +6,23 @@ import { LoramuxError } from '../errors.ts';
 export interface TargetRequest {
   readonly model: string;
   readonly adapter: string | undefined;
+  /** Chooses the side of a split name: calls with equal keys agree. */
+  readonly splitKey: string;
 }
 
 const isUnknown = (error: unknown): boolean =>
   error instanceof LoramuxError && error.code === 'adapter_not_found';
 
 /**
- * The adapter a request names, undefined for the base.
- * @throws LoramuxError model_not_found, adapter_not_found, invalid_request, store_corrupt
+ * The adapter a request names, with the generation that is to answer; undefined for the base.
+ * @throws LoramuxError model_not_found, adapter_not_found, store_corrupt, registry_unavailable
  */
 export function resolveTarget(
   adapters: Pick<AdapterService, 'resolve'>,
   baseName: string,
   request: TargetRequest,
 ): AdapterRecord | undefined {
-  const { model, adapter } = request;
+  const { model, adapter, splitKey } = request;
   if (adapter !== undefined) {
     if (model !== baseName && model !== adapter) {
       throw new LoramuxError(
@@ -31,7 +33,7 @@ export function resolveTarget(
       );
     }
     try {
-      return adapters.resolve(adapter);
+      return adapters.resolve(adapter, splitKey);
     } catch (error) {
       if (!isUnknown(error)) throw error;
       throw new LoramuxError(
@@ -43,7 +45,7 @@ export function resolveTarget(
   }
   if (model === baseName) return undefined;
   try {
-    return adapters.resolve(model);
+    return adapters.resolve(model, splitKey);
   } catch (error) {
     if (!isUnknown(error)) throw error;
     throw new LoramuxError(

@@ -14,6 +14,8 @@ export interface GenerationRequest {
   /** An adapter by name; `model` must then be the base or the same name. */
   adapter: string | undefined;
   adapterScale: number;
+  /** Requests with equal keys get the same side of a split name; drawn when there is none. */
+  splitKey?: string | undefined;
   prompts: readonly Prompt[];
   n: number;
   /** Answer with the prompt before the generated text. */

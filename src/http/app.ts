@@ -6,11 +6,15 @@ import { answerClientError, registerErrors, sendError } from './plugins/errors.t
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
 import { webSocketUpgrades } from './plugins/upgrade.ts';
+import { adapterLifeRoutes } from './routes/adapter-life.ts';
 import { adapterRoutes } from './routes/adapters.ts';
 import { completionRoutes } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
 import { modelRoutes } from './routes/models.ts';
+import { replicaRoutes } from './routes/replicas.ts';
+import { sglangRoutes } from './routes/sglang.ts';
 import { streamRoutes } from './routes/stream.ts';
+import { vllmRoutes } from './routes/vllm.ts';
 import { MODEL_NAME_LENGTH_MAX } from './schemas/limits.ts';
 import { type HttpServices, KIB } from './services.ts';
 
@@ -79,6 +83,10 @@ export async function buildApp(
   await app.register(completionRoutes(services));
   await app.register(modelRoutes(services));
   await app.register(adapterRoutes(services));
+  await app.register(adapterLifeRoutes(services));
+  await app.register(replicaRoutes(services));
+  await app.register(vllmRoutes(services));
+  await app.register(sglangRoutes(services));
   await app.register(healthRoutes(services));
   await app.register(streamRoutes(services));
   return app as unknown as FastifyInstance;

@@ -1,5 +1,6 @@
 /** What the transport needs; built in src/server.ts, replaced by doubles in tests. */
 import type { AdapterService } from '../adapters/service-types.ts';
+import type { ResidencyControl } from '../adapters/types.ts';
 import type { Config } from '../config/schema.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Generator } from '../generation/generator.ts';
@@ -18,6 +19,10 @@ export type HttpConfig = Pick<
   | 'wsPingMs'
   | 'maxGenerationsPerSocket'
   | 'logLevel'
+  | 'adapterRoot'
+  | 'adapterLoadTimeoutMs'
+  | 'remoteSources'
+  | 'redisAtStart'
 >;
 
 /** Whether new work is accepted. */
@@ -32,6 +37,9 @@ export interface HttpServices {
   readonly generator: Generator;
   readonly engine: Engine;
   readonly adapters: AdapterService;
+  readonly residency: ResidencyControl;
+  /** Which one of GET /v1/replicas is this server. */
+  readonly replicaId: string;
   readonly adapterStats: () => AdapterStats;
   readonly metrics: Metrics;
   readonly lifecycle: Lifecycle;

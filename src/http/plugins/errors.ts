@@ -5,6 +5,7 @@ import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { ERRORS, type ErrorCode, LoramuxError } from '../../errors.ts';
 import { errorBody } from '../schemas/error.ts';
+import { setETag } from '../wire/conditions.ts';
 
 /** Characters of a name the client made up that an error repeats. */
 const UNKNOWN_FIELD_LENGTH_MAX = 128;
@@ -99,6 +100,8 @@ export function sendError(request: FastifyRequest, reply: FastifyReply, thrown: 
   if (error.status >= 500 && error.code !== 'shutting_down') {
     request.log.error({ err: error.cause ?? error, code: error.code }, error.message);
   }
+  // The tag that the next try must name.
+  if (error.currentGeneration) setETag(reply, error.currentGeneration);
   if (error.status === 429 || error.status === 503) reply.header('retry-after', RETRY_AFTER_S);
   void reply.code(error.status).type('application/json; charset=utf-8').send(errorBody(error));
 }

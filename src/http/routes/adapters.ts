@@ -1,64 +1,90 @@
-/** PUT, GET and DELETE of adapters. */
+/** Adapters themselves: register, list, show, remove. */
+
+import type { Readable } from 'node:stream';
 import multipart from '@fastify/multipart';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
-import type { AdapterSource } from '../../adapters/service-types.ts';
-import type { AdapterRecord } from '../../adapters/types.ts';
-import { ERRORS, type ErrorCode, LoramuxError } from '../../errors.ts';
+import type { AdapterSource, PutOptions } from '../../adapters/service-types.ts';
+import { type ErrorCode, LoramuxError } from '../../errors.ts';
+import { checkHead, numberInQuery } from '../plugins/head-check.ts';
+import { requireRegistry } from '../plugins/registry.ts';
+import {
+  AdapterSourceSchema,
+  IfMatchSchema,
+  NoQuerySchema,
+  PutConditionsSchema,
+  PutQuerySchema,
+  type WireAdapterSource,
+} from '../schemas/adapter-requests.ts';
 import {
   AdapterDeletedSchema,
   AdapterListSchema,
   AdapterParamsSchema,
-  type AdapterPath,
-  AdapterPathSchema,
   AdapterSchema,
-  type WireAdapter,
+  GenerationListSchema,
 } from '../schemas/adapters.ts';
-import { BODY_ERRORS, errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
+import {
+  BODILESS_ERRORS,
+  BODY_ERRORS,
+  CHANGE_ERRORS,
+  errorResponses,
+  PLAIN_ERRORS,
+  SOURCE_ERRORS,
+} from '../schemas/error.ts';
 import type { HttpServices } from '../services.ts';
+import {
+  recordOf,
+  wireAdapter,
+  wireHistory,
+  wireRecord,
+  wireResidency,
+} from '../wire/adapter-json.ts';
+import { jsonSource } from '../wire/adapter-source.ts';
+import { conditionOf, putConditionOf, setETag } from '../wire/conditions.ts';
 import { recordTexts } from '../wire/record-json.ts';
-import { receiveUpload } from '../wire/upload.ts';
-
-/** What the content of an upload can be refused for. */
-const CONTENT_ERRORS = (Object.keys(ERRORS) as ErrorCode[]).filter(
-  (code) =>
-    ERRORS[code].status === 422 && (code.startsWith('adapter_') || code.startsWith('safetensors_')),
-);
+import { ARCHIVE_TYPES, type ArchiveFormat, receiveArchive, receiveForm } from '../wire/upload.ts';
 
 const PUT_ERRORS: readonly ErrorCode[] = [
   ...BODY_ERRORS,
-  ...CONTENT_ERRORS,
-  'adapter_name_invalid',
-  'adapter_limit_exceeded',
-  'adapter_too_large',
-  'adapter_path_forbidden',
+  ...SOURCE_ERRORS,
+  ...CHANGE_ERRORS,
   'adapter_upload_incomplete',
-  'queue_full',
 ];
 
-function wireAdapter(record: AdapterRecord): WireAdapter {
-  return {
-    name: record.name,
-    object: 'adapter',
-    generation: record.generation.digest,
-    created: record.createdAt,
-    rank: record.generation.rank,
-    target_modules: [...record.targetModules],
-    resident_bytes: record.generation.residentBytes,
-    file_bytes: record.fileBytes,
-    source: record.source,
-  };
-}
+const SHOW_ERRORS: readonly ErrorCode[] = [
+  ...PLAIN_ERRORS,
+  'unknown_field',
+  'adapter_not_found',
+  'store_corrupt',
+  'registry_unavailable',
+];
 
 type App = Parameters<FastifyPluginAsyncTypebox>[0];
 
-/** Uploads need the form parser, which no other route has. */
-async function registerPut(app: App, { adapters }: HttpServices): Promise<void> {
+/** The format of a body that is an archive. */
+function archiveFormatOf({ headers }: FastifyRequest): ArchiveFormat | undefined {
+  const type = (headers['content-type'] ?? '').split(';', 1)[0]!.trim().toLowerCase();
+  return Object.hasOwn(ARCHIVE_TYPES, type) ? ARCHIVE_TYPES[type] : undefined;
+}
+
+function putOptionsOf(request: FastifyRequest): PutOptions {
+  const { canary_weight: canaryWeight } = request.query as { canary_weight?: number };
+  return {
+    ...putConditionOf(request.headers),
+    ...(canaryWeight !== undefined && { canaryWeight }),
+  };
+}
+
+/** Uploads need parsers that no other route has. */
+async function registerPut(app: App, { adapters, residency }: HttpServices): Promise<void> {
   await app.register(multipart, { throwFileSizeLimit: true });
+  app.addContentTypeParser(Object.keys(ARCHIVE_TYPES), (_request, body, done) => done(null, body));
 
   async function sourceOf(request: FastifyRequest): Promise<AdapterSource> {
-    if (request.isMultipart()) return receiveUpload(request, adapters);
-    return { kind: 'directory', path: (request.body as AdapterPath).path };
+    if (request.isMultipart()) return receiveForm(request, adapters);
+    const format = archiveFormatOf(request);
+    if (format === undefined) return jsonSource(request.body as WireAdapterSource);
+    return receiveArchive(request, request.body as Readable, format, adapters);
   }
 
   app.put(
@@ -67,37 +93,56 @@ async function registerPut(app: App, { adapters }: HttpServices): Promise<void> 
       schema: {
         summary: 'Register an adapter, or move a name to other content.',
         params: AdapterParamsSchema,
-        consumes: ['application/json', 'multipart/form-data'],
-        body: { content: { 'application/json': { schema: AdapterPathSchema } } },
+        querystring: PutQuerySchema,
+        headers: PutConditionsSchema,
+        consumes: ['application/json', 'multipart/form-data', ...Object.keys(ARCHIVE_TYPES)],
+        body: { content: { 'application/json': { schema: AdapterSourceSchema } } },
         response: { 200: AdapterSchema, 201: AdapterSchema, ...errorResponses(PUT_ERRORS) },
+      },
+      // What is refused anyway is refused before the upload.
+      onRequest: async (request) => {
+        numberInQuery(request, 'canary_weight');
+        checkHead(request);
+        adapters.checkPut((request.params as { name: string }).name, putOptionsOf(request));
       },
       preValidation: async (request) => {
         if (request.isMultipart() || request.body !== undefined) return;
         throw new LoramuxError(
           'invalid_request',
-          'send the adapter as multipart/form-data with its two files, or as JSON {"path": ...}',
+          'send the adapter: its two files or an archive as multipart/form-data, an archive as the ' +
+            'body, or JSON with "path", "repo" or "url"',
         );
       },
     },
     async (request, reply) => {
       const { name } = request.params;
-      const { record, replaced } = await adapters.put(name, await sourceOf(request));
-      return reply.code(replaced ? 200 : 201).send(wireAdapter(record));
+      const source = await sourceOf(request);
+      const { record, replaced } = await adapters.put(name, source, putOptionsOf(request));
+      setETag(reply, record.generation.digest);
+      return reply.code(replaced ? 200 : 201).send(wireAdapter(record, residency));
     },
   );
 }
 
-function registerReads(app: App, { adapters }: HttpServices): void {
-  const textsOf = recordTexts(wireAdapter);
+function registerReads(app: App, services: HttpServices): void {
+  const { adapters, residency } = services;
+  const textsOf = recordTexts(wireRecord, ({ generation }) => ({
+    residency: wireResidency(residency.view(generation)),
+  }));
   app.get(
     '/v1/adapters',
     {
       schema: {
         summary: 'List the adapters.',
-        response: { 200: AdapterListSchema, ...errorResponses(PLAIN_ERRORS) },
+        querystring: NoQuerySchema,
+        response: {
+          200: AdapterListSchema,
+          ...errorResponses([...PLAIN_ERRORS, 'unknown_field', 'registry_unavailable']),
+        },
       },
     },
     async (_request, reply) => {
+      requireRegistry(services);
       const damaged = adapters.damaged().map(({ name, reason }) => ({ name, reason }));
       const data = textsOf(adapters.list());
       const text = `{"object":"list","data":[${data}],"damaged":${JSON.stringify(damaged)}}`;
@@ -110,13 +155,31 @@ function registerReads(app: App, { adapters }: HttpServices): void {
       schema: {
         summary: 'Show one adapter.',
         params: AdapterParamsSchema,
-        response: {
-          200: AdapterSchema,
-          ...errorResponses([...PLAIN_ERRORS, 'adapter_not_found', 'store_corrupt']),
-        },
+        querystring: NoQuerySchema,
+        response: { 200: AdapterSchema, ...errorResponses(SHOW_ERRORS) },
       },
     },
-    async (request) => wireAdapter(adapters.resolve(request.params.name)),
+    async (request, reply) => {
+      const record = recordOf(adapters, request.params.name);
+      setETag(reply, record.generation.digest);
+      return wireAdapter(record, residency);
+    },
+  );
+  app.get(
+    '/v1/adapters/:name/generations',
+    {
+      schema: {
+        summary: 'List the generations that a name keeps.',
+        params: AdapterParamsSchema,
+        querystring: NoQuerySchema,
+        response: { 200: GenerationListSchema, ...errorResponses(SHOW_ERRORS) },
+      },
+    },
+    async (request, reply) => {
+      const history = adapters.history(request.params.name);
+      setETag(reply, history.current);
+      return wireHistory(history, residency);
+    },
   );
 }
 
@@ -127,21 +190,17 @@ function registerDelete(app: App, { adapters, metrics }: HttpServices): void {
       schema: {
         summary: 'Remove a name; running requests finish undisturbed.',
         params: AdapterParamsSchema,
+        querystring: NoQuerySchema,
+        headers: IfMatchSchema,
         response: {
           200: AdapterDeletedSchema,
-          // A body is not needed, but one that is sent is read.
-          ...errorResponses([
-            ...PLAIN_ERRORS,
-            'adapter_not_found',
-            'payload_too_large',
-            'unsupported_media_type',
-          ]),
+          ...errorResponses([...BODILESS_ERRORS, ...CHANGE_ERRORS, 'adapter_not_found']),
         },
       },
     },
     async (request) => {
       const { name } = request.params;
-      await adapters.remove(name);
+      await adapters.remove(name, conditionOf(request.headers));
       metrics.forgetAdapter(name);
       return { name, object: 'adapter' as const, deleted: true as const };
     },
@@ -150,7 +209,7 @@ function registerDelete(app: App, { adapters, metrics }: HttpServices): void {
 
 export function adapterRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
   return async (app) => {
-    await registerPut(app, services);
+    await app.register(async (scope) => registerPut(scope as App, services));
     registerReads(app, services);
     registerDelete(app, services);
   };

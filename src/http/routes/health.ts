@@ -1,18 +1,25 @@
-/** GET /health: 200 while requests are answered, 503 while draining or after the engine gave up. */
+/** GET /health: 200 while requests are answered, else 503. */
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { isConnecting } from '../plugins/registry.ts';
 import { ALWAYS_OPEN_ERRORS, errorResponses } from '../schemas/error.ts';
-import { HealthSchema, type WireHealth } from '../schemas/models.ts';
+import { HealthSchema, type HealthStatus, type WireHealth } from '../schemas/models.ts';
 import type { HttpServices } from '../services.ts';
 
 export function healthRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
   const { engine, adapters, lifecycle } = services;
+  function statusOf(): HealthStatus {
+    if (engine.failure !== undefined) return 'failed';
+    if (lifecycle.draining) return 'draining';
+    if (isConnecting(services)) return 'connecting';
+    return adapters.registry().state === 'ok' ? 'ok' : 'degraded';
+  }
   function health(): WireHealth {
     const stats = engine.stats();
     const { registered, resident, slots } = services.adapterStats();
     const failure = engine.failure;
-    const status = failure !== undefined ? 'failed' : lifecycle.draining ? 'draining' : 'ok';
+    const registry = adapters.registry();
     return {
-      status,
+      status: statusOf(),
       model: services.model.name,
       version: services.version,
       engine: {
@@ -24,6 +31,13 @@ export function healthRoutes(services: HttpServices): FastifyPluginAsyncTypebox 
         error: failure?.message ?? null,
       },
       adapters: { registered, damaged: adapters.damaged().length, resident, slots },
+      registry: {
+        kind: registry.kind,
+        state: registry.state,
+        reason: registry.reason ?? null,
+        since: Math.floor(registry.sinceMs / 1000),
+        lag_ms: Math.round(registry.lagMs),
+      },
     };
   }
   return async (app) => {
@@ -42,7 +56,8 @@ export function healthRoutes(services: HttpServices): FastifyPluginAsyncTypebox 
       },
       async (_request, reply) => {
         const body = health();
-        return reply.code(body.status === 'ok' ? 200 : 503).send(body);
+        const answers = body.status === 'ok' || body.status === 'degraded';
+        return reply.code(answers ? 200 : 503).send(body);
       },
     );
   };

@@ -2,6 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { AdapterRecord } from '../../adapters/types.ts';
 import { LoramuxError } from '../../errors.ts';
+import { requireRegistry } from '../plugins/registry.ts';
 import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
 import {
   ModelListSchema,
@@ -10,6 +11,7 @@ import {
   type WireModel,
 } from '../schemas/models.ts';
 import type { HttpServices } from '../services.ts';
+import { recordOf } from '../wire/adapter-json.ts';
 import { recordTexts } from '../wire/record-json.ts';
 
 export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
@@ -39,10 +41,14 @@ export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
       {
         schema: {
           summary: 'List the base model and the adapters.',
-          response: { 200: ModelListSchema, ...errorResponses(PLAIN_ERRORS) },
+          response: {
+            200: ModelListSchema,
+            ...errorResponses([...PLAIN_ERRORS, 'registry_unavailable']),
+          },
         },
       },
       async (_request, reply) => {
+        requireRegistry(services);
         const data = [JSON.stringify(base()), textsOf(adapters.list())].filter(Boolean).join(',');
         const text = `{"object":"list","data":[${data}]}`;
         return reply.type('application/json; charset=utf-8').send(text as never);
@@ -56,20 +62,28 @@ export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
           params: ModelParamsSchema,
           response: {
             200: ModelSchema,
-            ...errorResponses([...PLAIN_ERRORS, 'model_not_found']),
+            ...errorResponses([
+              ...PLAIN_ERRORS,
+              'model_not_found',
+              'store_corrupt',
+              'registry_unavailable',
+            ]),
           },
         },
       },
       async (request) => {
         const { id } = request.params;
         if (id === model.name) return base();
-        const record = adapters.get(id);
-        if (record !== undefined) return adapted(record);
-        throw new LoramuxError(
-          'model_not_found',
-          `${JSON.stringify(id)} is neither the base model nor a registered adapter`,
-          { param: 'id' },
-        );
+        try {
+          return adapted(recordOf(adapters, id));
+        } catch (error) {
+          if (!(error instanceof LoramuxError) || error.code !== 'adapter_not_found') throw error;
+          throw new LoramuxError(
+            'model_not_found',
+            `${JSON.stringify(id)} is neither the base model nor a registered adapter`,
+            { param: 'id', cause: error },
+          );
+        }
       },
     );
   };

@@ -11,6 +11,7 @@ import {
   MODEL_NAME_LENGTH_MAX,
   PENALTY_MAX,
   REPETITION_PENALTY_MAX,
+  SPLIT_KEY_LENGTH_MAX,
   STOP_STRING_LENGTH_MAX,
   STOP_STRINGS_MAX,
   STOP_TOKEN_IDS_MAX,
@@ -140,9 +141,13 @@ export const COMPLETION_FIELDS = {
   }),
   skip_special_tokens: nullableBoolean('Leave special tokens out of the text.', true),
   add_special_tokens: nullableBoolean('Let the tokenizer add its tokens to a text prompt.', true),
-  user: nullableString('Accepted for compatibility; it changes nothing.', {
+  user: nullableString('The split_key of requests without one; it changes nothing else.', {
     maxLength: USER_LENGTH_MAX,
   }),
+  split_key: nullableString(
+    'Requests with the same key get the same side of a split adapter name.',
+    { maxLength: SPLIT_KEY_LENGTH_MAX },
+  ),
   cache_salt: nullableString('Requests share cached prompts only with the same salt.', {
     maxLength: CACHE_SALT_LENGTH_MAX,
   }),
@@ -187,7 +192,7 @@ export const UsageSchema = Type.Object({
 });
 export type WireUsage = Static<typeof UsageSchema>;
 
-const adapterGeneration = Type.Optional(
+export const adapterGeneration = Type.Optional(
   Type.String({ description: 'Digest of the adapter that answered.' }),
 );
 

@@ -18,3 +18,6 @@ export const USER_LENGTH_MAX = 1024;
 export const CACHE_SALT_LENGTH_MAX = 256;
 export const GENERATION_ID_LENGTH_MAX = 128;
 export const PATH_LENGTH_MAX = 4096;
+export const SPLIT_KEY_LENGTH_MAX = 512;
+export const URL_LENGTH_MAX = 8192;
+export const REVISION_LENGTH_MAX = 256;

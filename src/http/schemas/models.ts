@@ -1,5 +1,6 @@
 /** GET /v1/models, /v1/models/{id} and /health. */
 import { type Static, Type } from 'typebox';
+import type { RegistryState } from '../../adapters/registry/types.ts';
 import { MODEL_NAME_LENGTH_MAX } from './limits.ts';
 
 export const ModelParamsSchema = Type.Object({
@@ -26,10 +27,13 @@ export const ModelListSchema = Type.Object({
   data: Type.Array(ModelSchema),
 });
 
+export type HealthStatus = 'ok' | 'degraded' | 'connecting' | 'draining' | 'failed';
+
 export const HealthSchema = Type.Object({
-  status: Type.Unsafe<'ok' | 'draining' | 'failed'>({
+  status: Type.Unsafe<HealthStatus>({
     type: 'string',
-    enum: ['ok', 'draining', 'failed'],
+    enum: ['ok', 'degraded', 'connecting', 'draining', 'failed'],
+    description: 'Requests are answered while it is ok or degraded.',
   }),
   model: Type.String(),
   version: Type.String(),
@@ -46,6 +50,16 @@ export const HealthSchema = Type.Object({
     damaged: Type.Integer(),
     resident: Type.Integer(),
     slots: Type.Integer(),
+  }),
+  registry: Type.Object({
+    kind: Type.Unsafe<'file' | 'redis'>({ type: 'string', enum: ['file', 'redis'] }),
+    state: Type.Unsafe<RegistryState>({
+      type: 'string',
+      enum: ['connecting', 'ok', 'degraded', 'lost'],
+    }),
+    reason: nullableText('Why it is not ok, or a warning while it is.'),
+    since: Type.Integer({ description: 'Since when, seconds since the epoch.' }),
+    lag_ms: Type.Integer({ description: 'Age of what is known of it, milliseconds.' }),
   }),
 });
 export type WireHealth = Static<typeof HealthSchema>;

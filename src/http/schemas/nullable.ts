@@ -27,5 +27,7 @@ export const nullableNumber = (description: string, range: NumberRange, value?: 
 export const nullableBoolean = (description: string, value: boolean) =>
   field<boolean>('boolean', { description, default: value });
 
-export const nullableString = (description: string, lengths: { maxLength: number }) =>
-  field<string>('string', { description, ...lengths });
+export const nullableString = (
+  description: string,
+  lengths: { minLength?: number; maxLength: number },
+) => field<string>('string', { description, ...lengths });

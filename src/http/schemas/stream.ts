@@ -1,6 +1,6 @@
 /** Frames of the WebSocket /v1/stream. */
 import { type Static, Type } from 'typebox';
-import { COMPLETION_FIELDS, LogprobsSchema, UsageSchema } from './completion.ts';
+import { adapterGeneration, COMPLETION_FIELDS, LogprobsSchema, UsageSchema } from './completion.ts';
 import { ErrorSchema } from './error.ts';
 import { GENERATION_ID_LENGTH_MAX } from './limits.ts';
 
@@ -38,6 +38,7 @@ export const TokenFrameSchema = Type.Object({
     }),
   ),
   logprobs: Type.Optional(LogprobsSchema),
+  adapter_generation: adapterGeneration,
 });
 
 export const DoneFrameSchema = Type.Object({
@@ -52,9 +53,7 @@ export const DoneFrameSchema = Type.Object({
     { description: 'By choice: the stop text or stop token that ended it.' },
   ),
   usage: UsageSchema,
-  adapter_generation: Type.Optional(
-    Type.String({ description: 'Digest of the adapter that answered.' }),
-  ),
+  adapter_generation: adapterGeneration,
 });
 
 export const ErrorFrameSchema = Type.Object({

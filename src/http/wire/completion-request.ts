@@ -76,6 +76,8 @@ export function toGenerationRequest(body: CompletionRequest, baseName: string): 
     model: body.model,
     adapter,
     adapterScale: scale,
+    // Clients send empty texts for fields they do not use; those are no keys.
+    splitKey: body.split_key || body.user || undefined,
     prompts: promptsOf(body.prompt),
     n: body.n ?? 1,
     echo: body.echo ?? false,

@@ -62,14 +62,18 @@ export interface CompletionHead {
   readonly adapter_generation?: string;
 }
 
+/** Which adapter generation answers, for every object of an answer; nothing for the base. */
+export function generationOf({ adapter }: Generation): { adapter_generation?: string } {
+  return adapter === undefined ? {} : { adapter_generation: adapter.generation.digest };
+}
+
 export function completionHead(generation: Generation, model: string): CompletionHead {
-  const { adapter } = generation;
   return {
     id: `cmpl-${generation.id}`,
     object: 'text_completion',
     created: Math.floor(Date.now() / 1000),
     model,
-    ...(adapter !== undefined && { adapter_generation: adapter.generation.digest }),
+    ...generationOf(generation),
   };
 }
 

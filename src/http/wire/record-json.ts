@@ -4,20 +4,23 @@
  */
 import type { AdapterRecord } from '../../adapters/types.ts';
 
-/** A function from records to their JSON texts, joined by commas. */
+/**
+ * A function from records to their JSON texts, joined by commas. `more` is serialised anew for each
+ * request and added to the record's object.
+ */
 export function recordTexts(
   toWire: (record: AdapterRecord) => object,
+  more?: (record: AdapterRecord) => object,
 ): (records: readonly AdapterRecord[]) => string {
   const texts = new WeakMap<AdapterRecord, string>();
-  return (records) =>
-    records
-      .map((record) => {
-        let text = texts.get(record);
-        if (text === undefined) {
-          text = JSON.stringify(toWire(record));
-          texts.set(record, text);
-        }
-        return text;
-      })
-      .join(',');
+  const textOf = (record: AdapterRecord): string => {
+    let text = texts.get(record);
+    if (text === undefined) {
+      text = JSON.stringify(toWire(record));
+      texts.set(record, text);
+    }
+    if (more === undefined) return text;
+    return `${text.slice(0, -1)},${JSON.stringify(more(record)).slice(1)}`;
+  };
+  return (records) => records.map(textOf).join(',');
 }

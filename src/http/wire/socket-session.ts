@@ -9,7 +9,7 @@ import type { FinishReason, GenerateFrame, ServerFrame } from '../schemas/stream
 import { dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { toGenerationRequest } from './completion-request.ts';
-import { wireLogprobs, wireUsage } from './completion-response.ts';
+import { generationOf, wireLogprobs, wireUsage } from './completion-response.ts';
 
 /** Bytes in the socket's send buffer above which its generations wait for it to drain. */
 const SEND_BUFFER_HIGH_BYTES = 64 * 1024;
@@ -144,7 +144,8 @@ export class SocketSession {
     if (this.#running.size >= maxGenerationsPerSocket) {
       throw new LoramuxError(
         'socket_limit_exceeded',
-        `${maxGenerationsPerSocket} generations run on this socket; wait for one to end`,
+        `${maxGenerationsPerSocket} generations run on this socket, its limit ` +
+          '(--max-generations-per-socket); wait for one to end',
       );
     }
     const request = toGenerationRequest(frame, this.#services.model.name);
@@ -168,6 +169,7 @@ export class SocketSession {
     // Choices that never finish were cancelled.
     const reasons = new Array<FinishReason>(generation.choices).fill('cancelled');
     const stops = new Array<string | number | null>(generation.choices).fill(null);
+    const answeredBy = generationOf(generation);
     for (;;) {
       await this.#drained;
       const events = await generation.next();
@@ -181,21 +183,24 @@ export class SocketSession {
           reasons[event.index] = event.reason;
           stops[event.index] = event.stopReason ?? null;
         }
-        if (event.type !== 'finish' || event.text !== '') this.#sendToken(id, event);
+        if (event.type !== 'finish' || event.text !== '') this.#sendToken(id, event, answeredBy);
       }
     }
-    const { adapter } = generation;
     this.#send({
       type: 'done',
       id,
       finish_reasons: reasons,
       stop_reasons: stops,
       usage: wireUsage(generation.usage()),
-      ...(adapter !== undefined && { adapter_generation: adapter.generation.digest }),
+      ...answeredBy,
     });
   }
 
-  #sendToken(id: string, event: Exclude<GenerationEvent, { type: 'error' }>): void {
+  #sendToken(
+    id: string,
+    event: Exclude<GenerationEvent, { type: 'error' }>,
+    answeredBy: { readonly adapter_generation?: string },
+  ): void {
     const logprobs = wireLogprobs(event);
     this.#send({
       type: 'token',
@@ -204,6 +209,7 @@ export class SocketSession {
       text: event.text,
       ...(event.type === 'token' && { token_id: event.tokenId }),
       ...(logprobs !== undefined && { logprobs }),
+      ...answeredBy,
     });
   }
 

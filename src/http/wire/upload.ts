@@ -1,8 +1,9 @@
-/** A multipart upload of the two PEFT files, streamed to the adapter layer's upload folder. */
+/** Uploads of an adapter, streamed to the adapter layer's upload folder. */
 import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
+import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { MultipartFile } from '@fastify/multipart';
 import type { FastifyRequest } from 'fastify';
@@ -11,17 +12,55 @@ import { LoramuxError } from '../../errors.ts';
 
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
-type FileName = typeof CONFIG_FILE | typeof WEIGHTS_FILE;
+type PeftFile = typeof CONFIG_FILE | typeof WEIGHTS_FILE;
+
+/** What an archive may hold besides the two files: a tokenizer, a model card, a training state. */
+const ARCHIVE_OTHER_BYTES_MAX = 64 * 1024 * 1024;
+/** The two files, and one more to complain about by name. */
+const FILES_MAX = 3;
 
 const PICKLE = /\.(?:bin|pt|pth|pkl|ckpt)$/i;
+/** Characters of a file name the client made up that an error repeats. */
+const FILE_NAME_LENGTH_MAX = 128;
+
+export type ArchiveFormat = Extract<AdapterSource, { kind: 'archive' }>['format'];
+
+/** Content types of an archive as the body; clients name one format in several ways. */
+export const ARCHIVE_TYPES: Readonly<Record<string, ArchiveFormat>> = {
+  'application/zip': 'zip',
+  'application/x-zip-compressed': 'zip',
+  'application/gzip': 'tar.gz',
+  'application/x-gzip': 'tar.gz',
+  'application/x-tar+gzip': 'tar.gz',
+  'application/x-gtar': 'tar.gz',
+  'application/x-tgz': 'tar.gz',
+};
 
 export type UploadTarget = Pick<AdapterService, 'limits' | 'uploadDir'>;
 
-/** Which of the two files a part is, by its file name or, failing that, by its field's name. */
-function fileNameOf(part: MultipartFile): FileName {
-  const given = part.filename === undefined ? '' : path.basename(part.filename);
-  for (const name of [given, part.fieldname]) {
-    if (name === CONFIG_FILE || name === WEIGHTS_FILE) return name;
+/** What a form's part is. */
+type Part =
+  | { readonly kind: 'peft'; readonly name: PeftFile }
+  | { readonly kind: 'archive'; readonly name: string; readonly format: ArchiveFormat };
+
+const archiveFormatOf = (name: string): ArchiveFormat | undefined => {
+  if (/\.zip$/i.test(name)) return 'zip';
+  return /\.(?:tar\.gz|tgz)$/i.test(name) ? 'tar.gz' : undefined;
+};
+
+/** By its file name or, failing that, by its field's name. */
+function partOf(file: MultipartFile): Part {
+  const given = (file.filename === undefined ? '' : path.basename(file.filename)).slice(
+    0,
+    FILE_NAME_LENGTH_MAX,
+  );
+  const field = file.fieldname.slice(0, FILE_NAME_LENGTH_MAX);
+  for (const name of [given, field]) {
+    if (name === CONFIG_FILE || name === WEIGHTS_FILE) return { kind: 'peft', name };
+  }
+  for (const name of [given, field]) {
+    const format = archiveFormatOf(name);
+    if (format !== undefined) return { kind: 'archive', name, format };
   }
   if (PICKLE.test(given)) {
     throw new LoramuxError(
@@ -32,10 +71,40 @@ function fileNameOf(part: MultipartFile): FileName {
   }
   throw new LoramuxError(
     'invalid_request',
-    `the upload has a file ${JSON.stringify(given || part.fieldname)}; it takes exactly ` +
-      `${CONFIG_FILE} and ${WEIGHTS_FILE}`,
-    { param: given || part.fieldname },
+    `the upload has a file ${JSON.stringify(given || field)}; it takes exactly ${CONFIG_FILE} and ` +
+      `${WEIGHTS_FILE}, or one .zip or .tar.gz`,
+    { param: given || field },
   );
+}
+
+/** Bytes that an archive may have as it is sent. */
+function archiveBytesMax({ limits }: UploadTarget): number {
+  return limits.maxAdapterBytes + limits.maxConfigBytes + ARCHIVE_OTHER_BYTES_MAX;
+}
+
+function bytesMaxOf(part: Part, target: UploadTarget): number {
+  if (part.kind === 'archive') return archiveBytesMax(target);
+  return part.name === CONFIG_FILE ? target.limits.maxConfigBytes : target.limits.maxAdapterBytes;
+}
+
+const tooLarge = (name: string, bytesMax: number) =>
+  new LoramuxError(
+    'adapter_too_large',
+    `${name} exceeds ${bytesMax} bytes` +
+      (name === CONFIG_FILE ? '' : '; make it smaller, or raise --max-adapter-mb'),
+    { param: name },
+  );
+
+/** Passes bytes on up to a limit. */
+function atMost(bytesMax: number, name: string) {
+  return async function* (source: AsyncIterable<Buffer>) {
+    let bytes = 0;
+    for await (const chunk of source) {
+      bytes += chunk.length;
+      if (bytes > bytesMax) throw tooLarge(name, bytesMax);
+      yield chunk;
+    }
+  };
 }
 
 /** The form parser's complaints have neither a code nor a system error number. */
@@ -43,68 +112,120 @@ function isFormError(error: unknown): boolean {
   return error instanceof Error && !('code' in error);
 }
 
-/** Passes bytes on up to a limit. */
-function atMost(bytesMax: number, name: FileName) {
-  return async function* (source: AsyncIterable<Buffer>) {
-    let bytes = 0;
-    for await (const chunk of source) {
-      bytes += chunk.length;
-      if (bytes > bytesMax) {
-        throw new LoramuxError('adapter_too_large', `${name} exceeds ${bytesMax} bytes`, {
-          param: name,
-        });
-      }
-      yield chunk;
+/** After a failed upload: what the client is told, once nothing of it is left. */
+async function giveUp(
+  request: FastifyRequest,
+  files: readonly string[],
+  error: unknown,
+): Promise<never> {
+  // The client may still be sending; its answer would be lost if nobody read the rest.
+  request.raw.unpipe();
+  request.raw.resume();
+  await Promise.all(files.map((file) => rm(file, { force: true })));
+  if (error instanceof LoramuxError) throw error;
+  if (request.raw.readableAborted || request.raw.errored) {
+    throw new LoramuxError('invalid_request', 'the upload broke off', { cause: error });
+  }
+  if (!isFormError(error)) throw error;
+  throw new LoramuxError('invalid_request', `the form is malformed: ${String(error)}`, {
+    cause: error,
+  });
+}
+
+/** The source that the received files are. */
+function sourceOf(received: ReadonlyMap<string, { file: string; part: Part }>): AdapterSource {
+  const all = [...received.values()];
+  const archive = all.find(({ part }) => part.kind === 'archive');
+  if (archive?.part.kind === 'archive') {
+    if (all.length === 1) {
+      return { kind: 'archive', path: archive.file, format: archive.part.format };
     }
-  };
+    throw new LoramuxError(
+      'invalid_request',
+      `the upload has an archive, ${JSON.stringify(archive.part.name)}, and other files; send ` +
+        'either one archive or the two files',
+      { param: archive.part.name },
+    );
+  }
+  const configPath = received.get(CONFIG_FILE)?.file;
+  const weightsPath = received.get(WEIGHTS_FILE)?.file;
+  if (configPath === undefined || weightsPath === undefined) {
+    const missing = configPath === undefined ? CONFIG_FILE : WEIGHTS_FILE;
+    throw new LoramuxError('adapter_upload_incomplete', `the upload lacks ${missing}`, {
+      param: missing,
+    });
+  }
+  return { kind: 'files', configPath, weightsPath };
 }
 
 /**
- * Writes the two files below `target.uploadDir`. Nothing stays when it throws; on success the files
- * belong to the caller.
+ * Writes a form's two files, or its one archive, below `target.uploadDir`. Nothing stays when it
+ * throws; on success the files belong to the caller.
  *
  * @throws LoramuxError adapter_upload_incomplete, adapter_too_large, adapter_pickle_refused,
  *   invalid_request
  */
-export async function receiveUpload(
+export async function receiveForm(
   request: FastifyRequest,
   target: UploadTarget,
 ): Promise<AdapterSource> {
-  const { maxAdapterBytes, maxConfigBytes } = target.limits;
-  const bytesMax = { [CONFIG_FILE]: maxConfigBytes, [WEIGHTS_FILE]: maxAdapterBytes };
-  const written = new Map<FileName, string>();
+  const received = new Map<string, { file: string; part: Part }>();
   try {
     const parts = request.parts({
       // One byte more than allowed, so that our own check with its own message comes first.
-      limits: { fileSize: maxAdapterBytes + 1, files: 3, fields: 0, parts: 4 },
+      limits: {
+        fileSize: archiveBytesMax(target) + 1,
+        files: FILES_MAX,
+        fields: 0,
+        parts: FILES_MAX + 1,
+      },
     });
-    for await (const part of parts) {
-      if (part.type !== 'file') continue;
-      const name = fileNameOf(part);
-      if (written.has(name)) {
-        throw new LoramuxError('invalid_request', `the upload has ${name} twice`, { param: name });
+    for await (const upload of parts) {
+      if (upload.type !== 'file') continue;
+      const part = partOf(upload);
+      if (received.has(part.name)) {
+        throw new LoramuxError('invalid_request', `the upload has ${part.name} twice`, {
+          param: part.name,
+        });
       }
-      const file = path.join(target.uploadDir, `${randomUUID()}-${name}`);
-      written.set(name, file);
-      await pipeline(part.file, atMost(bytesMax[name], name), createWriteStream(file));
+      const file = newFile(target);
+      received.set(part.name, { file, part });
+      const limit = atMost(bytesMaxOf(part, target), part.name);
+      await pipeline(upload.file, limit, createWriteStream(file, { flags: 'wx' }));
     }
-    const configPath = written.get(CONFIG_FILE);
-    const weightsPath = written.get(WEIGHTS_FILE);
-    if (configPath === undefined || weightsPath === undefined) {
-      const missing = configPath === undefined ? CONFIG_FILE : WEIGHTS_FILE;
-      throw new LoramuxError('adapter_upload_incomplete', `the upload lacks ${missing}`, {
-        param: missing,
-      });
-    }
-    return { kind: 'files', configPath, weightsPath };
+    return sourceOf(received);
   } catch (error) {
-    // The client may still be sending; its answer would be lost if nobody read the rest.
-    request.raw.unpipe();
-    request.raw.resume();
-    await Promise.all([...written.values()].map((file) => rm(file, { force: true })));
-    if (!isFormError(error)) throw error;
-    throw new LoramuxError('invalid_request', `the form is malformed: ${String(error)}`, {
-      cause: error,
-    });
+    const files = [...received.values()].map(({ file }) => file);
+    return giveUp(request, files, error);
+  }
+}
+
+const newFile = ({ uploadDir }: UploadTarget) => path.join(uploadDir, randomUUID());
+
+/**
+ * Writes a body that is an archive below `target.uploadDir`; as `receiveForm`.
+ *
+ * @throws LoramuxError adapter_too_large, adapter_upload_incomplete, invalid_request
+ */
+export async function receiveArchive(
+  request: FastifyRequest,
+  body: Readable,
+  format: ArchiveFormat,
+  target: UploadTarget,
+): Promise<AdapterSource> {
+  const file = newFile(target);
+  const bytesMax = archiveBytesMax(target);
+  try {
+    if (Number(request.headers['content-length'] ?? 0) > bytesMax) {
+      throw tooLarge('the archive', bytesMax);
+    }
+    const writer = createWriteStream(file, { flags: 'wx' });
+    await pipeline(body, atMost(bytesMax, 'the archive'), writer);
+    if (writer.bytesWritten === 0) {
+      throw new LoramuxError('adapter_upload_incomplete', 'the body is empty; send an archive');
+    }
+    return { kind: 'archive', path: file, format };
+  } catch (error) {
+    return giveUp(request, [file], error);
   }
 }

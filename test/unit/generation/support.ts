@@ -34,6 +34,11 @@ export const record = (name: string): AdapterRecord => ({
   source: 'upload',
   targetModules: ['q_proj', 'v_proj'],
   fileBytes: 2048,
+  revision: 1,
+  updatedAt: 1_700_000_000,
+  pinned: false,
+  split: undefined,
+  numGenerations: 1,
 });
 
 export interface Harness {
@@ -107,6 +112,7 @@ export function harness(engine: FakeEngine, limits: Partial<GeneratorLimits> = {
     limits: { maxChoices: 8, streamBufferBytes: 1 << 20, ...limits },
     observe: () => ({
       prompt() {},
+      scheduled() {},
       token() {},
       end: (outcome) => outcomes.push(outcome),
     }),

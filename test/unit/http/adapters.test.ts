@@ -115,7 +115,7 @@ describe('PUT /v1/adapters/{name}, path', () => {
     [{ path: '/etc' }, 403, 'adapter_path_forbidden'],
     [{ path: '' }, 400, 'invalid_request'],
     [{}, 400, 'invalid_request'],
-    [{ path: 'a', url: 'b' }, 400, 'unknown_field'],
+    [{ path: 'a', url: 'b' }, 400, 'invalid_request'],
   ])('refuses %j', async (body, status, code) => {
     const response = await put(body);
     expect([response.statusCode, response.json().error.code]).toEqual([status, code]);

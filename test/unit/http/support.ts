@@ -1,22 +1,16 @@
 /** The HTTP application over doubles: fake engine, adapters in a map, single-character tokens. */
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { FastifyInstance } from 'fastify';
-import type {
-  AdapterService,
-  AdapterSource,
-  DamagedAdapter,
-} from '../../../src/adapters/service-types.ts';
-import type { AdapterRecord } from '../../../src/adapters/types.ts';
-import { LoramuxError } from '../../../src/errors.ts';
 import { createGenerator } from '../../../src/generation/generator.ts';
 import { buildApp } from '../../../src/http/app.ts';
 import type { HttpConfig, HttpServices, Lifecycle } from '../../../src/http/services.ts';
 import { createMetrics, type Metrics } from '../../../src/metrics/metrics.ts';
+import { FakeAdapters, FakeResidencyControl } from '../../support/fake-adapters.ts';
 import { FakeEngine, type FakeEngineOptions, repeating } from '../../support/fake-engine.ts';
-import { characters, codes, EOS, record } from '../generation/support.ts';
+import { characters, codes, EOS } from '../generation/support.ts';
 
 export const CONFIG: HttpConfig = {
   bodyLimitKb: 64,
@@ -29,87 +23,16 @@ export const CONFIG: HttpConfig = {
   wsPingMs: 10_000,
   maxGenerationsPerSocket: 4,
   logLevel: 'silent',
+  adapterLoadTimeoutMs: 1_000,
+  remoteSources: true,
+  redisAtStart: 'wait',
 };
-
-/** Adapters in a map; `put` keeps what it was given so that tests can look at it. */
-export class FakeAdapters implements AdapterService {
-  readonly limits = { maxAdapters: 10, maxAdapterBytes: 4096, maxConfigBytes: 1024 };
-  readonly puts: { name: string; source: AdapterSource; files: Record<string, string> }[] = [];
-  readonly records = new Map<string, AdapterRecord>();
-  holds = 0;
-  readonly uploadDir: string;
-
-  constructor(uploadDir: string) {
-    this.uploadDir = uploadDir;
-    for (const name of ['sub', 'mul']) this.records.set(name, record(name));
-  }
-
-  async put(name: string, source: AdapterSource) {
-    const files: Record<string, string> = {};
-    if (source.kind === 'files') {
-      files.config = await readFile(source.configPath, 'utf8');
-      files.weights = await readFile(source.weightsPath, 'utf8');
-      await Promise.all([rm(source.configPath), rm(source.weightsPath)]);
-    } else if (source.path.startsWith('/')) {
-      throw new LoramuxError('adapter_path_forbidden', 'outside the root', { param: 'path' });
-    }
-    if (name.includes(' ')) throw new LoramuxError('adapter_name_invalid', 'a space');
-    this.puts.push({ name, source, files });
-    const replaced = this.records.has(name);
-    this.records.set(name, record(name));
-    return { record: record(name), replaced };
-  }
-
-  get(name: string) {
-    return this.records.get(name);
-  }
-
-  list() {
-    return [...this.records.values()].sort((a, b) => a.name.localeCompare(b.name));
-  }
-
-  resolve(name: string) {
-    const found = this.records.get(name);
-    if (found === undefined) throw new LoramuxError('adapter_not_found', `no adapter ${name}`);
-    return found;
-  }
-
-  hold() {
-    this.holds += 1;
-    let given = false;
-    return () => {
-      if (!given) this.holds -= 1;
-      given = true;
-    };
-  }
-
-  async remove(name: string) {
-    this.resolve(name);
-    this.records.delete(name);
-  }
-
-  damaged(): readonly DamagedAdapter[] {
-    return [{ name: 'broken', reason: 'digest mismatch' }];
-  }
-
-  stats() {
-    return {
-      names: this.records.size,
-      damaged: 1,
-      generations: this.records.size,
-      storedBytes: 0,
-      holds: this.holds,
-      pendingPuts: 0,
-    };
-  }
-
-  async close() {}
-}
 
 export interface TestServer {
   readonly app: FastifyInstance;
   readonly engine: FakeEngine;
   readonly adapters: FakeAdapters;
+  readonly residency: FakeResidencyControl;
   readonly metrics: Metrics;
   readonly lifecycle: Lifecycle;
   readonly services: HttpServices;
@@ -130,8 +53,9 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   const script = repeating([...codes('hello'), EOS]);
   const engine = new FakeEngine({ script, ...options.engine });
   const adapters = new FakeAdapters(uploadDir);
+  const residency = new FakeResidencyControl();
   const adapterStats = () => ({
-    registered: adapters.records.size,
+    registered: adapters.entries.size,
     resident: 1,
     slots: 4,
     residentBytes: 1024,
@@ -158,6 +82,8 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     }),
     engine,
     adapters,
+    residency,
+    replicaId: 'replica-1',
     adapterStats,
     metrics,
     lifecycle,
@@ -168,6 +94,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     app,
     engine,
     adapters,
+    residency,
     metrics,
     lifecycle,
     services,
