@@ -21,6 +21,8 @@ export class Committer {
   readonly #scheduler: Scheduler;
   readonly #events: EventQueue;
   readonly #live: Map<SequenceGroup, LiveRequest>;
+  /** When the step that is being committed was planned. */
+  #plannedMs = 0;
 
   constructor(scheduler: Scheduler, events: EventQueue, live: Map<SequenceGroup, LiveRequest>) {
     this.#scheduler = scheduler;
@@ -28,9 +30,13 @@ export class Committer {
     this.#live = live;
   }
 
-  /** The step succeeded. Rows come in the order in which the plan's entries were packed. */
-  commit(plan: StepPlan, result: StepResult): void {
+  /**
+   * The step succeeded. Rows come in the order in which the plan's entries were packed.
+   * @param plannedMs when the step was planned
+   */
+  commit(plan: StepPlan, result: StepResult, plannedMs: number): void {
     plan.reservation.commit();
+    this.#plannedMs = plannedMs;
     let row = 0;
     for (const entry of plan.entries) {
       const numRows = entry.numScored + (entry.samples ? 1 : 0);
@@ -105,6 +111,10 @@ export class Committer {
     }
     this.#scheduler.advance(entry);
     const request = this.#live.get(group)!;
+    if (request.waitsSinceMs !== undefined) {
+      this.#events.scheduled(request, this.#plannedMs - request.waitsSinceMs);
+      request.waitsSinceMs = undefined;
+    }
     if (request.promptLogprobs !== undefined) {
       for (let i = 0; i < entry.numScored; i++) {
         request.promptLogprobs.push(readLogprobs(result, row + i, group, true));

@@ -53,6 +53,8 @@ export class EngineLoop implements Engine {
   #numSubmitted = 0;
   #numConsecutiveFailures = 0;
   #inFlight = false;
+  /** When the step in flight was planned. */
+  #plannedMs = 0;
   #kicked = false;
   #deliveryDue = false;
   /** A step that ended while the events of the one before it were still to be delivered. */
@@ -93,7 +95,7 @@ export class EngineLoop implements Engine {
     });
     const lane = waiting.laneFor(request.adapter);
     const group = new SequenceGroup(request, this.#numSubmitted++, lane, root);
-    const live = new LiveRequest(group, listener, (touched) => {
+    const live = new LiveRequest(group, listener, this.#settings.nowMs(), (touched) => {
       this.#touched.add(touched);
       this.#kick();
     });
@@ -225,7 +227,8 @@ export class EngineLoop implements Engine {
   }
 
   #startStep(resultAtMs: number | undefined): void {
-    const plan = this.#scheduler.plan(this.#settings.nowMs());
+    this.#plannedMs = this.#settings.nowMs();
+    const plan = this.#scheduler.plan(this.#plannedMs);
     for (const { group, error } of plan.rejected) {
       this.#committer.endAll(group, { reason: 'error', error });
     }
@@ -267,7 +270,7 @@ export class EngineLoop implements Engine {
   #succeeded(plan: StepPlan, result: StepResult): void {
     this.#numConsecutiveFailures = 0;
     this.#stats.native(result.nativeMs);
-    this.#committer.commit(plan, result);
+    this.#committer.commit(plan, result, this.#plannedMs);
   }
 
   #stepFailed(plan: StepPlan, cause: unknown): void {

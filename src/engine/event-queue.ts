@@ -3,6 +3,7 @@ import type { LiveRequest } from './live-request.ts';
 import type { FinishEvent, TokenEvent, TokenLogprobs } from './types.ts';
 
 type EngineEvent =
+  | { kind: 'scheduled'; request: LiveRequest; waitMs: number }
   | { kind: 'prompt'; request: LiveRequest; logprobs: (TokenLogprobs | null)[] }
   | { kind: 'token'; request: LiveRequest; event: TokenEvent }
   | { kind: 'finish'; request: LiveRequest; event: FinishEvent };
@@ -19,6 +20,10 @@ export class EventQueue {
 
   get isEmpty(): boolean {
     return this.#queue.length === 0 && !this.#delivering;
+  }
+
+  scheduled(request: LiveRequest, waitMs: number): void {
+    this.#queue.push({ kind: 'scheduled', request, waitMs });
   }
 
   prompt(request: LiveRequest, logprobs: (TokenLogprobs | null)[]): void {
@@ -55,6 +60,10 @@ export class EventQueue {
 
 function deliverOne(item: EngineEvent): void {
   const { listener, group } = item.request;
+  if (item.kind === 'scheduled') {
+    listener.onScheduled?.(item.waitMs);
+    return;
+  }
   if (item.kind === 'prompt') {
     listener.onPromptLogprobs?.(item.logprobs);
     return;

@@ -8,16 +8,20 @@ export class LiveRequest implements EngineHandle {
   readonly listener: RequestListener;
   /** Filled while the prompt is scored, then handed over; undefined when not asked for. */
   promptLogprobs: (TokenLogprobs | null)[] | undefined;
+  /** When it was submitted; undefined once the listener was told how long it waited. */
+  waitsSinceMs: number | undefined;
   readonly #touch: (request: LiveRequest) => void;
 
   /** `touch` tells the engine that a choice is to end at the next border. */
   constructor(
     group: SequenceGroup,
     listener: RequestListener,
+    submittedMs: number,
     touch: (request: LiveRequest) => void,
   ) {
     this.group = group;
     this.listener = listener;
+    this.waitsSinceMs = listener.onScheduled === undefined ? undefined : submittedMs;
     this.promptLogprobs = group.request.sampling.promptLogprobs === undefined ? undefined : [null];
     this.#touch = touch;
   }

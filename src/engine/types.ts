@@ -77,6 +77,11 @@ export interface FinishEvent {
  * Exactly one onFinish per choice, after all its tokens, and nothing after it.
  */
 export interface RequestListener {
+  /**
+   * The first step that computes the request has run. `waitMs` is the time from `submit` to that
+   * step's plan: places, blocks and the adapter were waited for. At most once, before all tokens.
+   */
+  onScheduled?(waitMs: number): void;
   /** Prompt log-probabilities, once, before the first token; entry 0 is null (nothing precedes it). */
   onPromptLogprobs?(logprobs: (TokenLogprobs | null)[]): void;
   onToken(event: TokenEvent): void;

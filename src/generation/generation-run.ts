@@ -16,6 +16,8 @@ export type Outcome = 'stop' | 'length' | 'cancelled' | 'error';
 /** Told what happens to one request; used for metrics. */
 export interface RunObserver {
   prompt(numTokens: number): void;
+  /** A prompt is computed for the first time, `waitMs` after it was handed to the engine. */
+  scheduled(waitMs: number): void;
   /** A generated token of one choice of the request. */
   token(index: number): void;
   /** Once, with the worst outcome of its choices. */
@@ -200,6 +202,9 @@ export class GenerationRun implements Generation {
   #listener(part: PromptPart, first: number): RequestListener {
     const { request, tokenizer } = this.#options;
     return {
+      onScheduled: (waitMs) => {
+        if (!this.#ended) this.#options.observer.scheduled(waitMs);
+      },
       onPromptLogprobs: (logprobs) => {
         const entries = promptTextLogprobs(
           tokenizer,

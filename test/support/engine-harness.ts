@@ -166,7 +166,14 @@ function emptyRecord(spec: RequestSpec): Recorded {
 
 function recorder(recorded: Recorded, hooks: Partial<RequestListener>): RequestListener {
   const { tokens, finishes, violations } = recorded;
+  let isScheduled = false;
   return {
+    onScheduled(waitMs) {
+      if (isScheduled) violations.push('scheduled twice');
+      isScheduled = true;
+      if (!(waitMs >= 0)) violations.push(`waited ${waitMs} ms`);
+      hooks.onScheduled?.(waitMs);
+    },
     onPromptLogprobs(logprobs) {
       if (recorded.promptLogprobs.length > 0) violations.push('prompt log-probabilities twice');
       if (tokens.some((choice) => choice.length > 0)) violations.push('prompt after tokens');
@@ -175,6 +182,7 @@ function recorder(recorded: Recorded, hooks: Partial<RequestListener>): RequestL
     },
     onToken(event: TokenEvent) {
       if (finishes[event.index]!.length > 0) violations.push(`token after finish: ${event.index}`);
+      if (!isScheduled) violations.push('token before scheduled');
       tokens[event.index]!.push(event.tokenId);
       recorded.logprobs[event.index]!.push(event.logprobs);
       hooks.onToken?.(event);

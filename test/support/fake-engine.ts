@@ -177,6 +177,7 @@ export class FakeEngine implements Engine {
     }
     const { request, listener } = live;
     const { promptLogprobs } = request.sampling;
+    if (!live.promptDone) listener.onScheduled?.(0);
     if (!live.promptDone && promptLogprobs !== undefined) {
       listener.onPromptLogprobs?.(
         Array.from(request.promptTokenIds, (id, i) =>
