@@ -68,6 +68,14 @@ class AdapterCompletion : public Completion {
  public:
   using Completion::Completion;
   void set_result(const AdapterLoadResult& result) { result_ = result; }
+  // Keeps the array that the load thread reads from.
+  void Keep(const Napi::Value& bytes) {
+    if (bytes.IsObject()) bytes_ = Napi::Persistent(bytes.As<Napi::Object>());
+  }
+  void Drop() override {
+    bytes_.SuppressDestruct();
+    Completion::Drop();
+  }
 
  protected:
   Napi::Value Result(Napi::Env env) override {
@@ -79,6 +87,7 @@ class AdapterCompletion : public Completion {
 
  private:
   AdapterLoadResult result_;
+  Napi::ObjectReference bytes_;
 };
 
 class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
@@ -131,9 +140,11 @@ Napi::Value SessionWrap::LoadAdapter(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Rejecting(env, [&]() -> Napi::Value {
     const int32_t slot = ToInt32(info[0], "slot");
-    AdapterImage image = ToAdapterImage(info[1]);
+    Napi::Value bytes;
+    AdapterImage image = ToAdapterImage(info[1], &bytes);
     SessionHost* host = host_.get();
     auto completion = std::make_unique<AdapterCompletion>(env, host_);
+    completion->Keep(bytes);
     AdapterCompletion* raw = completion.get();
     return host->Begin(env, std::move(completion), [&](Completion*) {
       host->session().LoadAdapter(

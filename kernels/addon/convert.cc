@@ -165,7 +165,7 @@ StepPacketView ToPacketView(const Napi::Value& value) {
   return view;
 }
 
-AdapterImage ToAdapterImage(const Napi::Value& value) {
+AdapterImage ToAdapterImage(const Napi::Value& value, Napi::Value* bytes) {
   const Napi::Object object = RequireObject(value, "image");
   AdapterImage image;
   image.path = GetString(object, "path");
@@ -189,6 +189,14 @@ AdapterImage ToAdapterImage(const Napi::Value& value) {
     pair.offset_b = GetInteger(entry, "offsetB", 0, kMaxSafeInteger);
     image.pairs.push_back(pair);
   }
+  *bytes = object.Get("bytes");
+  if (bytes->IsUndefined()) return image;
+  // Last, when no getter can run any more: see GetAll.
+  const ArrayView<uint8_t> view = ToArray<uint8_t>(*bytes, "bytes");
+  if (view.data == nullptr || view.length != static_cast<size_t>(image.file_bytes)) {
+    FailType("bytes", "a Uint8Array of fileBytes bytes");
+  }
+  image.bytes = view.data;
   return image;
 }
 

@@ -32,8 +32,9 @@ class Completion {
   // Resolves with Result, or rejects with the error. `self` owns this object.
   virtual void Settle(Napi::Env env, std::unique_ptr<Completion> self);
   void Reject(Napi::Env env) { deferred_.Reject(site_.ToError(env, error_)); }
-  // The environment ended first: nobody is left to tell.
-  void Drop() { site_.Drop(); }
+  // The environment ended first: nobody is left to tell. References to its values are forgotten
+  // without touching them.
+  virtual void Drop() { site_.Drop(); }
 
  protected:
   // Runs before the promise is settled, either way.

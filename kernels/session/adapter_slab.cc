@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "session/error.h"
 
@@ -65,11 +66,34 @@ class File {
   int fd_;
 };
 
+// The stored bytes of an image: borrowed memory, or an open file that is read piece by piece.
+class ImageSource {
+ public:
+  explicit ImageSource(const AdapterImage& image) : bytes_(image.bytes) {
+    if (bytes_ != nullptr) return;
+    file_.emplace(image.path);
+    file_->RequireSize(image.path, image.file_bytes);
+  }
+
+  // Valid until the next call.
+  const void* At(int64_t offset, size_t bytes) {
+    if (bytes_ != nullptr) return bytes_ + offset;
+    if (stage_.size() < bytes) stage_.resize(bytes);
+    file_->ReadFully(stage_.data(), bytes, offset);
+    return stage_.data();
+  }
+
+ private:
+  const uint8_t* bytes_;
+  std::optional<File> file_;
+  std::vector<char> stage_;  // as large as the largest tensor of the adapter
+};
+
 // Reads stored tensors into their places in a slab.
 class TensorReader {
  public:
-  TensorReader(const File& file, Isa isa, const std::atomic<bool>& stop)
-      : file_(file), isa_(isa), stop_(stop) {}
+  TensorReader(const AdapterImage& image, Isa isa, const std::atomic<bool>& stop)
+      : source_(image), isa_(isa), stop_(stop) {}
 
   // A, as it is stored: [rank, in].
   void Read(const AdapterPair& pair, int64_t count, float* to) {
@@ -91,10 +115,7 @@ class TensorReader {
     if (stop_.load(std::memory_order_relaxed)) {
       throw NativeError(ErrorCode::kSessionClosed, "the session closed while an adapter loaded");
     }
-    const size_t bytes = elements * WeightDtypeBytes(pair.dtype);
-    if (stage_.size() < bytes) stage_.resize(bytes);
-    file_.ReadFully(stage_.data(), bytes, offset);
-    return stage_.data();
+    return source_.At(offset, elements * WeightDtypeBytes(pair.dtype));
   }
 
   void RequireFinite(const AdapterPair& pair, const char* tensor, const float* values,
@@ -103,10 +124,9 @@ class TensorReader {
     FailLoad(PairName(pair) + " " + tensor + " has NaN or infinite values");
   }
 
-  const File& file_;
+  ImageSource source_;
   Isa isa_;
   const std::atomic<bool>& stop_;
-  std::vector<char> stage_;  // as large as the largest tensor of the adapter
 };
 
 void ValidatePair(const AdapterPair& pair, int64_t file_bytes, const ModelConfig& model) {
@@ -155,8 +175,7 @@ void ValidateImage(const AdapterImage& image, const ModelConfig& model) {
 
 std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
                                          Isa isa, const std::atomic<bool>& stop) {
-  const File file(image.path);
-  file.RequireSize(image.path, image.file_bytes);
+  TensorReader reader(image, isa, stop);
   int64_t floats = 0;
   for (const AdapterPair& pair : image.pairs) {
     floats += Padded(int64_t{pair.rank} * model.InFeatures(pair.module));
@@ -164,7 +183,6 @@ std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelC
   }
   auto slab = std::make_unique<AdapterSlab>(
       model.num_layers, MappedBuffer(static_cast<size_t>(floats) * sizeof(float), "an adapter"));
-  TensorReader reader(file, isa, stop);
   float* at = slab->floats();
   for (const AdapterPair& pair : image.pairs) {
     const int64_t size_a = int64_t{pair.rank} * model.InFeatures(pair.module);

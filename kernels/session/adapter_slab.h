@@ -1,6 +1,6 @@
 // One adapter in memory, as the SegmentedLora kernel wants it: per (layer, module) A [rank, in] and
-// B transposed [rank, out] in float32, the adapter's scale folded into B. Read from a file on a
-// load thread.
+// B transposed [rank, out] in float32, the adapter's scale folded into B. Made on a load thread, from
+// a file or from the file's bytes in memory.
 #pragma once
 
 #include <atomic>
@@ -28,6 +28,8 @@ struct AdapterPair {
 struct AdapterImage {
   std::string path;
   int64_t file_bytes = 0;
+  // The whole file where the caller has it in memory, else null; borrowed until the load has ended.
+  const uint8_t* bytes = nullptr;
   std::vector<AdapterPair> pairs;
 };
 
@@ -61,8 +63,8 @@ class AdapterSlab {
 // pair; tensors outside the file are kAdapterLoad.
 void ValidateImage(const AdapterImage& image, const ModelConfig& model);
 
-// Reads a validated image. Throws kAdapterLoad (missing or short file, other size, NaN or infinite
-// values), kOutOfMemory, or kSessionClosed when `stop` became true.
+// Reads a validated image, from its bytes where it has them. Throws kAdapterLoad (missing or short
+// file, other size, NaN or infinite values), kOutOfMemory, or kSessionClosed when `stop` became true.
 std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
                                          Isa isa, const std::atomic<bool>& stop);
 

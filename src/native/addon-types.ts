@@ -172,7 +172,7 @@ export interface StepResult {
   logits?: Float32Array;
 }
 
-/** One pair of tensors of an adapter, read by the load thread straight from a file. */
+/** One pair of tensors of an adapter, as it is stored. */
 export interface AdapterTensorPair {
   layer: number;
   /** Index into LORA_MODULES. */
@@ -191,6 +191,11 @@ export interface AdapterImage {
   path: string;
   /** Expected size of the file in bytes; a different size is refused. */
   fileBytes: number;
+  /**
+   * uint8 [fileBytes]: the whole file in memory; then the file itself is not read. Never copied: the
+   * load thread reads it until the load settles, so it must not be changed or detached before.
+   */
+  bytes?: Uint8Array;
   pairs: AdapterTensorPair[];
 }
 
@@ -210,7 +215,7 @@ export interface NativeSession {
    * may hold garbage.
    */
   step(packet: StepPacket, wantLogits?: boolean): Promise<StepResult>;
-  /** Reads an adapter into an empty slot on a load thread; several may be in flight. */
+  /** Brings an adapter into an empty slot on a load thread; several may be in flight. */
   loadAdapter(slot: number, image: AdapterImage): Promise<{ bytes: number; loadMs: number }>;
   /** Frees a slot. Throws when a step in flight may read it or it is loading. */
   freeAdapter(slot: number): void;

@@ -1,9 +1,8 @@
 /** What the main thread and a conversion thread say to each other. */
 import { type ErrorCode, LoramuxError } from '../../errors.ts';
-import type { AdapterImage } from '../../native/addon-types.ts';
 import type { MatchModule } from '../formats/peft-match.ts';
 import type { ConvertJob, ConvertResult } from './canonicalize.ts';
-import type { OpenJob } from './open-canonical.ts';
+import type { CheckedImage, OpenJob } from './open-canonical.ts';
 
 /** Given to a thread once, at its start. */
 export interface WorkerSetup {
@@ -16,7 +15,7 @@ export type WorkerRequest =
 
 export type WorkerReply =
   | { readonly kind: 'convert'; readonly result: ConvertResult }
-  | { readonly kind: 'open'; readonly result: AdapterImage }
+  | { readonly kind: 'open'; readonly result: CheckedImage }
   | { readonly kind: 'error'; readonly error: WorkerError };
 
 /** A LoramuxError in parts: classes do not survive structured cloning. */

@@ -1,7 +1,7 @@
 /**
  * A fixed number of conversion threads, started when first needed, with bounded queues. Opening a
- * registered file, which requests wait for, never waits for the conversion of an upload: it goes
- * first, and there is one thread more than conversions may take.
+ * registered file, which requests wait for, never waits for background work (the conversion of an
+ * upload, a prefetch): it goes first, and there is one thread more than background work may take.
  */
 import { Worker } from 'node:worker_threads';
 import { LoramuxError } from '../../errors.ts';
@@ -9,7 +9,7 @@ import type { AdapterImage } from '../../native/addon-types.ts';
 import type { MatchModule } from '../formats/peft-match.ts';
 import type { ConvertJob, ConvertResult } from './canonicalize.ts';
 import { unpackError, type WorkerReply, type WorkerRequest } from './messages.ts';
-import type { OpenJob } from './open-canonical.ts';
+import type { CheckedImage, OpenJob } from './open-canonical.ts';
 
 export const DEFAULT_CONVERT_THREADS = 2;
 /** Jobs of one kind that wait for a thread; more are refused with queue_full. */
@@ -19,7 +19,7 @@ const THREAD_HEAP_MB_MAX = 256;
 
 export interface ConvertPoolOptions {
   readonly modules: readonly MatchModule[];
-  /** Conversions at once. */
+  /** Background jobs at once: conversions and prefetches. */
   readonly threads?: number;
   readonly maxQueued?: number;
   /** Another entry file; for tests of crashing threads. */
@@ -28,6 +28,7 @@ export interface ConvertPoolOptions {
 
 interface Task {
   readonly request: WorkerRequest;
+  readonly background: boolean;
   readonly resolve: (reply: WorkerReply) => void;
   readonly reject: (error: LoramuxError) => void;
 }
@@ -44,39 +45,57 @@ export interface Converter {
   close(): Promise<void>;
 }
 
+/** What the image tiers need of the pool. */
+export interface FileOpener {
+  /** @param background nobody waits for it yet. */
+  open(job: OpenJob, background?: boolean): Promise<CheckedImage>;
+  /** Somebody waits for a background open of this digest now. */
+  expedite(digest: string): void;
+}
+
 /** A crash of a thread fails the job it had and no other. */
-export class ConvertPool implements Converter {
+export class ConvertPool implements Converter, FileOpener {
   readonly #options: ConvertPoolOptions;
-  readonly #conversionsMax: number;
+  readonly #backgroundMax: number;
   readonly #queuedMax: number;
   readonly #threads = new Set<Thread>();
-  readonly #opens: Task[] = [];
-  readonly #conversions: Task[] = [];
+  readonly #urgent: Task[] = [];
+  readonly #background: Task[] = [];
   #closed = false;
 
   constructor(options: ConvertPoolOptions) {
     this.#options = options;
-    this.#conversionsMax = options.threads ?? DEFAULT_CONVERT_THREADS;
+    this.#backgroundMax = options.threads ?? DEFAULT_CONVERT_THREADS;
     this.#queuedMax = options.maxQueued ?? DEFAULT_CONVERT_QUEUE;
   }
 
   async convert(job: ConvertJob): Promise<ConvertResult> {
-    const reply = await this.#run({ kind: 'convert', job });
+    const reply = await this.#run({ kind: 'convert', job }, true);
     if (reply.kind !== 'convert') throw misplaced(reply);
     return reply.result;
   }
 
-  async open(job: OpenJob): Promise<AdapterImage> {
-    const reply = await this.#run({ kind: 'open', job });
+  async open(job: OpenJob, background = false): Promise<CheckedImage> {
+    const reply = await this.#run({ kind: 'open', job }, background);
     if (reply.kind !== 'open') throw misplaced(reply);
     return reply.result;
+  }
+
+  expedite(digest: string): void {
+    const at = this.#background.findIndex(
+      ({ request }) => request.kind === 'open' && request.job.digest === digest,
+    );
+    if (at < 0) return;
+    const [task] = this.#background.splice(at, 1);
+    this.#urgent.push({ ...task!, background: false });
+    this.#pump();
   }
 
   /** Fails what waits or runs with shutting_down and ends the threads. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     const error = new LoramuxError('shutting_down', 'The server is shutting down.');
-    for (const queue of [this.#opens, this.#conversions]) {
+    for (const queue of [this.#urgent, this.#background]) {
       for (const task of queue.splice(0)) task.reject(error);
     }
     const threads = [...this.#threads];
@@ -88,8 +107,8 @@ export class ConvertPool implements Converter {
     await Promise.all(threads.map((thread) => thread.worker.terminate()));
   }
 
-  #run(request: WorkerRequest): Promise<WorkerReply> {
-    const queue = request.kind === 'open' ? this.#opens : this.#conversions;
+  #run(request: WorkerRequest, background: boolean): Promise<WorkerReply> {
+    const queue = background ? this.#background : this.#urgent;
     return new Promise((resolve, reject) => {
       if (this.#closed) {
         reject(new LoramuxError('shutting_down', 'The server is shutting down.'));
@@ -101,7 +120,7 @@ export class ConvertPool implements Converter {
           ),
         );
       } else {
-        queue.push({ request, resolve, reject });
+        queue.push({ request, background, resolve, reject });
         this.#pump();
       }
     });
@@ -109,9 +128,9 @@ export class ConvertPool implements Converter {
 
   #pump(): void {
     for (;;) {
-      const queue = this.#opens.length > 0 ? this.#opens : this.#conversions;
+      const queue = this.#urgent.length > 0 ? this.#urgent : this.#background;
       if (queue.length === 0) return;
-      if (queue === this.#conversions && this.#numConverting >= this.#conversionsMax) return;
+      if (queue === this.#background && this.#numBackground >= this.#backgroundMax) return;
       const thread = this.#idleThread();
       if (thread === undefined) return;
       const task = queue.shift()!;
@@ -122,15 +141,15 @@ export class ConvertPool implements Converter {
     }
   }
 
-  get #numConverting(): number {
+  get #numBackground(): number {
     let count = 0;
-    for (const { task } of this.#threads) if (task?.request.kind === 'convert') count += 1;
+    for (const { task } of this.#threads) if (task?.background === true) count += 1;
     return count;
   }
 
   #idleThread(): Thread | undefined {
     for (const thread of this.#threads) if (thread.task === undefined) return thread;
-    return this.#threads.size <= this.#conversionsMax ? this.#start() : undefined;
+    return this.#threads.size <= this.#backgroundMax ? this.#start() : undefined;
   }
 
   #start(): Thread {

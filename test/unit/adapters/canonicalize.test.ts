@@ -186,6 +186,7 @@ describe('canonical file', () => {
     const result = run(loraConfig({ targets: ['k_proj', 'up_proj'] }), tensors);
     const image = openCanonical(openJob(result), BASE);
     const bytes = readFileSync(result.path);
+    expect(bytes.equals(image.bytes)).toBe(true);
     expect(image.pairs.map((p) => [p.layer, p.module])).toEqual([
       [0, 1],
       [0, 5],
@@ -198,6 +199,20 @@ describe('canonical file', () => {
       expect(bytes.subarray(pair.offsetB, pair.offsetB + b.length).equals(b)).toBe(true);
       expect(pair).toMatchObject({ rank: 2, scale: 2, dtype: 'F32' });
     });
+  });
+
+  it('is read into shared memory where that is given', () => {
+    const result = run(loraConfig(), loraTensors());
+    const offset = 4096;
+    const buffer = new SharedArrayBuffer(offset + result.fileBytes + 1);
+    const image = openCanonical({ ...openJob(result), into: { buffer, offset } }, BASE);
+    expect(image.bytes.buffer).toBe(buffer);
+    expect(image.bytes).toHaveLength(result.fileBytes);
+    expect(readFileSync(result.path).equals(image.bytes)).toBe(true);
+    const around = new Uint8Array(buffer);
+    expect(around.subarray(0, offset).every((byte) => byte === 0)).toBe(true);
+    expect(around.at(-1)).toBe(0);
+    expect(image.pairs).toEqual(openCanonical(openJob(result), BASE).pairs);
   });
 
   it('is refused as damaged when it is not what was stored', () => {
@@ -217,7 +232,8 @@ describe('canonical file', () => {
       ).toBe('store_corrupt');
     }
     writeFileSync(result.path, intact);
-    expect(codeOf(() => openCanonical(job, 'another base'))).toBe('store_corrupt');
+    // Sound, so neither a new upload nor another copy of the same bytes would help.
+    expect(codeOf(() => openCanonical(job, 'another base'))).toBe('adapter_load_failed');
     expect(codeOf(() => openCanonical({ ...job, path: '/nonexistent' }, BASE))).toBe(
       'store_corrupt',
     );

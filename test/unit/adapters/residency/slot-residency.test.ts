@@ -1,58 +1,11 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { SlotResidency } from '../../../src/adapters/residency.ts';
-import type { ResidencyEvent, ResidencyOptions } from '../../../src/adapters/residency-types.ts';
-import type { AdapterImages } from '../../../src/adapters/service-types.ts';
-import type { AdapterGeneration } from '../../../src/adapters/types.ts';
-import { LoramuxError } from '../../../src/errors.ts';
-import { FakeAdapterNative } from '../../support/fake-adapter-native.ts';
-import { Random } from '../../support/random.ts';
-
-/** Generations in memory: kept by a "name" each until `drop`, and by holds. */
-class FakeImages implements AdapterImages {
-  readonly holds = new Map<string, number>();
-  readonly dropped = new Set<string>();
-  failing: ((digest: string) => Error | undefined) | undefined;
-  #retired: (digest: string) => void = () => {};
-
-  async openImage(generation: AdapterGeneration) {
-    const error = this.failing?.(generation.digest);
-    if (error !== undefined) throw error;
-    return { path: generation.digest, fileBytes: generation.residentBytes, pairs: [] };
-  }
-
-  hold(generation: AdapterGeneration): () => void {
-    const { digest } = generation;
-    const count = this.holds.get(digest) ?? 0;
-    if (this.dropped.has(digest) && count === 0) {
-      throw new LoramuxError('adapter_not_found', 'It was removed.');
-    }
-    this.holds.set(digest, count + 1);
-    let held = true;
-    return () => {
-      if (!held) return;
-      held = false;
-      this.holds.set(digest, this.holds.get(digest)! - 1);
-      this.#retireIfUnused(digest);
-    };
-  }
-
-  onRetired(listener: (digest: string) => void): void {
-    this.#retired = listener;
-  }
-
-  drop(generation: AdapterGeneration): void {
-    this.dropped.add(generation.digest);
-    this.#retireIfUnused(generation.digest);
-  }
-
-  get numHolds(): number {
-    return [...this.holds.values()].reduce((sum, n) => sum + n, 0);
-  }
-
-  #retireIfUnused(digest: string): void {
-    if (this.dropped.has(digest) && !this.holds.get(digest)) this.#retired(digest);
-  }
-}
+import { SlotResidency } from '../../../../src/adapters/residency/slot-residency.ts';
+import type { ResidencyEvent, ResidencyOptions } from '../../../../src/adapters/residency/types.ts';
+import type { AdapterGeneration } from '../../../../src/adapters/types.ts';
+import { LoramuxError } from '../../../../src/errors.ts';
+import { FakeAdapterNative } from '../../../support/fake-adapter-native.ts';
+import { FakeImages } from '../../../support/fake-images.ts';
+import { Random } from '../../../support/random.ts';
 
 const generation = (digest: string, residentBytes = 10): AdapterGeneration => ({
   digest,
