@@ -15,7 +15,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { nodeStoreFs, type StoreFs } from '../../src/adapters/store/store-fs.ts';
+import { type FileFacts, nodeStoreFs, type StoreFs } from '../../src/adapters/store/store-fs.ts';
 import type { Random } from './random.ts';
 
 /** How the chosen operation ends. */
@@ -31,9 +31,11 @@ export class CrashFs implements StoreFs {
   /** Changing operations so far. */
   operations = 0;
   crashed = false;
-  /** Number of the operation that fails, from 1. */
+  /** Number of the operation that fails, from 1; 0 for none. */
   faultAt = 0;
   fault: Fault = 'power-loss';
+  /** Operations that fail one after the other; a power loss fails all that follow. */
+  faults = 1;
   readonly #random: Random;
   readonly #backup = mkdtempSync(path.join(tmpdir(), 'loramux-crash-'));
   readonly #unsynced = new Set<string>();
@@ -76,6 +78,16 @@ export class CrashFs implements StoreFs {
   async size(file: string): Promise<number | undefined> {
     this.#refuseAfterCrash();
     return nodeStoreFs.size(file);
+  }
+
+  async facts(file: string): Promise<FileFacts | undefined> {
+    this.#refuseAfterCrash();
+    return nodeStoreFs.facts(file);
+  }
+
+  async touch(file: string, modifiedMs: number): Promise<void> {
+    this.#refuseAfterCrash();
+    return nodeStoreFs.touch(file, modifiedMs);
   }
 
   async readHead(file: string, bytes: number): Promise<Uint8Array> {
@@ -145,7 +157,8 @@ export class CrashFs implements StoreFs {
   async #change(work: () => Promise<void>, torn?: () => void): Promise<void> {
     this.#refuseAfterCrash();
     this.operations++;
-    if (this.operations !== this.faultAt) return work();
+    const sinceFault = this.operations - this.faultAt;
+    if (this.faultAt === 0 || sinceFault < 0 || sinceFault >= this.faults) return work();
     if (this.#random.chance(0.5)) torn?.();
     this.crashed = this.fault === 'power-loss';
     throw new Error(`operation ${this.operations} fails on purpose`);

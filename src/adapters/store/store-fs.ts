@@ -1,5 +1,11 @@
 /** The file operations of the store, few enough that a test can fail or tear each of them. */
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises';
+
+export interface FileFacts {
+  readonly bytes: number;
+  /** Of the last change of the content, or of `touch`; milliseconds since the epoch. */
+  readonly modifiedMs: number;
+}
 
 export interface StoreFs {
   /** With parents; nothing when it exists. */
@@ -7,6 +13,10 @@ export interface StoreFs {
   list(dir: string): Promise<string[]>;
   /** Size in bytes, undefined when there is no such file. */
   size(path: string): Promise<number | undefined>;
+  /** As `size`, with the time of the last change. */
+  facts(path: string): Promise<FileFacts | undefined>;
+  /** Sets that time; only a hint, so nothing is synced. */
+  touch(path: string, modifiedMs: number): Promise<void>;
   /** The first `bytes` bytes, or fewer when the file is shorter. */
   readHead(path: string, bytes: number): Promise<Uint8Array>;
   /** Creates; fails when it exists. Not durable before syncFile. */
@@ -25,14 +35,10 @@ export const nodeStoreFs: StoreFs = {
   },
   list: (dir) => readdir(dir),
   async size(path) {
-    try {
-      const found = await stat(path);
-      return found.isFile() ? found.size : undefined;
-    } catch (error) {
-      if (isMissing(error)) return undefined;
-      throw error;
-    }
+    return (await factsOf(path))?.bytes;
   },
+  facts: (path) => factsOf(path),
+  touch: (path, modifiedMs) => utimes(path, modifiedMs / 1000, modifiedMs / 1000),
   async readHead(path, bytes) {
     const file = await open(path, 'r');
     try {
@@ -65,6 +71,16 @@ export const nodeStoreFs: StoreFs = {
     await rm(path, { recursive: true, force: true });
   },
 };
+
+async function factsOf(path: string): Promise<FileFacts | undefined> {
+  try {
+    const found = await stat(path);
+    return found.isFile() ? { bytes: found.size, modifiedMs: found.mtimeMs } : undefined;
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw error;
+  }
+}
 
 /** fsync works through any descriptor of the file, also a read-only one, and on folders. */
 async function sync(path: string): Promise<void> {
