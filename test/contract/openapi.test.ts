@@ -15,11 +15,19 @@ import {
   TokenFrameSchema,
 } from '../../src/http/schemas/stream.ts';
 import { VERSION } from '../../src/version.ts';
-import { type TestServer, testServer } from '../unit/http/support.ts';
+import { replica, type TestServer, testServer } from '../unit/http/support.ts';
 import { bare, type Json, type JsonObject, type Operation, readOpenApi } from './openapi.ts';
 
+interface Parameters {
+  properties: Record<string, unknown>;
+  required?: string[];
+}
+
 interface RouteSchema {
-  params?: { properties: Record<string, unknown>; required: string[] };
+  params?: Parameters;
+  querystring?: Parameters;
+  headers?: Parameters;
+  consumes?: string[];
   body?: JsonObject & { content?: Record<string, { schema: JsonObject }> };
   response: Record<
     string,
@@ -33,6 +41,7 @@ let server: TestServer;
 
 beforeAll(async () => {
   server = await testServer();
+  server.adapters.fleet.push(replica('replica-1'), replica('replica-2'));
   const app = await buildApp(server.services, {
     onRoute: ({ method, url, schema }: RouteOptions) => {
       if (method === 'HEAD') return;
@@ -62,7 +71,8 @@ function bodiesOf(body: RouteSchema['body']): Record<string, Json> {
   );
 }
 
-const FORM = 'multipart/form-data';
+/** Where a parameter is, and which part of a route's schema says so. Headers have no case. */
+const PLACES = { path: 'params', query: 'querystring', header: 'headers' } as const;
 
 describe('openapi.yaml', () => {
   it('is of this version', () => {
@@ -82,20 +92,25 @@ describe('openapi.yaml', () => {
   });
 
   it.each(operations)('%s: parameters and bodies', (key, operation) => {
-    const { params, body } = routes.get(key)!;
-    const documented = Object.fromEntries(
-      (operation.parameters ?? []).map(({ name, schema }) => [name, bare(schema)]),
-    );
-    expect(documented).toEqual(bare(params?.properties ?? {}));
-    for (const parameter of operation.parameters ?? []) {
-      expect(parameter).toMatchObject({ in: 'path', required: true });
+    const route = routes.get(key)!;
+    const { parameters = [], requestBody } = operation;
+    for (const [place, part] of Object.entries(PLACES)) {
+      const here = parameters.filter((parameter) => parameter.in === place);
+      const nameOf = ({ name }: { name: string }) =>
+        place === 'header' ? name.toLowerCase() : name;
+      const documented = here.map((one) => [nameOf(one), bare(one.schema)]);
+      const own = route[part as keyof typeof route] as Parameters | undefined;
+      expect(Object.fromEntries(documented), place).toEqual(bare(own?.properties ?? {}));
+      for (const one of here) {
+        expect(one.required ?? false, one.name).toBe(own!.required?.includes(nameOf(one)) ?? false);
+      }
     }
-    const { [FORM]: form, ...content } = operation.requestBody?.content ?? {};
-    expect(
-      Object.fromEntries(Object.entries(content).map(([type, m]) => [type, bare(m.schema)])),
-    ).toEqual(bodiesOf(body));
-    const takesForms = (routes.get(key) as { consumes?: string[] }).consumes?.includes(FORM);
-    expect(form !== undefined).toBe(takesForms ?? false);
+    const types = Object.keys(requestBody?.content ?? {});
+    const bodies = bodiesOf(route.body);
+    expect(types).toEqual(route.consumes ?? Object.keys(bodies));
+    for (const [type, schema] of Object.entries(bodies)) {
+      expect(bare(requestBody?.content[type]?.schema), type).toEqual(schema);
+    }
   });
 
   it.each(operations)('%s: statuses, error codes and answers', (key, operation) => {
@@ -131,6 +146,11 @@ describe('openapi.yaml', () => {
 });
 
 describe('examples of openapi.yaml', () => {
+  /** The generations that the examples name, the current one last. */
+  const EXAMPLES = [
+    'c9f0f895fb98ab9159f51fd0297e236d1d5a6b7c8e9f0a1b2c3d4e5f60718293',
+    '8f14e45fceea167a5a36dedd4bea2543ba5e0d1f7c2d9b3a6e4f5d6c7b8a9012',
+  ];
   const examples: [string, JsonObject, Json][] = operations.flatMap(([key, operation]) => {
     const media = [
       ...Object.values(operation.requestBody?.content ?? {}),
@@ -163,7 +183,30 @@ describe('examples of openapi.yaml', () => {
     }
   });
 
-  it('are accepted by the server', async () => {
+  it('are accepted by the adapter routes', async () => {
+    const other = await testServer();
+    const { adapters } = other;
+    for (const [key, operation] of operations) {
+      const [method, path] = key.split(' ') as [string, string];
+      if (!/adapter/.test(path)) continue;
+      const { examples } = operation.requestBody?.content['application/json'] ?? {};
+      for (const [name, { value }] of Object.entries(examples ?? {})) {
+        // Two generations, the first of which is the one that the examples name.
+        adapters.entries.delete('subtract');
+        if (!/^\/(v1\/)?load/.test(path) || name === 'replace') adapters.seed('subtract', EXAMPLES);
+        const url = path.replace('{name}', 'subtract');
+        const response = await other.app.inject({
+          method: method.toUpperCase() as 'PUT',
+          url,
+          payload: value as object,
+        });
+        expect(response.statusCode, `${key} ${name}: ${response.body}`).toBeLessThan(300);
+      }
+    }
+    await other.close();
+  });
+
+  it('are accepted by the completions', async () => {
     const { content } = document.paths['/v1/completions']!.post!.requestBody!;
     for (const { value } of Object.values(content['application/json']!.examples!)) {
       const payload = { ...(value as JsonObject), model: 'base' };
@@ -198,6 +241,7 @@ describe('answers of the server', () => {
     });
   }
 
+  const LORA = { lora_name: 'sub', lora_path: 'folder' };
   const body = { model: 'sub', prompt: 'Q', logprobs: 2, echo: true, n: 2 };
   it.each([
     ['/v1/completions', 'post', '/v1/completions', 200, body],
@@ -211,7 +255,39 @@ describe('answers of the server', () => {
     ['/v1/adapters/{name}', 'put', '/v1/adapters/other', 201, { path: 'folder' }],
     ['/v1/adapters/{name}', 'put', '/v1/adapters/other', 200, { path: 'folder' }],
     ['/v1/adapters/{name}', 'put', '/v1/adapters/other', 403, { path: '/folder' }],
+    ['/v1/adapters/{name}/generations', 'get', '/v1/adapters/other/generations', 200, undefined],
+    ['/v1/adapters/{name}/generations', 'get', '/v1/adapters/nobody/generations', 404, undefined],
+    ['/v1/adapters/{name}', 'put', '/v1/adapters/other', 200, { repo: 'org/other' }],
+    ['/v1/adapters/{name}', 'put', '/v1/adapters/other?canary_weight=.25', 200, { path: 'folder' }],
+    ['/v1/adapters/{name}', 'get', '/v1/adapters/other', 200, undefined],
+    ['/v1/adapters/{name}/generations', 'get', '/v1/adapters/other/generations', 200, undefined],
+    ['/v1/adapters/{name}/split', 'delete', '/v1/adapters/other/split', 200, undefined],
+    ['/v1/adapters/{name}/split', 'delete', '/v1/adapters/nobody/split', 404, undefined],
+    ['/v1/adapters/{name}/split', 'put', '/v1/adapters/other/split', 400, { weight: 0.5 }],
+    [
+      '/v1/adapters/{name}/split',
+      'put',
+      '/v1/adapters/other/split',
+      404,
+      { generation: 'f'.repeat(64), weight: 0.5 },
+    ],
+    ['/v1/adapters/{name}/rollback', 'post', '/v1/adapters/other/rollback', 200, undefined],
+    ['/v1/adapters/{name}/rollback', 'post', '/v1/adapters/sub/rollback', 404, {}],
+    ['/v1/adapters/{name}/load', 'post', '/v1/adapters/other/load', 200, { pinned: true }],
+    ['/v1/adapters/{name}/load', 'post', '/v1/adapters/nobody/load', 404, undefined],
+    ['/v1/adapters/{name}/evict', 'post', '/v1/adapters/other/evict', 409, undefined],
+    ['/v1/adapters/{name}/unpin', 'post', '/v1/adapters/other/unpin', 200, undefined],
+    ['/v1/adapters/{name}/evict', 'post', '/v1/adapters/other/evict', 200, {}],
+    ['/v1/adapters/{name}/pin', 'post', '/v1/adapters/other/pin', 200, undefined],
+    ['/v1/adapters/{name}', 'delete', '/v1/adapters/other?now', 400, undefined],
     ['/v1/adapters/{name}', 'delete', '/v1/adapters/other', 200, undefined],
+    ['/v1/replicas', 'get', '/v1/replicas', 200, undefined],
+    ['/v1/load_lora_adapter', 'post', '/v1/load_lora_adapter', 400, LORA],
+    ['/v1/unload_lora_adapter', 'post', '/v1/unload_lora_adapter', 404, { lora_name: 'nobody' }],
+    ['/load_lora_adapter', 'post', '/load_lora_adapter', 200, { ...LORA, lora_name: 'x' }],
+    ['/load_lora_adapter', 'post', '/load_lora_adapter', 400, LORA],
+    ['/unload_lora_adapter', 'post', '/unload_lora_adapter', 200, { lora_name: 'x' }],
+    ['/unload_lora_adapter', 'post', '/unload_lora_adapter', 400, { lora_name: 'x' }],
     ['/health', 'get', '/health', 200, undefined],
   ] as const)('%s %s (%s) %i', async (path, method, url, status, payload) => {
     const response = await server.app.inject({
@@ -224,5 +300,24 @@ describe('answers of the server', () => {
     const schema = schemaOf(path, method, status);
     expect(Schema.Errors(schema, answer)[1]).toEqual([]);
     expect(undocumented(answer, schema)).toEqual([]);
+    const { headers = {} } = document.paths[path]![method]!.responses[status]!;
+    for (const header of Object.keys(headers)) {
+      expect(response.headers[header.toLowerCase()], header).toBeDefined();
+    }
+  });
+
+  it('tells the current generation when a condition does not hold', async () => {
+    const response = await server.app.inject({
+      method: 'PUT',
+      url: '/v1/adapters/sub',
+      headers: { 'if-match': '"other"' },
+      payload: { path: 'folder' },
+    });
+    expect(response.statusCode).toBe(412);
+    const schema = schemaOf('/v1/adapters/{name}', 'put', 412);
+    const answer = response.json();
+    expect(Schema.Errors(schema, answer)[1]).toEqual([]);
+    expect(undocumented(answer, schema)).toEqual([]);
+    expect(response.headers.etag).toBe(`"${answer.error.current_generation}"`);
   });
 });

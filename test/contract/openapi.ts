@@ -16,11 +16,16 @@ export interface MediaType {
 
 export interface Operation {
   operationId: string;
-  parameters?: { name: string; in: string; required: boolean; schema: JsonObject }[];
+  parameters?: { name: string; in: string; required?: boolean; schema: JsonObject }[];
   requestBody?: { required: boolean; content: Record<string, MediaType> };
   responses: Record<
     string,
-    { description: string; 'x-codes'?: string[]; content?: Record<string, MediaType> }
+    {
+      description: string;
+      headers?: Record<string, JsonObject>;
+      'x-codes'?: string[];
+      content?: Record<string, MediaType>;
+    }
   >;
   'x-websocket'?: {
     client: JsonObject[];

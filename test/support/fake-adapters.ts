@@ -89,6 +89,13 @@ export class FakeAdapters implements AdapterService {
     for (const name of ['sub', 'mul']) this.#write(this.#created(name, sha256(name), 'upload'));
   }
 
+  /** Registers a name with these generations, the last of which is current. */
+  seed(name: string, digests: readonly string[]): AdapterRecord {
+    const generations = digests.map((digest) => kept(digest, 'upload', EPOCH_S)).reverse();
+    const entry = this.#created(name, digests.at(-1)!, 'upload');
+    return this.#write({ ...entry, generations });
+  }
+
   #created(name: string, digest: string, source: string): NameEntry {
     return {
       name,

@@ -4,12 +4,14 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { FastifyInstance } from 'fastify';
+import type { ReplicaInfo } from '../../../src/adapters/registry/types.ts';
 import { createGenerator } from '../../../src/generation/generator.ts';
 import { buildApp } from '../../../src/http/app.ts';
 import type { HttpConfig, HttpServices, Lifecycle } from '../../../src/http/services.ts';
 import { createMetrics, type Metrics } from '../../../src/metrics/metrics.ts';
-import { FakeAdapters, FakeResidencyControl } from '../../support/fake-adapters.ts';
+import { FakeAdapters, FakeResidencyControl, sha256 } from '../../support/fake-adapters.ts';
 import { FakeEngine, type FakeEngineOptions, repeating } from '../../support/fake-engine.ts';
+import { fakeSources } from '../../support/metrics-sources.ts';
 import { characters, codes, EOS } from '../generation/support.ts';
 
 export const CONFIG: HttpConfig = {
@@ -27,6 +29,21 @@ export const CONFIG: HttpConfig = {
   remoteSources: true,
   redisAtStart: 'wait',
 };
+
+/** A member of the fleet; the server of the tests is replica-1. */
+export const replica = (id: string): ReplicaInfo => ({
+  id,
+  url: 'http://10.0.0.7:8000',
+  version: '0.0.0-test',
+  model: 'base',
+  startedAtMs: 1_700_000_000_500,
+  updatedAtMs: 1_700_000_001_500,
+  slots: 4,
+  revision: 2,
+  requestsRunning: 1,
+  requestsWaiting: 0,
+  adapters: [{ generation: sha256('sub'), names: ['sub'], level: 'device', pinned: false }],
+});
 
 export interface TestServer {
   readonly app: FastifyInstance;
@@ -54,19 +71,11 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   const engine = new FakeEngine({ script, ...options.engine });
   const adapters = new FakeAdapters(uploadDir);
   const residency = new FakeResidencyControl();
-  const adapterStats = () => ({
-    registered: adapters.entries.size,
-    resident: 1,
-    slots: 4,
-    residentBytes: 1024,
-    loads: 1,
-    loadFailures: 0,
-    evictions: 0,
-  });
+  const adapterStats = () => ({ registered: adapters.entries.size, resident: 1, slots: 4 });
   const metrics = createMetrics({
     maxAdapterLabels: 10,
     engine: () => engine.stats(),
-    adapters: adapterStats,
+    adapters: fakeSources({ has: (name) => adapters.get(name) !== undefined }),
   });
   const lifecycle: Lifecycle = { draining: false };
   const services: HttpServices = {
