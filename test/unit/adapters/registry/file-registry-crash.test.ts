@@ -39,6 +39,9 @@ const SCENARIO: readonly Step[] = [
   put('c', 'one'),
 ];
 
+/** Leaves no file behind that remembers the revisions. */
+const COME_AND_GO: readonly Step[] = [put('a', 'one'), remove('a'), put('a', 'two'), remove('a')];
+
 /** Entry as text by name. */
 type Names = Readonly<Record<string, string>>;
 
@@ -122,45 +125,51 @@ function faultyPlay(fault: Fault, faultAt: number, faults: number, seed: number)
   return new Play(temp.fresh(), fs);
 }
 
-/** Changing operations of the whole scenario, without a fault. */
-async function countOperations(): Promise<number> {
+/** Changing operations of all steps, without a fault. */
+async function countOperations(steps: readonly Step[]): Promise<number> {
   const play = faultyPlay('error', 0, 1, 0);
   await play.open();
-  for (const step of SCENARIO) expect(await play.perform(step)).toBe('done');
+  for (const step of steps) expect(await play.perform(step)).toBe('done');
   await play.end();
   return play.fs.operations;
 }
 
 describe('the embedded registry', () => {
-  it('keeps what was acknowledged through a power loss at every operation', async () => {
-    const operations = await countOperations();
-    expect(operations).toBeGreaterThan(30);
-    for (let faultAt = 1; faultAt <= operations; faultAt++) {
-      for (let seed = 1; seed <= 3; seed++) {
-        const context = `fault at ${faultAt}, seed ${seed}`;
-        const play = faultyPlay('power-loss', faultAt, 1, seed);
-        let names: Names = {};
-        let maybe: Names = {};
-        if (await play.open()) {
-          for (const step of SCENARIO) {
-            const outcome = await play.perform(step);
-            if (outcome === 'done') names = applied(names, step);
-            maybe = outcome === 'unknown' ? applied(names, step) : names;
-            if (outcome !== 'done') break;
+  it.each([
+    ['many names', SCENARIO],
+    ['one that comes and goes', COME_AND_GO],
+  ])(
+    'keeps what was acknowledged through a power loss at every operation: %s',
+    async (_, steps) => {
+      const operations = await countOperations(steps);
+      expect(operations).toBeGreaterThan(steps.length * 2);
+      for (let faultAt = 1; faultAt <= operations; faultAt++) {
+        for (let seed = 1; seed <= 3; seed++) {
+          const context = `fault at ${faultAt}, seed ${seed}`;
+          const play = faultyPlay('power-loss', faultAt, 1, seed);
+          let names: Names = {};
+          let maybe: Names = {};
+          if (await play.open()) {
+            for (const step of steps) {
+              const outcome = await play.perform(step);
+              if (outcome === 'done') names = applied(names, step);
+              maybe = outcome === 'unknown' ? applied(names, step) : names;
+              if (outcome !== 'done') break;
+            }
           }
+          await play.end();
+          expect([names, maybe], context).toContainEqual(await inspect(play.root, play.largest));
         }
-        await play.end();
-        expect([names, maybe], context).toContainEqual(await inspect(play.root, play.largest));
       }
-    }
-  });
+    },
+  );
 
   it('keeps what was acknowledged when changes run at the same time', async () => {
     const byName = new Map<string, Step[]>();
     for (const step of SCENARIO) {
       byName.set(step.name, [...(byName.get(step.name) ?? []), step]);
     }
-    const operations = await countOperations();
+    const operations = await countOperations(SCENARIO);
     for (let faultAt = 1; faultAt <= operations; faultAt++) {
       for (let seed = 1; seed <= 3; seed++) {
         const play = faultyPlay('power-loss', faultAt, 1, seed);
@@ -190,7 +199,7 @@ describe('the embedded registry', () => {
   });
 
   it('keeps memory and disk alike when operations fail, and goes on when they work', async () => {
-    const operations = await countOperations();
+    const operations = await countOperations(SCENARIO);
     const seen = { done: 0, unchanged: 0, unknown: 0 };
     for (let faultAt = 1; faultAt <= operations; faultAt++) {
       for (const faults of [1, 2, 3, 5]) {
