@@ -37,13 +37,57 @@ export const ENGINE_GAUGES = {
 
 export const ADAPTER_GAUGES = {
   registered: ['adapters_registered', 'Adapters with a name.'],
+  damaged: ['adapters_damaged', 'Names whose stored content failed its check.'],
+  generations: ['adapter_generations', 'Distinct contents that names and requests keep.'],
+  storedBytes: ['adapter_stored_bytes', 'Bytes of their files.'],
   resident: ['adapters_resident', 'Adapters in a slot of the native session.'],
+  inUse: ['adapters_in_use', 'Resident adapters that the batch uses.'],
+  pinned: ['adapters_pinned', 'Adapters that are kept in their slot, loaded or on their way.'],
+  loading: ['adapters_loading', 'Adapters on their way into a slot.'],
+  waiting: ['adapters_waiting', 'Adapters that wait for a slot.'],
   slots: ['adapter_slots', 'Adapter slots of the native session.'],
   residentBytes: ['adapter_resident_bytes', 'Bytes of resident adapters.'],
+  memoryBytes: ['adapter_memory_bytes', 'Bytes that resident adapters may take.'],
+  hostEntries: ['adapters_host', 'Adapters in host memory.'],
+  hostBytes: ['adapter_host_bytes', 'Bytes of adapters in host memory.'],
+  hostMaxBytes: ['adapter_host_max_bytes', 'Bytes that adapters in host memory may take.'],
+  diskFiles: ['adapters_disk', 'Adapter files on local disk.'],
+  diskBytes: ['adapter_disk_bytes', 'Bytes of adapter files on local disk.'],
 } as const;
 
 export const ADAPTER_COUNTERS = {
-  loads: ['adapter_loads_total', 'Adapters loaded into a slot.'],
+  hits: ['adapter_hits_total', 'Requests admitted whose adapter was resident.'],
+  misses: ['adapter_misses_total', 'Requests that had to wait for the load of their adapter.'],
   loadFailures: ['adapter_load_failures_total', 'Adapter loads that failed.'],
   evictions: ['adapter_evictions_total', 'Adapters evicted from a slot.'],
+  hostHits: ['adapter_host_hits_total', 'Loads that found their adapter in host memory.'],
+  diskEvictions: [
+    'adapter_disk_evictions_total',
+    'Adapter files removed from local disk for room.',
+  ],
 } as const;
+
+export const REGISTRY_GAUGES = {
+  lag: ['registry_lag_seconds', 'Time since what is known of the registry was last complete.'],
+} as const;
+
+export const REGISTRY_COUNTERS = {
+  reconciles: ['registry_reconciles_total', 'Complete readings of the registry.'],
+  events: ['registry_events_total', 'Notices of changes of the registry.'],
+  errors: ['registry_errors_total', 'Commands to the registry that failed.'],
+} as const;
+
+/** One series per state, of which exactly one is 1. */
+export const REGISTRY_STATES = ['connecting', 'ok', 'degraded', 'lost'] as const;
+
+/** Where a load found its bytes. */
+export const LOAD_TIERS = ['host', 'disk', 'registry'] as const;
+
+/** Levels of adapters in memory. */
+export const MEMORY_LEVELS = ['device', 'host'] as const;
+
+/** Names that lead to one generation and get a sample each; the rest of them do not. */
+export const NAMES_PER_GENERATION_MAX = 8;
+
+/** Names listed in one label of `lora_requests_info`. */
+export const INFO_NAMES_MAX = 256;

@@ -25,7 +25,7 @@ export interface Answer {
 /** Answers all questions at once, greedily, end-of-sequence tokens included. */
 export type Ask = (questions: readonly Question[]) => Promise<Answer[]>;
 
-const NO_OBSERVER = { prompt() {}, token() {}, end() {} };
+const NO_OBSERVER = { prompt() {}, scheduled() {}, token() {}, end() {} };
 
 function requestOf(question: Question, model: string): GenerationRequest {
   return {

@@ -75,7 +75,10 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   const metrics = createMetrics({
     maxAdapterLabels: 10,
     engine: () => engine.stats(),
-    adapters: fakeSources({ has: (name) => adapters.get(name) !== undefined }),
+    adapters: fakeSources({
+      service: () => adapters.stats(),
+      has: (name) => adapters.get(name) !== undefined,
+    }),
   });
   const lifecycle: Lifecycle = { draining: false };
   const services: HttpServices = {
