@@ -4,6 +4,7 @@
  */
 import { LoramuxError } from '../../errors.ts';
 import { CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE } from './source-dir.ts';
+import { isDiskError } from './work-files.ts';
 
 export interface ArchiveLimits {
   /** Bytes of adapter_model.safetensors. */
@@ -217,8 +218,7 @@ export function invalid(what: string, cause?: unknown): LoramuxError {
  */
 export function readingError(error: unknown, signal: AbortSignal): unknown {
   if (signal.aborted) return signal.reason;
-  if (error instanceof LoramuxError) return error;
-  if (error instanceof Error && 'syscall' in error) return error;
+  if (error instanceof LoramuxError || isDiskError(error)) return error;
   const what = error instanceof Error ? error.message : String(error);
   return invalid(quote(what), error);
 }

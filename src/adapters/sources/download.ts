@@ -2,20 +2,7 @@
 import { createHash } from 'node:crypto';
 import { LoramuxError } from '../../errors.ts';
 import { type GuardedResponse, shownUrl, transferError } from './guarded-http.ts';
-import { type WorkFiles, writeAll } from './work-files.ts';
-
-/** Codes that sockets do not fail with. */
-const DISK_ERRORS = new Set([
-  'ENOSPC',
-  'EDQUOT',
-  'EIO',
-  'EROFS',
-  'EFBIG',
-  'ENOENT',
-  'EACCES',
-  'EMFILE',
-  'ENFILE',
-]);
+import { isDiskError, type WorkFiles, writeAll } from './work-files.ts';
 
 export interface Downloaded {
   readonly path: string;
@@ -53,7 +40,7 @@ export async function download(
   } catch (error) {
     body.destroy();
     // A full disk is no fault of the source.
-    if (!signal.aborted && error instanceof Error && isDiskError(error)) throw error;
+    if (!signal.aborted && isDiskError(error)) throw error;
     throw transferError(error, url, signal);
   }
 }
@@ -83,8 +70,4 @@ export async function readText(
     body.destroy();
     throw transferError(error, url, signal);
   }
-}
-
-function isDiskError(error: Error): boolean {
-  return DISK_ERRORS.has((error as NodeJS.ErrnoException).code ?? '');
 }

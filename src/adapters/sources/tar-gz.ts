@@ -59,7 +59,10 @@ export async function extractTarGz(
     }
     if (bytes !== size) throw invalid(`${quote(header.name)} is cut off`);
   };
+  // Both fail together with the pipeline, which reports it; each would end the process by itself.
+  reader.on('error', () => undefined);
   reader.on('entry', (header, chunks, next) => {
+    chunks.on('error', () => undefined);
     // Made by the reader from buffers, which its types do not tell.
     handling = handle(header, chunks as AsyncIterable<unknown> as AsyncIterable<Uint8Array>);
     // A failure goes to the reader, and with it to the pipeline.

@@ -8,6 +8,19 @@ export type OnWarning = (message: string, error: unknown) => void;
 /** Only the server's own user reads what was fetched. */
 const FILE_MODE = 0o600;
 
+/** Codes that sockets do not fail with. */
+const DISK_ERRORS = new Set([
+  'ENOSPC',
+  'EDQUOT',
+  'EIO',
+  'EROFS',
+  'EFBIG',
+  'ENOENT',
+  'EACCES',
+  'EMFILE',
+  'ENFILE',
+]);
+
 export class WorkFiles {
   readonly #workDir: string;
   readonly #onWarning: OnWarning;
@@ -59,4 +72,9 @@ export async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<voi
     const result = await file.write(bytes, written, bytes.length - written);
     written += result.bytesWritten;
   }
+}
+
+/** Whether an error is one of the local disk, and so not the fault of what is read. */
+export function isDiskError(error: unknown): boolean {
+  return error instanceof Error && DISK_ERRORS.has((error as NodeJS.ErrnoException).code ?? '');
 }

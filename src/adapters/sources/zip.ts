@@ -22,7 +22,7 @@ import {
   unsafe,
 } from './archive-contents.ts';
 import { FileReader } from './file-reader.ts';
-import { type WorkFiles, writeAll } from './work-files.ts';
+import { isDiskError, type WorkFiles, writeAll } from './work-files.ts';
 
 const END_BYTES = 22;
 const END_DIRECTORY_BYTES = 12;
@@ -41,6 +41,9 @@ const FLAG_ENCRYPTED = 0x1;
 const FLAG_SIZES_AFTER_DATA = 0x8;
 const FLAG_MASKED_HEADERS = 0x2000;
 const FIELD_IN_ZIP64 = 0xffffffff;
+
+/** What yauzl says of an entry before it is seen here. */
+const STRONG_ENCRYPTION = 'strong encryption is not supported';
 
 /** Upper half of the external attributes: a Unix mode. */
 const MODE_TYPE = 0o170000;
@@ -78,7 +81,8 @@ export async function extractZip(
       weightsPath: await unpack(file, 'weights', found.weights, work, signal),
     };
   } catch (error) {
-    throw readingError(error, signal);
+    const isStrong = error instanceof Error && error.message === STRONG_ENCRYPTION;
+    throw readingError(isStrong ? unsafe('an entry is encrypted') : error, signal);
   } finally {
     await handle.close();
   }
@@ -230,6 +234,7 @@ async function unpack(
   return work.write(suffix, async (target) => {
     let bytes = 0;
     let sum = 0;
+    let failure: unknown;
     const write = async (chunks: AsyncIterable<Uint8Array>) => {
       for await (const chunk of chunks) {
         bytes += chunk.length;
@@ -239,10 +244,21 @@ async function unpack(
         await writeAll(target, chunk);
       }
     };
+    // Kept aside: the pipeline may report the end of its other streams instead.
+    const sink = (chunks: AsyncIterable<Uint8Array>) =>
+      write(chunks).catch((error) => {
+        failure = error;
+        throw error;
+      });
     if (compressedSize > 0) {
       const source = createReadStream(file, { start, end: start + compressedSize - 1 });
-      if (method === STORED) await pipeline(source, write, { signal });
-      else await pipeline(source, createInflateRaw(), write, { signal });
+      const unpacking =
+        method === STORED
+          ? pipeline(source, sink, { signal })
+          : pipeline(source, createInflateRaw(), sink, { signal });
+      await unpacking.catch((error) => {
+        throw failure instanceof LoramuxError || isDiskError(failure) ? failure : error;
+      });
     }
     if (bytes !== uncompressedSize) throw invalid(`${quote(name)} has fewer bytes than it says`);
     if (sum !== entry.crc32) throw invalid(`the checksum of ${quote(name)} is wrong`);
