@@ -15,6 +15,8 @@ export interface TcpProxy {
   cut(): void;
   /** Closes every connection and answers new ones with a reset. */
   refuse(): void;
+  /** When this many more bytes came from a side, `action` is called before the rest goes on. */
+  after(side: 'client' | 'server', bytes: number, action: () => void): void;
   /** As at the start; what was held back is passed on. */
   restore(): void;
   readonly connections: number;
@@ -30,10 +32,24 @@ interface Pipe {
 export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
   let mode: Mode = 'pass';
   let delayMs = 0;
+  let trigger: { side: 'client' | 'server'; bytes: number; action: () => void } | undefined;
+  const count = (side: 'client' | 'server', bytes: number) => {
+    if (trigger?.side !== side) return;
+    trigger.bytes -= bytes;
+    if (trigger.bytes > 0) return;
+    const { action } = trigger;
+    trigger = undefined;
+    action();
+  };
   const sockets = new Set<net.Socket>();
   const pipes = new Set<Pipe>();
 
-  const connect = (from: net.Socket, to: net.Socket, held: () => boolean) => {
+  const connect = (
+    side: 'client' | 'server',
+    from: net.Socket,
+    to: net.Socket,
+    held: () => boolean,
+  ) => {
     const waiting: Buffer[] = [];
     const flush = () => {
       while (waiting.length > 0 && !held()) to.write(waiting.shift()!);
@@ -41,6 +57,7 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
     const pipe = { flush };
     pipes.add(pipe);
     from.on('data', (bytes: Buffer) => {
+      count(side, bytes.length);
       const deliver = () => {
         waiting.push(bytes);
         flush();
@@ -64,8 +81,8 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
     }
     const upstream = net.connect(targetPort, '127.0.0.1');
     sockets.add(client).add(upstream);
-    connect(client, upstream, () => mode === 'stall');
-    connect(upstream, client, () => mode === 'stall' || mode === 'stall-answers');
+    connect('client', client, upstream, () => mode === 'stall');
+    connect('server', upstream, client, () => mode === 'stall' || mode === 'stall-answers');
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -85,7 +102,11 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
       mode = 'refuse';
       cut();
     },
+    after: (side, bytes, action) => {
+      trigger = { side, bytes, action };
+    },
     restore: () => {
+      trigger = undefined;
       mode = 'pass';
       delayMs = 0;
       for (const pipe of pipes) pipe.flush();

@@ -74,7 +74,8 @@ export class DirectoryBlobs implements BlobStore {
       await this.#guard('upload', syncFolder(path.dirname(target)));
       await this.#guard('upload', syncFolder(this.#dir));
     } catch (error) {
-      rm(part, { force: true }).catch(() => undefined);
+      // When this fails too, `remove` of the location takes it.
+      await this.#guard('upload', rm(part, { force: true })).catch(() => undefined);
       throw error;
     } finally {
       await source.handle.close();
