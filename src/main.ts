@@ -34,7 +34,15 @@ function stopSignal(): Promise<void> {
  */
 export async function runServer(config: Config, hooks: ServerHooks = {}): Promise<void> {
   const stop = stopSignal();
-  const server = await createServer(config, hooks);
+  const abort = new AbortController();
+  void stop.then(() => abort.abort());
+  let server: LoramuxServer;
+  try {
+    server = await createServer(config, { ...hooks, signal: abort.signal });
+  } catch (error) {
+    if (abort.signal.aborted) return;
+    throw error;
+  }
   process.stdout.write(`${readyLine(server)}\n`);
   await stop;
   await server.close();

@@ -9,9 +9,12 @@ import { copyFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import {
+  type AdapterRegistry,
   type AdapterService,
   createAdapterService,
   createResidency,
+  type FleetOptions,
+  type ResidencyEvent,
   type SlotResidency,
 } from './adapters/index.ts';
 import { KV_BLOCK_TOKENS, planKvCache, splitAdapter } from './config/relations.ts';
@@ -31,7 +34,7 @@ export interface Runtime {
   readonly imported: ImportedModel;
   readonly tokenizer: Tokenizer;
   readonly session: NativeSession;
-  readonly adapters: AdapterService;
+  readonly adapters: AdapterRegistry;
   readonly residency: SlotResidency;
   readonly engine: RunningEngine;
 }
@@ -41,14 +44,18 @@ export interface RuntimeHooks {
   readonly onPhase?: (phase: string) => void;
   /** Something went wrong that no request can be told about. */
   readonly onWarning?: (message: string, error: unknown) => void;
+  /** Told of loads and evictions; must be quick. */
+  readonly onResidency?: (event: ResidencyEvent) => void;
 }
 
 /** Registers the adapters of --adapter; their folders need not lie under the adapter root. */
 export async function preloadAdapters(
   adapters: AdapterService,
   entries: readonly string[],
+  signal?: AbortSignal,
 ): Promise<void> {
   for (const entry of entries) {
+    if (signal?.aborted) throw new LoramuxError('shutting_down', 'The start was given up.');
     const { name, folder } = splitAdapter(entry);
     const files = ['adapter_config.json', 'adapter_model.safetensors'].map((file) => ({
       from: path.join(folder, file),
@@ -78,18 +85,15 @@ export async function preloadAdapters(
   }
 }
 
-/** The adapter store and the slots of the session. */
+/** The adapter registry and the slots of the session. */
 async function openAdapters(
   config: Config,
-  base: {
-    modelName: string;
-    imported: ImportedModel;
-    session: NativeSession;
-    onWarning: (message: string, error: unknown) => void;
-  },
+  base: { modelName: string; imported: ImportedModel; session: NativeSession },
+  hooks: Required<Pick<RuntimeHooks, 'onWarning' | 'onResidency'>>,
   teardown: Teardown,
 ): Promise<Pick<Runtime, 'adapters' | 'residency'>> {
-  const { modelName, imported, session, onWarning } = base;
+  const { modelName, imported, session } = base;
+  const { onWarning, onResidency } = hooks;
   const maxResidentBytes = config.adapterMemoryMb * MIB;
   const adapters = await createAdapterService({
     dataDir: path.resolve(config.dataDir),
@@ -97,9 +101,20 @@ async function openAdapters(
     baseModelName: modelName,
     modules: imported.metadata.modules,
     maxResidentBytes,
+    hostCacheBytes: config.hostCacheMb * MIB,
     maxAdapters: config.maxAdapters,
+    maxGenerations: config.maxGenerations,
     maxAdapterBytes: config.maxAdapterMb * MIB,
     maxRank: config.maxLoraRank,
+    maxArchiveEntries: config.maxArchiveEntries,
+    sources: {
+      remote: config.remoteSources,
+      allowPrivate: config.allowPrivateSources,
+      hubEndpoint: config.hubEndpoint,
+      hubToken: config.hubToken,
+      timeoutMs: config.sourceTimeoutMs,
+    },
+    fleet: fleetOf(config),
     onWarning,
   });
   teardown.add(() => adapters.close());
@@ -109,16 +124,43 @@ async function openAdapters(
     images: adapters,
     maxSlots: config.maxLoras,
     maxBytes: maxResidentBytes,
+    maxConcurrentLoads: config.maxConcurrentLoads,
     onEvent: (event) => {
+      onResidency(event);
       if (event.kind === 'load_failed' || event.kind === 'free_refused') {
         onWarning(`adapter ${event.digest}: ${event.kind}`, event.error);
+      } else if (event.kind === 'pin_left_out') {
+        onWarning(`adapter ${event.digest} is pinned and not kept resident`, event.reason);
       }
     },
   });
   // Before the session, whose memory the loads write.
   teardown.add(() => residency.close());
-
+  const pin = () => residency.setPins(adapters.pinnedGenerations());
+  adapters.onChange(pin);
+  pin();
   return { adapters, residency };
+}
+
+/** The shared registry, if one is configured. */
+function fleetOf(config: Config): FleetOptions | undefined {
+  if (config.redisUrl === undefined) return undefined;
+  return {
+    redisUrl: config.redisUrl,
+    prefix: config.redisPrefix,
+    schemaVersion: config.redisSchemaVersion,
+    atStart: config.redisAtStart,
+    timeoutMs: config.redisTimeoutMs,
+    waitReplicas: config.redisWaitReplicas,
+    reconcileMs: config.registryReconcileMs,
+    replicaTtlMs: config.replicaTtlMs,
+    blobStore: config.blobStore,
+    redisBlobBytes: config.redisBlobMb * MIB,
+    blobGraceMs: config.blobGraceMs,
+    diskCacheBytes: config.diskCacheMb * MIB,
+    s3Endpoint: config.s3Endpoint,
+    s3PathStyle: config.s3PathStyle,
+  };
 }
 
 /**
@@ -130,7 +172,7 @@ export async function createRuntime(
   hooks: RuntimeHooks,
   teardown: Teardown,
 ): Promise<Runtime> {
-  const { onPhase = () => {}, onWarning = () => {} } = hooks;
+  const { onPhase = () => {}, onWarning = () => {}, onResidency = () => {} } = hooks;
   const modelDir = path.resolve(config.model);
   const modelName = config.servedModelName ?? path.basename(modelDir);
   onPhase('reading the model');
@@ -157,7 +199,8 @@ export async function createRuntime(
   onPhase('opening the adapter store');
   const { adapters, residency } = await openAdapters(
     config,
-    { modelName, imported, session, onWarning },
+    { modelName, imported, session },
+    { onWarning, onResidency },
     teardown,
   );
 

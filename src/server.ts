@@ -8,6 +8,7 @@
  */
 import type { AddressInfo } from 'node:net';
 import type { FastifyInstance } from 'fastify';
+import type { ResidencyEvent } from './adapters/index.ts';
 import type { Config } from './config/schema.ts';
 import { LoramuxError } from './errors.ts';
 import { createGenerator } from './generation/generator.ts';
@@ -15,6 +16,7 @@ import { buildApp } from './http/app.ts';
 import { KIB, type Lifecycle } from './http/services.ts';
 import { type AdapterStats, createMetrics } from './metrics/metrics.ts';
 import type { NativeSessionInfo } from './native/index.ts';
+import { adaptersInMemory, drawReplicaId, Replica } from './replica.ts';
 import { createRuntime, preloadAdapters } from './runtime.ts';
 import { Teardown } from './teardown.ts';
 import { VERSION } from './version.ts';
@@ -37,6 +39,8 @@ export interface LoramuxServer {
 export interface ServerHooks {
   /** Told what is being done while the server starts. */
   readonly onPhase?: (phase: string) => void;
+  /** Gives up starting: `createServer` rejects with shutting_down, nothing left behind. */
+  readonly signal?: AbortSignal;
 }
 
 async function listen(app: FastifyInstance, config: Config): Promise<string> {
@@ -75,16 +79,32 @@ export async function createServer(
 ): Promise<LoramuxServer> {
   const teardown = new Teardown();
   try {
-    return await build(config, hooks.onPhase ?? (() => {}), teardown);
+    const { onPhase = () => {}, signal = new AbortController().signal } = hooks;
+    return await build(config, { onPhase, signal }, teardown);
   } catch (error) {
     await teardown.run().catch(() => {});
     throw error;
   }
 }
 
+/** Settles as `work` does, or rejects when the signal is given before. */
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  const given = new AbortController();
+  const aborted = new Promise<never>((_, reject) => {
+    const stop = () => reject(new LoramuxError('shutting_down', 'The start was given up.'));
+    if (signal.aborted) stop();
+    else signal.addEventListener('abort', stop, { signal: given.signal });
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    given.abort();
+  }
+}
+
 async function build(
   config: Config,
-  onPhase: (phase: string) => void,
+  { onPhase, signal }: Required<ServerHooks>,
   teardown: Teardown,
 ): Promise<LoramuxServer> {
   let log: FastifyInstance['log'] | undefined;
@@ -92,21 +112,34 @@ async function build(
     if (log === undefined) process.emitWarning(`${message}: ${String(error)}`);
     else log.warn({ err: error }, message);
   };
-  const runtime = await createRuntime(config, { onPhase, onWarning }, teardown);
+  let onResidency: (event: ResidencyEvent) => void = () => {};
+  const runtime = await createRuntime(
+    config,
+    { onPhase, onWarning, onResidency: (event) => onResidency(event) },
+    teardown,
+  );
   const { modelName, imported, tokenizer, session, adapters, residency, engine } = runtime;
 
   const adapterStats = (): AdapterStats => {
-    const stats = residency.stats();
-    return { ...stats, registered: adapters.list().length, slots: stats.maxSlots };
+    const { resident, maxSlots } = residency.stats();
+    return { registered: adapters.stats().names, resident, slots: maxSlots };
   };
   const metrics = createMetrics({
     maxAdapterLabels: config.maxAdapterLabels,
     engine: () => engine.stats(),
-    adapters: adapterStats,
+    adapters: {
+      service: () => adapters.stats(),
+      residency: () => residency.stats(),
+      inMemory: () => adaptersInMemory(adapters, residency),
+      registry: () => adapters.registry(),
+      namesOf: (digest) => adapters.namesOf(digest),
+      has: (name) => adapters.get(name) !== undefined,
+    },
   });
   teardown.add(() => metrics.close());
 
   const lifecycle: Lifecycle = { draining: false };
+  const replicaId = config.replicaId ?? drawReplicaId();
   const app = await buildApp({
     config,
     model: { name: modelName, created: Math.floor(Date.now() / 1000) },
@@ -124,6 +157,8 @@ async function build(
     }),
     engine,
     adapters,
+    residency,
+    replicaId,
     adapterStats,
     metrics,
     lifecycle,
@@ -132,13 +167,39 @@ async function build(
   log = app.log;
   teardown.add(() => closeApp(app));
 
-  if (config.adapter.length > 0) onPhase('registering adapters');
-  await preloadAdapters(adapters, config.adapter);
+  const preload = async () => {
+    if (config.adapter.length > 0) onPhase('registering adapters');
+    await preloadAdapters(adapters, config.adapter, signal);
+  };
+  // A shared registry may be away: the server listens meanwhile, and /health says what it waits for.
+  const waits = adapters.registry().state === 'connecting';
+  if (!waits) await preload();
   const url = await listen(app, config);
   teardown.add(async () => {
     lifecycle.draining = true;
     await engine.close({ drainMs: config.drainMs });
   });
+  const replica = new Replica({
+    adapters,
+    residency,
+    engine,
+    id: replicaId,
+    url: config.advertiseUrl ?? url,
+    model: modelName,
+    ttlMs: config.replicaTtlMs,
+    onWarning,
+  });
+  teardown.add(() => replica.close());
+  adapters.onChange(() => replica.touch());
+  onResidency = (event) => {
+    metrics.residencyEvent(event);
+    replica.touch();
+  };
+  if (waits) {
+    onPhase('waiting for the adapter registry');
+    await unlessAborted(adapters.ready, signal);
+    await preload();
+  }
   return {
     url,
     modelName,

@@ -6,8 +6,9 @@ import { checkAdapterName } from './names.ts';
 import { notFound, Registrar, type RegistrarOptions } from './registrar.ts';
 import { checkCondition, rollback, setPinned, setSplit } from './registry/entry.ts';
 import { chooseGeneration } from './registry/split.ts';
-import type { GenerationMeta, RegistryStatus, ReplicaInfo, Split } from './registry/types.ts';
+import type { RegistryStatus, ReplicaInfo, Split } from './registry/types.ts';
 import { type KnownName, RegistryView } from './registry-view.ts';
+import type { ImageTiers } from './residency/image-tiers.ts';
 import type {
   AdapterHistory,
   AdapterImages,
@@ -17,6 +18,7 @@ import type {
   AdapterSource,
   Condition,
   DamagedAdapter,
+  HostTierStats,
   OpenedImage,
   PutOptions,
   PutResult,
@@ -27,13 +29,10 @@ import type { AdapterGeneration, AdapterRecord } from './types.ts';
 export const MAX_PENDING_PUTS = 256;
 
 /** Checked images of generations, in host memory as far as its budget goes. */
-export interface ImageLoader {
-  open(meta: GenerationMeta): Promise<OpenedImage>;
-  prefetch(meta: GenerationMeta): void;
-  drop(digest: string): boolean;
-  has(digest: string): boolean;
-  close(): Promise<void>;
-}
+export type ImageLoader = Pick<
+  ImageTiers,
+  'open' | 'prefetch' | 'drop' | 'has' | 'digests' | 'stats' | 'close'
+>;
 
 export interface RegistryOptions extends RegistrarOptions {
   readonly images: ImageLoader;
@@ -93,7 +92,8 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
 
   /** Starts the registry; see `ready` for its first reading. */
   async open(): Promise<void> {
-    await this.#options.backend.open({
+    const { backend, local } = this.#options;
+    await backend.open({
       onSnapshot: (snapshot, before) => {
         this.#view.applySnapshot(snapshot, before);
         this.#settleReady.resolve();
@@ -105,6 +105,28 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       },
       onStatus: () => this.#changed(),
     });
+    // What a crash left behind. Which files a damaged name needs is not known, so then all stay; a
+    // fleet's files are a cache with a budget of its own.
+    if (backend.kind !== 'file' || this.#view.numDamaged > 0) return;
+    await local.retainOnly(new Set([...this.#generations.values()].map(({ meta }) => meta.digest)));
+  }
+
+  /** Names of adapters for a base model of another shape. */
+  foreignNames(): readonly string[] {
+    return this.#view.foreignNames();
+  }
+
+  /** Makes this replica visible to the others until the announcement expires. */
+  announce(self: ReplicaInfo): Promise<void> {
+    return this.#options.backend.announce(self);
+  }
+
+  /** What host memory holds, in bytes of canonical files. */
+  hostImages(): { readonly digest: string; readonly bytes: number }[] {
+    return this.#options.images.digests().map((digest) => ({
+      digest,
+      bytes: this.#generations.get(digest)?.meta.fileBytes ?? 0,
+    }));
   }
 
   checkPut(name: string, options: PutOptions = {}): void {
@@ -156,6 +178,10 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
     return { name, revision, current, split, pinned, generations };
   }
 
+  imageStats(): HostTierStats {
+    return this.#options.images.stats();
+  }
+
   hold(generation: AdapterGeneration): () => void {
     return this.#generations.hold(generation.digest);
   }
@@ -193,18 +219,12 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
   }
 
   stats(): AdapterServiceStats {
-    let storedBytes = 0;
-    let holds = 0;
-    for (const state of this.#generations.values()) {
-      storedBytes += state.meta.fileBytes;
-      holds += state.holds;
-    }
     return {
       names: this.#view.size,
       damaged: this.#view.numDamaged,
       generations: this.#generations.size,
-      storedBytes,
-      holds,
+      storedBytes: this.#generations.storedBytes,
+      holds: this.#generations.holds,
       pendingPuts: this.#pendingPuts,
       disk: this.#options.local.stats(),
     };

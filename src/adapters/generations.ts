@@ -35,6 +35,8 @@ export interface GenerationEvents {
 export class GenerationTable {
   readonly #states = new Map<string, GenerationState>();
   readonly #events: GenerationEvents;
+  #storedBytes = 0;
+  #holds = 0;
 
   constructor(events: GenerationEvents) {
     this.#events = events;
@@ -42,6 +44,16 @@ export class GenerationTable {
 
   get size(): number {
     return this.#states.size;
+  }
+
+  /** Bytes of the canonical files. */
+  get storedBytes(): number {
+    return this.#storedBytes;
+  }
+
+  /** Holds that were not given back yet. */
+  get holds(): number {
+    return this.#holds;
   }
 
   values(): Iterable<GenerationState> {
@@ -75,14 +87,17 @@ export class GenerationTable {
       reservations: 0,
     };
     this.#states.set(meta.digest, state);
+    this.#storedBytes += meta.fileBytes;
     return state;
   }
 
   hold(digest: string): () => void {
     const state = this.stateOf(digest);
     state.holds++;
+    this.#holds++;
     return once(() => {
       state.holds--;
+      this.#holds--;
       this.settle(state);
     });
   }
@@ -105,6 +120,7 @@ export class GenerationTable {
     this.#events.onRetired(digest);
     if (state.keptBy.size > 0 || state.reservations > 0) return;
     this.#states.delete(digest);
+    this.#storedBytes -= state.meta.fileBytes;
     this.#events.onUnused(digest);
   }
 }

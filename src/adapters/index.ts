@@ -1,29 +1,45 @@
-/** Public surface of the adapter layer. */
+/** Public surface of the adapter layer, and its composition. */
 import { realpath } from 'node:fs/promises';
-import path from 'node:path';
 import { LoramuxError } from '../errors.ts';
 import type { ModuleDescription } from '../importer/types.ts';
+import { AdapterRegistry } from './adapter-registry.ts';
 import { ConvertPool, DEFAULT_CONVERT_THREADS } from './convert/pool.ts';
 import { baseShapesDigest } from './formats/canonical-file.ts';
+import { MAX_CONFIG_BYTES } from './formats/peft-config.ts';
+import { createImageTiers } from './residency/image-tiers.ts';
 import { SlotResidency } from './residency/slot-residency.ts';
 import type { ResidencyOptions } from './residency/types.ts';
-import { AdapterRegistry } from './service.ts';
-import type { AdapterImages, AdapterService } from './service-types.ts';
-import { FileAdapterStore } from './store/file-store.ts';
-import type { AdapterStore } from './store/types.ts';
+import { createSourceOpener } from './sources/opener.ts';
+import { type FleetOptions, openEmbedded, openFleet } from './storage.ts';
 
+export type { AdapterRegistry } from './adapter-registry.ts';
 export type { SlotResidency } from './residency/slot-residency.ts';
 export type * from './residency/types.ts';
 export type * from './service-types.ts';
-export type { AdapterStore, StoreContents, StoredAdapter } from './store/types.ts';
+export type { FleetOptions } from './storage.ts';
 export type * from './types.ts';
 
 export const DEFAULT_MAX_ADAPTERS = 10_000;
+export const DEFAULT_MAX_GENERATIONS = 5;
 export const DEFAULT_MAX_ADAPTER_BYTES = 2 * 1024 ** 3;
 export const DEFAULT_MAX_RANK = 256;
+export const DEFAULT_HOST_CACHE_BYTES = 512 * 1024 ** 2;
+export const DEFAULT_MAX_ARCHIVE_ENTRIES = 64;
+export const DEFAULT_SOURCE_TIMEOUT_MS = 600_000;
+const DEFAULT_HUB_ENDPOINT = 'https://huggingface.co';
+
+/** What may be fetched from elsewhere. */
+export interface RemoteSourceOptions {
+  /** Whether to fetch from the hub and from URLs at all. */
+  readonly remote: boolean;
+  readonly allowPrivate: boolean;
+  readonly hubEndpoint: string;
+  readonly hubToken?: string | undefined;
+  readonly timeoutMs: number;
+}
 
 export interface AdapterServiceOptions {
-  /** The server's data folder; the store takes `adapters/` below it. */
+  /** The server's data folder; the registry takes `adapters/` below it. */
   readonly dataDir: string;
   /** Folder that PUT with a path may read from; undefined forbids it. */
   readonly adapterRoot?: string | undefined;
@@ -33,64 +49,114 @@ export interface AdapterServiceOptions {
   readonly modules: readonly ModuleDescription[];
   /** Adapter memory of the session, bytes: what can never fit is refused at once. */
   readonly maxResidentBytes: number;
+  /** Host memory for checked files that are not resident, bytes. */
+  readonly hostCacheBytes?: number | undefined;
   readonly maxAdapters?: number | undefined;
+  /** Generations a name keeps, the current one included. */
+  readonly maxGenerations?: number | undefined;
   /** Largest adapter_model.safetensors. */
   readonly maxAdapterBytes?: number | undefined;
   readonly maxRank?: number | undefined;
+  readonly maxArchiveEntries?: number | undefined;
+  readonly sources?: RemoteSourceOptions | undefined;
+  /** Share the registry with others; otherwise it is embedded in the data folder. */
+  readonly fleet?: FleetOptions | undefined;
   readonly convertThreads?: number | undefined;
   /** Hash a stored file again before each load; default true. */
   readonly verifyOnLoad?: boolean | undefined;
-  /** A leftover file could not be removed. */
+  /** Something failed that no request can be told about. */
   readonly onWarning?: ((message: string, error: unknown) => void) | undefined;
   /** Milliseconds since the epoch. */
   readonly now?: (() => number) | undefined;
-  /** Another durable registry than the embedded one. */
-  readonly store?: AdapterStore | undefined;
 }
 
 /**
- * Opens the store and takes it for this process.
- * @throws LoramuxError config_invalid: the data folder is in use, holds adapters for a base model of
- *   another shape, or the adapter root does not exist.
+ * Opens the registry and takes the data folder for this process.
+ * @throws LoramuxError config_invalid: the data folder is in use, the registry holds adapters for a
+ *   base model of another shape, or the adapter root does not exist.
  */
 export async function createAdapterService(
   options: AdapterServiceOptions,
-): Promise<AdapterService & AdapterImages> {
-  const store = options.store ?? new FileAdapterStore(path.join(options.dataDir, 'adapters'));
+): Promise<AdapterRegistry> {
+  const { onWarning = () => undefined, maxAdapters = DEFAULT_MAX_ADAPTERS } = options;
   const adapterRoot = await resolveRoot(options.adapterRoot);
-  const base = baseShapesDigest(options.modules);
-  const contents = await store.open();
-  const foreign = contents.adapters.filter((adapter) => adapter.base !== base);
-  if (foreign.length > 0) {
-    await store.close();
-    throw new LoramuxError(
-      'config_invalid',
-      `The data folder ${options.dataDir} holds ${foreign.length} adapters (such as ` +
-        `${foreign[0]!.name}) for a base model of another shape. Choose another data folder.`,
-    );
+  const { dataDir, fleet } = options;
+  const common = { dataDir, maxAdapters, onWarning };
+  const storage = await (fleet === undefined
+    ? openEmbedded(common)
+    : openFleet({ ...common, ...fleet }));
+  const { now = Date.now, convertThreads: threads = DEFAULT_CONVERT_THREADS } = options;
+  const maxAdapterBytes = options.maxAdapterBytes ?? DEFAULT_MAX_ADAPTER_BYTES;
+  try {
+    const pool = new ConvertPool({ modules: options.modules, threads });
+    const registry = new AdapterRegistry({
+      ...storage,
+      images: createImageTiers({
+        files: storage.files,
+        pool,
+        budgetBytes: options.hostCacheBytes ?? DEFAULT_HOST_CACHE_BYTES,
+        verify: options.verifyOnLoad ?? true,
+        onWarning,
+      }),
+      opener: openerOf(options, storage.local.uploadDir, adapterRoot, maxAdapterBytes),
+      pool,
+      baseModelName: options.baseModelName,
+      base: baseShapesDigest(options.modules),
+      maxAdapters,
+      maxGenerations: options.maxGenerations ?? DEFAULT_MAX_GENERATIONS,
+      maxAdapterBytes,
+      maxRank: options.maxRank ?? DEFAULT_MAX_RANK,
+      maxResidentBytes: options.maxResidentBytes,
+      now: () => Math.floor(now() / 1000),
+      onWarning,
+    });
+    await openRegistry(registry, dataDir);
+    return registry;
+  } catch (error) {
+    await storage.local.close();
+    throw error;
   }
-  const { now = Date.now } = options;
-  const threads = options.convertThreads ?? DEFAULT_CONVERT_THREADS;
-  return new AdapterRegistry({
-    store,
-    contents,
-    pool: new ConvertPool({ modules: options.modules, threads }),
-    baseModelName: options.baseModelName,
-    base,
-    adapterRoot,
-    maxAdapters: options.maxAdapters ?? DEFAULT_MAX_ADAPTERS,
-    maxAdapterBytes: options.maxAdapterBytes ?? DEFAULT_MAX_ADAPTER_BYTES,
-    maxRank: options.maxRank ?? DEFAULT_MAX_RANK,
-    maxResidentBytes: options.maxResidentBytes,
-    verifyOnLoad: options.verifyOnLoad ?? true,
-    now: () => Math.floor(now() / 1000),
-    onWarning: options.onWarning ?? (() => undefined),
-  });
 }
 
 /** Slots of the native session, filled on demand. Takes over `images.onRetired`. */
 export function createResidency(options: ResidencyOptions): SlotResidency {
   return new SlotResidency(options);
+}
+
+async function openRegistry(registry: AdapterRegistry, dataDir: string): Promise<void> {
+  try {
+    await registry.open();
+    const [foreign, ...more] = registry.foreignNames();
+    if (foreign === undefined) return;
+    throw new LoramuxError(
+      'config_invalid',
+      `The data folder ${dataDir} holds ${more.length + 1} adapters (such as ${foreign}) for a ` +
+        'base model of another shape. Choose another data folder.',
+    );
+  } catch (error) {
+    await registry.close();
+    throw error;
+  }
+}
+
+function openerOf(
+  options: AdapterServiceOptions,
+  workDir: string,
+  adapterRoot: string | undefined,
+  maxAdapterBytes: number,
+) {
+  const { sources, onWarning = () => undefined } = options;
+  const maxArchiveEntries = options.maxArchiveEntries ?? DEFAULT_MAX_ARCHIVE_ENTRIES;
+  return createSourceOpener({
+    workDir,
+    adapterRoot,
+    limits: { maxAdapterBytes, maxConfigBytes: MAX_CONFIG_BYTES, maxArchiveEntries },
+    hub: { endpoint: sources?.hubEndpoint ?? DEFAULT_HUB_ENDPOINT, token: sources?.hubToken },
+    remote: sources?.remote ?? true,
+    allowPrivate: sources?.allowPrivate ?? false,
+    timeoutMs: sources?.timeoutMs ?? DEFAULT_SOURCE_TIMEOUT_MS,
+    onWarning,
+  });
 }
 
 async function resolveRoot(root: string | undefined): Promise<string | undefined> {

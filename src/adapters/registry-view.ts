@@ -16,6 +16,8 @@ import type { AdapterRecord } from './types.ts';
 /** Removals remembered, so that a late reading does not bring a name back. */
 const REMOVALS_MAX = 4096;
 
+const FOREIGN = 'it is for a base model of another shape';
+
 /** A name with what resolving it needs, made once per change. */
 export interface KnownName {
   readonly versioned: VersionedEntry;
@@ -69,6 +71,13 @@ export class RegistryView {
 
   damage(name: string): DamagedAdapter | undefined {
     return this.#damaged.get(name);
+  }
+
+  /** Names whose adapters are for a base model of another shape; they are among the damaged. */
+  foreignNames(): string[] {
+    return [...this.#damaged.values()]
+      .filter(({ reason }) => reason === FOREIGN)
+      .map(({ name }) => name);
   }
 
   damaged(): DamagedAdapter[] {
@@ -146,7 +155,7 @@ export class RegistryView {
     this.#removals.delete(name);
     const foreign = entry.generations.find(({ base }) => base !== this.#options.base);
     if (foreign !== undefined) {
-      this.#setDamaged({ name, reason: 'it is for a base model of another shape' });
+      this.#setDamaged({ name, reason: FOREIGN });
       return;
     }
     const { generations } = this.#options;

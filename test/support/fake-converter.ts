@@ -29,7 +29,7 @@ export class FakeConverter implements Converter {
     return {
       digest: sha(bytes),
       fileBytes: bytes.length,
-      headerBytes: HEADER_BYTES,
+      headerBytes: Math.min(HEADER_BYTES, bytes.length),
       headerDigest: sha(bytes.subarray(0, HEADER_BYTES)),
       rank: 4,
       residentBytes: bytes.length * 2,

@@ -8,10 +8,9 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { MAX_PENDING_PUTS, type RegistryOptions } from '../../../src/adapters/adapter-registry.ts';
 import { type AdapterServiceOptions, createAdapterService } from '../../../src/adapters/index.ts';
-import { AdapterRegistry, MAX_PENDING_PUTS } from '../../../src/adapters/service.ts';
 import type { AdapterSource } from '../../../src/adapters/service-types.ts';
-import { FileAdapterStore } from '../../../src/adapters/store/file-store.ts';
 import { describeModules } from '../../../src/importer/index.ts';
 import {
   loraConfig,
@@ -21,7 +20,7 @@ import {
   TINY_BASE,
   TINY_MODULES,
 } from '../../support/adapter-files.ts';
-import { FakeConverter } from '../../support/fake-converter.ts';
+import { openFakeRegistry } from '../../support/adapter-registry.ts';
 
 const temp = new TempDir();
 const opened: { close(): Promise<void> }[] = [];
@@ -47,27 +46,17 @@ async function realService(options: Partial<AdapterServiceOptions> = {}) {
 }
 
 /** A registry whose conversions the test can hold back. */
-async function fakeService(maxAdapters = 10) {
+async function fakeService(options: Partial<RegistryOptions> = {}) {
   const dataDir = temp.fresh();
-  const store = new FileAdapterStore(path.join(dataDir, 'adapters'));
-  const pool = new FakeConverter();
   const retired: string[] = [];
-  const service = new AdapterRegistry({
-    store,
-    contents: await store.open(),
-    pool,
-    baseModelName: 'tiny-base',
-    base: 'shapes',
-    adapterRoot: undefined,
-    maxAdapters,
-    maxAdapterBytes: 1e6,
-    maxRank: 8,
-    maxResidentBytes: 1e6,
-    verifyOnLoad: true,
-    now: () => 1234,
+  const { registry: service, pool } = await openFakeRegistry(path.join(dataDir, 'adapters'), {
+    maxAdapters: 10,
     onWarning: (message, error) => expect.fail(`${message} ${error}`),
+    ...options,
   });
-  service.onRetired((digest) => retired.push(digest));
+  service.onRetired((digest) => {
+    if (retired.at(-1) !== digest) retired.push(digest);
+  });
   opened.push(service);
   return { service, pool, retired, dataDir };
 }
@@ -108,14 +97,15 @@ describe('adapter service', () => {
       generation: { rank: 2, residentBytes: 2 * 4 * 64 },
     });
     expect(first.list()).toEqual([record]);
-    expect(first.get('team/x:1')).toBe(record);
+    expect(first.get('team/x:1')).toEqual(record);
     expect(() => first.resolve('team/x')).toThrow(code('adapter_not_found'));
     await first.close();
 
     const second = await realService({ dataDir, adapterRoot });
     expect(second.list()).toEqual([record]);
-    const image = await second.openImage(second.resolve('team/x:1').generation);
-    expect(image.pairs).toHaveLength(4);
+    const { image, tier, release } = await second.openImage(second.resolve('team/x:1').generation);
+    release();
+    expect([image.pairs.length, tier]).toEqual([4, 'disk']);
     expect(existsSync(image.path)).toBe(true);
   });
 
@@ -161,7 +151,7 @@ describe('adapter service', () => {
     const { service, retired, dataDir } = await fakeService();
     const a = await service.put('a', upload('shared'));
     const b = await service.put('b', upload('shared'));
-    expect(a.record.generation).toBe(b.record.generation);
+    expect(a.record.generation).toEqual(b.record.generation);
     expect(blobsIn(dataDir)).toHaveLength(1);
     await service.remove('a');
     expect(retired).toEqual([]);
@@ -179,7 +169,7 @@ describe('adapter service', () => {
     const second = await service.put('a', upload('new'));
     expect(second.replaced).toBe(true);
     expect(service.resolve('a').generation.digest).toBe(second.record.generation.digest);
-    expect((await service.openImage(old)).path).toContain(old.digest);
+    expect((await service.openImage(old)).image.path).toContain(old.digest);
     expect(retired).toEqual([]);
     release();
     release();
@@ -195,7 +185,7 @@ describe('adapter service', () => {
     const first = await service.put('a', upload('same'));
     const again = await service.put('a', upload('same'));
     expect(again.replaced).toBe(true);
-    expect(again.record.generation).toBe(first.record.generation);
+    expect(again.record.generation).toEqual(first.record.generation);
     expect(retired).toEqual([]);
     expect(service.stats()).toMatchObject({ names: 1, generations: 1 });
   });
@@ -209,7 +199,7 @@ describe('adapter service', () => {
       await Promise.all([gone, back]);
       await Promise.all([service.remove('b'), service.put('a', upload('phoenix'))]);
     }
-    expect((await service.openImage(service.resolve('a').generation)).fileBytes).toBe(7);
+    expect((await service.openImage(service.resolve('a').generation)).image.fileBytes).toBe(7);
     expect(blobsIn(dataDir)).toEqual([`${record.generation.digest}.safetensors`]);
   });
 
@@ -231,7 +221,7 @@ describe('adapter service', () => {
   });
 
   it('limits names, also those on their way, but not replacements', async () => {
-    const { service, pool } = await fakeService(2);
+    const { service, pool } = await fakeService({ maxAdapters: 2 });
     const { closed, open } = gate();
     pool.gate = closed;
     const first = service.put('a', upload('a'));
@@ -247,7 +237,7 @@ describe('adapter service', () => {
   });
 
   it('limits registrations under way', async () => {
-    const { service, pool } = await fakeService(1000);
+    const { service, pool } = await fakeService({ maxAdapters: 1000 });
     const { closed, open } = gate();
     pool.gate = closed;
     const puts = Array.from({ length: MAX_PENDING_PUTS }, (_, i) =>
@@ -284,7 +274,7 @@ describe('adapter service', () => {
     });
     await second.remove('d');
     expect(second.damaged()).toEqual([]);
-    expect(second.resolve('b').generation).toBe(second.resolve('a').generation);
+    expect(second.resolve('b').generation).toEqual(second.resolve('a').generation);
     await second.close();
     const third = await realService({ dataDir, adapterRoot });
     expect(third.list().map((r) => r.name)).toEqual(['a', 'b', 'c']);
@@ -294,9 +284,11 @@ describe('adapter service', () => {
   it('finds changed tensor bytes when it opens an adapter', async () => {
     const dataDir = temp.fresh();
     const dir = temp.adapter(loraConfig(), safetensors(loraTensors()), 'flip');
-    const service = await realService({ dataDir, adapterRoot: temp.join('flip') });
+    const hostCacheBytes = 0;
+    const service = await realService({ dataDir, adapterRoot: temp.join('flip'), hostCacheBytes });
     const { record } = await service.put('a', { kind: 'directory', path: dir });
-    const image = await service.openImage(record.generation);
+    const { image, release } = await service.openImage(record.generation);
+    release();
     const bytes = readFileSync(image.path);
     bytes[bytes.length - 3]! ^= 1;
     writeFileSync(image.path, bytes);

@@ -3,12 +3,11 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { AdapterRegistry } from '../../../src/adapters/service.ts';
-import { FileAdapterStore } from '../../../src/adapters/store/file-store.ts';
+import type { AdapterRegistry } from '../../../src/adapters/adapter-registry.ts';
 import { nodeStoreFs, type StoreFs } from '../../../src/adapters/store/store-fs.ts';
 import { TempDir } from '../../support/adapter-files.ts';
+import { openFakeRegistry } from '../../support/adapter-registry.ts';
 import { CrashFs, type Fault } from '../../support/crash-fs.ts';
-import { FakeConverter } from '../../support/fake-converter.ts';
 import { Random } from '../../support/random.ts';
 
 const temp = new TempDir();
@@ -45,24 +44,9 @@ async function openRegistry(
   fs: StoreFs,
   onWrite: (file: string) => void = () => {},
 ): Promise<AdapterRegistry> {
-  const store = new FileAdapterStore(root, fs);
-  const pool = new FakeConverter();
+  const { registry, pool } = await openFakeRegistry(root, { fs });
   pool.onWrite = onWrite;
-  return new AdapterRegistry({
-    store,
-    contents: await store.open(),
-    pool,
-    baseModelName: 'base',
-    base: 'shapes',
-    adapterRoot: undefined,
-    maxAdapters: 100,
-    maxAdapterBytes: 1e6,
-    maxRank: 8,
-    maxResidentBytes: 1e6,
-    verifyOnLoad: true,
-    now: () => 0,
-    onWarning: () => {},
-  });
+  return registry;
 }
 
 async function perform(registry: AdapterRegistry, step: Step): Promise<void> {
