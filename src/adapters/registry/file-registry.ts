@@ -10,8 +10,9 @@ import { LoramuxError } from '../../errors.ts';
 import { KeyedLock } from '../keyed-lock.ts';
 import { lockDataDir } from '../store/data-dir-lock.ts';
 import { nodeStoreFs, type StoreFs } from '../store/store-fs.ts';
-import { decodeNameFile, encodeNameFile, type NameFile } from './name-files.ts';
+import { decodeNameFile, encodeNameFile } from './name-files.ts';
 import { NameFolder } from './name-folder.ts';
+import { loadName, type NameChecks } from './name-loader.ts';
 import { RevisionCounter } from './revision-counter.ts';
 import type {
   GenerationMeta,
@@ -48,8 +49,7 @@ export interface FileRegistryOptions {
 export class FileRegistry implements RegistryBackend {
   readonly kind = 'file';
   readonly #maxNames: number;
-  readonly #checkBlob: (meta: GenerationMeta) => Promise<string | undefined>;
-  readonly #onWarning: (message: string, error: unknown) => void;
+  readonly #checks: NameChecks;
   readonly #folder: NameFolder;
   readonly #revisions: RevisionCounter;
   readonly #lock = new KeyedLock();
@@ -75,8 +75,7 @@ export class FileRegistry implements RegistryBackend {
   constructor(options: FileRegistryOptions) {
     const { root, maxNames, fs = nodeStoreFs, onWarning = () => undefined } = options;
     this.#maxNames = maxNames;
-    this.#checkBlob = options.checkBlob ?? (async () => undefined);
-    this.#onWarning = onWarning;
+    this.#checks = { checkBlob: options.checkBlob ?? (async () => undefined), onWarning };
     const folder = new NameFolder(root, fs, onWarning);
     this.#folder = folder;
     this.#revisions = new RevisionCounter((bytes) => folder.writeCounter(bytes));
@@ -96,7 +95,9 @@ export class FileRegistry implements RegistryBackend {
   status(): RegistryStatus {
     const { size } = this.#unsettled;
     const unsettled =
-      size === 0 ? undefined : `It is not known whether changes of ${size} names reached the disk.`;
+      size === 0
+        ? undefined
+        : `It is not known whether all changes reached the disk (${size} open).`;
     return {
       kind: this.kind,
       state: this.#isOpen ? 'ok' : 'connecting',
@@ -204,7 +205,7 @@ export class FileRegistry implements RegistryBackend {
     }
     const problem = this.#revisions.start(await this.#folder.readCounter(), this.#revision);
     if (problem !== undefined) {
-      this.#onWarning(`The registry skips revisions: ${problem}.`, undefined);
+      this.#checks.onWarning(`The registry skips revisions: ${problem}.`, undefined);
     }
     for (const name of names) await this.#numberVersion1(name);
   }
@@ -220,36 +221,16 @@ export class FileRegistry implements RegistryBackend {
 
   /** Takes over what a name's file holds. Revision 0 stands for a file of version 1. */
   async #load(name: string): Promise<void> {
-    let file: NameFile;
-    try {
-      const bytes = await this.#folder.read(name);
-      if (bytes === undefined) throw new Error('the name file is gone or no file');
-      file = decodeNameFile(bytes, name);
-      const reason = await this.#checkBlobs(file.entry);
-      if (reason !== undefined) throw new Error(reason);
-    } catch (error) {
-      this.#damaged.set(name, (error as Error).message);
+    const loaded = await loadName(this.#folder, name, this.#checks);
+    if (typeof loaded === 'string') {
+      this.#damaged.set(name, loaded);
       return;
     }
-    const { revision = 0, changeId, entry } = file;
+    const { revision = 0, changeId, entry } = loaded;
     this.#damaged.delete(name);
     this.#names.set(name, Object.freeze({ revision, changeId, entry }));
     this.#revision = Math.max(this.#revision, revision);
     this.#revisions.observe(revision);
-  }
-
-  async #checkBlobs(entry: NameEntry): Promise<string | undefined> {
-    for (const generation of entry.generations) {
-      const reason = await this.#checkBlob(generation);
-      if (reason === undefined) continue;
-      const { digest } = generation;
-      if (digest === entry.current || digest === entry.split?.digest) return reason;
-      this.#onWarning(
-        `${JSON.stringify(entry.name)} cannot be rolled back to generation ${digest}: ${reason}.`,
-        undefined,
-      );
-    }
-    return undefined;
   }
 
   async #write(

@@ -202,41 +202,40 @@ describe('the embedded registry', () => {
     const operations = await countOperations(SCENARIO);
     const seen = { done: 0, unchanged: 0, unknown: 0 };
     for (let faultAt = 1; faultAt <= operations; faultAt++) {
-      for (const faults of [1, 2, 3, 5]) {
-        for (let seed = 1; seed <= 2; seed++) {
-          const context = `${faults} faults from ${faultAt}, seed ${seed}`;
-          const play = faultyPlay('error', faultAt, faults, seed);
-          if (!(await play.open())) {
-            await play.end();
-            continue;
-          }
-          let names: Names = {};
-          for (const step of SCENARIO) {
-            let outcome = await play.perform(step);
-            seen[outcome]++;
-            if (outcome === 'unknown') {
-              // What became of it is known as soon as the disk works again, and then it stays.
-              play.fs.faultAt = 0;
-              const found = await play.registry!.read(step.name);
-              const text = found && encodeEntry(found.entry);
-              expect([names[step.name], applied(names, step)[step.name]], context).toContain(text);
-              outcome = text === applied(names, step)[step.name] ? 'done' : 'unchanged';
-            }
-            if (outcome === 'done') names = applied(names, step);
-            expect(textOf(play.listener.entries.values()), context).toEqual(names);
-          }
-          expect(play.registry!.status(), context).toMatchObject({
-            state: 'ok',
-            reason: undefined,
-          });
+      for (const faults of [1, 2, 4]) {
+        const seed = faultAt * 10 + faults;
+        const context = `${faults} faults from ${faultAt}, seed ${seed}`;
+        const play = faultyPlay('error', faultAt, faults, seed);
+        if (!(await play.open())) {
           await play.end();
-          expect(await inspect(play.root, play.largest), context).toEqual(names);
+          continue;
         }
+        let names: Names = {};
+        for (const step of SCENARIO) {
+          let outcome = await play.perform(step);
+          seen[outcome]++;
+          if (outcome === 'unknown') {
+            // What became of it is known as soon as the disk works again, and then it stays.
+            play.fs.faultAt = 0;
+            const found = await play.registry!.read(step.name);
+            const text = found && encodeEntry(found.entry);
+            expect([names[step.name], applied(names, step)[step.name]], context).toContain(text);
+            outcome = text === applied(names, step)[step.name] ? 'done' : 'unchanged';
+          }
+          if (outcome === 'done') names = applied(names, step);
+          expect(textOf(play.listener.entries.values()), context).toEqual(names);
+        }
+        expect(play.registry!.status(), context).toMatchObject({
+          state: 'ok',
+          reason: undefined,
+        });
+        await play.end();
+        expect(await inspect(play.root, play.largest), context).toEqual(names);
       }
     }
-    expect(seen.done).toBeGreaterThan(1000);
-    expect(seen.unchanged).toBeGreaterThan(50);
-    expect(seen.unknown).toBeGreaterThan(10);
+    expect(seen.done).toBeGreaterThan(500);
+    expect(seen.unchanged).toBeGreaterThan(30);
+    expect(seen.unknown).toBeGreaterThan(5);
   });
 
   it('says nothing of a name while it cannot know it, and serves the others', async () => {
@@ -247,7 +246,7 @@ describe('the embedded registry', () => {
     // Writing and syncing the new file work; renaming and everything after it does not.
     Object.assign(play.fs, { faultAt: play.fs.operations + 3, faults: 1000 });
     expect(await play.perform(put('a', 'two'))).toBe('unknown');
-    expect(play.registry!.status().reason).toContain('1 names');
+    expect(play.registry!.status().reason).toContain('(1 open)');
     expect(await play.perform(put('a', 'three'))).toBe('unchanged');
     await expect(play.registry!.read('a')).rejects.toMatchObject({ code: 'registry_unavailable' });
     expect((await play.registry!.read('b'))?.entry).toEqual(nameEntry('b', 'one'));
