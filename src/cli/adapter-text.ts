@@ -60,12 +60,13 @@ export function fieldTable(object: object): string {
 }
 
 export function generationTable({ data }: GenerationList): string {
-  const head = ['generation', 'created', 'rank', 'memory', 'role', 'source'];
+  const head = ['generation', 'created', 'rank', 'memory', 'level', 'role', 'source'];
   const rows = data.map((kept) => [
     kept.generation,
     formatTime(kept.created),
     String(kept.rank),
     formatBytes(kept.resident_bytes),
+    kept.residency?.level ?? '',
     kept.current ? 'current' : kept.canary ? 'canary' : '',
     kept.source,
   ]);
@@ -73,7 +74,7 @@ export function generationTable({ data }: GenerationList): string {
 }
 
 export function replicaTable(replicas: readonly Replica[]): string {
-  const head = ['id', 'url', 'version', 'requests', 'waiting', 'device', 'host', 'revision', ''];
+  const head = ['id', 'url', 'version', 'running', 'waiting', 'device', 'host', 'revision', 'seen'];
   const rows = replicas.map((replica) => {
     const at = (level: string) => replica.adapters.filter((one) => one.level === level).length;
     return [
@@ -85,7 +86,7 @@ export function replicaTable(replicas: readonly Replica[]): string {
       `${at('device')}/${replica.slots}`,
       String(at('host')),
       String(replica.revision),
-      replica.self ? 'asked' : '',
+      `${formatTime(replica.updated)}${replica.self ? ' (asked)' : ''}`,
     ];
   });
   return table([head, ...rows]);

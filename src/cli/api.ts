@@ -28,6 +28,7 @@ export interface KeptGeneration {
   readonly resident_bytes: number;
   readonly current: boolean;
   readonly canary: boolean;
+  readonly residency?: { readonly level: string };
 }
 
 export interface GenerationList {
@@ -39,7 +40,7 @@ export interface Replica {
   readonly id: string;
   readonly url: string;
   readonly version: string;
-  /** Milliseconds or seconds since the epoch, or a date. */
+  /** Its last sign of life, seconds since the epoch. */
   readonly updated: number;
   readonly slots: number;
   readonly revision: number;
@@ -100,12 +101,13 @@ export async function resolveGeneration(url: string, name: string, text: string)
   );
 }
 
-/** The header of a change that is made only while this generation is current. */
+/** The header of a change that is made only while this generation, or any (`*`), is current. */
 export async function ifMatchHeader(
   url: string,
   name: string,
   ifMatch: string | undefined,
 ): Promise<Record<string, string>> {
   if (ifMatch === undefined) return {};
+  if (ifMatch === '*') return { 'if-match': '*' };
   return { 'if-match': `"${await resolveGeneration(url, name, ifMatch)}"` };
 }

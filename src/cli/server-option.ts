@@ -20,7 +20,7 @@ export function serverCommand(name: string, description: string): Command {
 export const ifMatchOption = () =>
   new Option(
     '--if-match <generation>',
-    'only while this generation is current; the first 8 or more digits suffice',
+    'only while this generation is current (first 8 or more digits), or * for any',
   );
 
 /** A share of requests, above 0 and below 1. */

@@ -1,5 +1,5 @@
 /** `loramux adapters`: manage the adapters of a running server. */
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { adapterLine, adapterTable, fieldTable, generationTable } from '../adapter-text.ts';
 import {
   type Adapter,
@@ -111,42 +111,65 @@ function splitCommand(): Command {
     );
 }
 
+interface ResidencyFlags extends ServerFlags {
+  readonly generation?: string;
+  readonly pin?: boolean;
+}
+
+const generationOption = () =>
+  new Option(
+    '--generation <generation>',
+    'a kept generation (first 8 or more digits); default: those that answer requests',
+  );
+
+async function residencyBody({ url, generation, pin }: ResidencyFlags, name: string) {
+  return {
+    ...(generation !== undefined && { generation: await resolveGeneration(url, name, generation) }),
+    ...(pin === true && { pinned: true }),
+  };
+}
+
 function loadCommand(): Command {
   return nameCommand('load', 'bring an adapter into adapter memory before it is asked for')
-    .option('--pin', 'and keep it there')
-    .action(async (name: string, flags: ServerFlags & { readonly pin?: boolean }) => {
+    .option('--pin', 'and keep the name there')
+    .addOption(generationOption().conflicts('pin'))
+    .action(async (name: string, flags: ResidencyFlags) => {
       const { url, json } = flags;
+      const request = { route: adapterRoute(name, 'load'), json: await residencyBody(flags, name) };
       const { body, text } = await withProgress((_update, busy) => {
         busy(`the server loads ${name}`);
-        return call<Adapter>(url, {
-          method: 'POST',
-          route: adapterRoute(name, 'load'),
-          json: flags.pin ? { pinned: true } : {},
-        });
+        return call<Adapter>(url, { method: 'POST', ...request });
       });
       print(json ? text : `${name}: loaded${body.pinned === true ? ', pinned' : ''}`);
     });
 }
 
-/** A command that posts to an action and says what is so afterwards. */
-function actionCommand(
-  action: 'evict' | 'pin' | 'unpin',
-  description: string,
-  outcome: (adapter: Adapter) => string,
-): Command {
+function evictCommand(): Command {
+  return nameCommand('evict', 'drop an adapter from adapter and host memory')
+    .addOption(generationOption())
+    .action(async (name: string, flags: ResidencyFlags) => {
+      const { body, text } = await call<Adapter>(flags.url, {
+        method: 'POST',
+        route: adapterRoute(name, 'evict'),
+        json: await residencyBody(flags, name),
+      });
+      const waits = body.residency?.evicting === true;
+      const outcome = waits ? 'goes with the last request that uses it' : 'evicted';
+      print(flags.json ? text : `${name}: ${outcome}`);
+    });
+}
+
+function pinCommand(action: 'pin' | 'unpin', description: string): Command {
   return nameCommand(action, description).action(
     async (name: string, { url, json }: ServerFlags) => {
-      const { body, text } = await call<Adapter>(url, {
+      const { text } = await call<Adapter>(url, {
         method: 'POST',
         route: adapterRoute(name, action),
       });
-      print(json ? text : `${name}: ${outcome(body)}`);
+      print(json ? text : `${name}: ${action === 'pin' ? 'pinned' : 'not pinned'}`);
     },
   );
 }
-
-const evicted = ({ residency }: Adapter) =>
-  residency?.evicting === true ? 'goes with the last request that uses it' : 'evicted';
 
 function removeCommand(): Command {
   return nameCommand('remove', 'remove a name; running requests finish undisturbed')
@@ -171,8 +194,8 @@ export function adaptersCommand(): Command {
     .addCommand(rollbackCommand())
     .addCommand(splitCommand())
     .addCommand(loadCommand())
-    .addCommand(actionCommand('pin', 'keep a name resident on every replica', () => 'pinned'))
-    .addCommand(actionCommand('unpin', 'let a name be evicted again', () => 'not pinned'))
-    .addCommand(actionCommand('evict', 'drop an adapter from adapter and host memory', evicted))
+    .addCommand(pinCommand('pin', 'keep a name resident on every server that has room'))
+    .addCommand(pinCommand('unpin', 'let a name be evicted again'))
+    .addCommand(evictCommand())
     .addCommand(removeCommand());
 }

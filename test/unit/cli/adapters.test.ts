@@ -52,7 +52,11 @@ const generations = {
     current: A,
     split: { generation: B, weight: 0.25 },
     pinned: false,
-    data: [kept(A, { current: true }), kept(B, { canary: true, source: 'hf:o/n@1' }), kept(B2)],
+    data: [
+      kept(A, { current: true, residency: { level: 'host' } }),
+      kept(B, { canary: true, source: 'hf:o/n@1' }),
+      kept(B2),
+    ],
   },
 };
 
@@ -90,7 +94,7 @@ describe('reading', () => {
     reply(generations);
     const { stdout } = await loramux('adapters', 'generations', 'a');
     expect(stdout).toMatch(
-      /^a{8}0+ {2}2023-11-14 22:13:20Z {2}8 {5}1\.5 KiB {2}current {2}upload$/m,
+      /^a{8}0+ {2}2023-11-14 22:13:20Z {2}8 {5}1\.5 KiB {2}host {3}current {2}upload$/m,
     );
     expect(stdout).toMatch(/canary {3}hf:o\/n@1$/m);
   });
@@ -113,8 +117,8 @@ describe('reading', () => {
     const body = { data: [replica('one', true, 'device'), replica('two', false, 'host')] };
     reply({ body }, { body }, { body });
     const all = await loramux('replicas');
-    expect(all.stdout).toMatch(/^one {2}http:\/\/one:8000 .* 1\/4 .*asked$/m);
-    expect(all.stdout).toMatch(/^two .* 0\/4 {5}1 {5}7$/m);
+    expect(all.stdout).toMatch(/^one {2}http:\/\/one:8000 .* 1\/4 .*02Z \(asked\)$/m);
+    expect(all.stdout).toMatch(/^two .* 0\/4 {5}1 {5}7 {9}1970-01-01 00:00:02Z$/m);
     const warm = await loramux('replicas', '--adapter', 'a');
     expect(warm.stdout).toMatch(/^one .*aaaaaaaa0000 {2}device {2}pinned$/m);
     expect(warm.stdout).toMatch(/^two .*host$/m);
@@ -136,7 +140,9 @@ describe('changing', () => {
     ['load', ['--pin'], ['POST /v1/adapters/a/load {"pinned":true}'], 'a: loaded, pinned'],
     ['pin', [], ['POST /v1/adapters/a/pin'], 'a: pinned'],
     ['unpin', [], ['POST /v1/adapters/a/unpin'], 'a: not pinned'],
-    ['evict', [], ['POST /v1/adapters/a/evict'], 'a: evicted'],
+    ['evict', [], ['POST /v1/adapters/a/evict {}'], 'a: evicted'],
+    ['evict', ['--generation', B], [`POST /v1/adapters/a/evict {"generation":"${B}"}`], 'a: evi'],
+    ['load', ['--generation', B], [`POST /v1/adapters/a/load {"generation":"${B}"}`], 'a: loaded'],
     ['remove', [], ['DELETE /v1/adapters/a'], 'a: removed'],
     ['rollback', [], ['POST /v1/adapters/a/rollback {}'], `a: generation ${A}, rank 8`],
     ['rollback', [B], [`POST /v1/adapters/a/rollback {"generation":"${B}"}`], `a: generation ${A}`],
@@ -178,6 +184,9 @@ describe('changing', () => {
       () => server.received.at(-1)!,
     );
     expect(headers['if-match']).toBe(`"${A}"`);
+    reply({ body: adapter('a') });
+    await loramux('adapters', 'remove', 'a', '--if-match', '*');
+    expect(server.received.at(-1)!.headers['if-match']).toBe('*');
   });
 
   it.each([
