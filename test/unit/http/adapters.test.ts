@@ -101,7 +101,7 @@ describe('PUT /v1/adapters/{name}, upload', () => {
   });
 });
 
-describe('PUT /v1/adapters/{name}, path', () => {
+describe('PUT /v1/adapters/{name}, JSON', () => {
   const put = (body: unknown) =>
     server.app.inject({ method: 'PUT', url: '/v1/adapters/new', payload: body as object });
 
@@ -112,10 +112,37 @@ describe('PUT /v1/adapters/{name}, path', () => {
   });
 
   it.each([
+    [
+      { repo: 'org/name', revision: 'v1', subfolder: 'a/b' },
+      { kind: 'hub', repo: 'org/name', revision: 'v1', subfolder: 'a/b' },
+    ],
+    [
+      { repo: 'org/name', revision: null },
+      { kind: 'hub', repo: 'org/name', revision: undefined, subfolder: undefined },
+    ],
+    [{ url: 'https://example.com/a.tar.gz' }, { kind: 'url', url: 'https://example.com/a.tar.gz' }],
+    [
+      { path: 'a', revision: null, subfolder: null },
+      { kind: 'directory', path: 'a' },
+    ],
+  ])('hands over %j', async (body, source) => {
+    expect((await put(body)).statusCode).toBe(201);
+    expect(server.adapters.puts[0]?.source).toEqual(source);
+  });
+
+  it.each([
     [{ path: '/etc' }, 403, 'adapter_path_forbidden'],
     [{ path: '' }, 400, 'invalid_request'],
     [{}, 400, 'invalid_request'],
     [{ path: 'a', url: 'b' }, 400, 'invalid_request'],
+    [{ path: 'a', repo: 'a/b' }, 400, 'invalid_request'],
+    [{ repo: 'a/b', url: 'c' }, 400, 'invalid_request'],
+    [{ revision: 'main' }, 400, 'invalid_request'],
+    [{ path: 'a', revision: 'main' }, 400, 'invalid_request'],
+    [{ url: 'a', subfolder: 'b' }, 400, 'invalid_request'],
+    [{ repo: null }, 400, 'invalid_request'],
+    [{ repo: 'a/b', revision: '' }, 400, 'invalid_request'],
+    [{ repo: 'a/b', token: 'x' }, 400, 'unknown_field'],
   ])('refuses %j', async (body, status, code) => {
     const response = await put(body);
     expect([response.statusCode, response.json().error.code]).toEqual([status, code]);
@@ -130,6 +157,28 @@ describe('PUT /v1/adapters/{name}, path', () => {
 describe('GET and DELETE', () => {
   const inject = (method: 'GET' | 'DELETE', path: string) =>
     server.app.inject({ method, url: path });
+
+  it('shows where adapters are now, not where they were', async () => {
+    const residencyOf = async () =>
+      (await inject('GET', '/v1/adapters'))
+        .json()
+        .data.map((one: { residency: object }) => one.residency);
+    const cold = { level: 'disk', pinned: false, references: 0, evicting: false };
+    expect(await residencyOf()).toEqual([cold, cold]);
+    const warm = { level: 'device', pinned: true, references: 3, evicting: false } as const;
+    server.residency.views.set(server.adapters.resolve('sub').generation.digest, warm);
+    expect(await residencyOf()).toEqual([cold, warm]);
+    const shown = await inject('GET', '/v1/adapters/sub');
+    expect(shown.json()).toMatchObject({
+      residency: warm,
+      pinned: false,
+      split: null,
+      generations: 1,
+      revision: 1,
+      updated: 1_700_000_000,
+    });
+    expect(shown.headers.etag).toBe(`"${shown.json().generation}"`);
+  });
 
   it('lists, shows and removes', async () => {
     const list = (await inject('GET', '/v1/adapters')).json();

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
+import { sha256 } from '../../support/fake-adapters.ts';
 import type { Script } from '../../support/fake-engine.ts';
 import { codes, EOS } from '../generation/support.ts';
 import { parseSse, type TestServer, type TestServerOptions, testServer } from './support.ts';
@@ -47,6 +48,45 @@ describe('POST /v1/completions', () => {
     expect(response.json()).toMatchObject({ adapter_generation: digest });
     expect(server.engine.submitted[0]).toMatchObject({ adapter: { digest }, adapterScale: 0.5 });
     expect(server.adapters.holds).toBe(0);
+  });
+
+  it('gives equal keys the same side of a split, by its weight', async () => {
+    await start();
+    const [canary, current] = [sha256('canary'), sha256('current')];
+    server.adapters.seed('split', [canary, current]);
+    await server.adapters.setSplit('split', { digest: canary, weight: 0.5 });
+    const sideOf = async (fields: object) =>
+      (await post({ model: 'split', prompt: 'Q', ...fields })).json().adapter_generation;
+    const sides = new Map<string, string>();
+    for (let i = 0; i < 32; i++) sides.set(`key ${i}`, await sideOf({ split_key: `key ${i}` }));
+    expect(new Set(sides.values())).toEqual(new Set([canary, current]));
+    for (const [key, side] of sides) {
+      expect(await sideOf({ split_key: key })).toBe(side);
+      // A user is a key when there is none; one that is empty is not.
+      expect(await sideOf({ user: key, split_key: '' })).toBe(side);
+      expect(await sideOf({ user: 'someone else', split_key: key })).toBe(side);
+    }
+    const drawn = new Set<string>();
+    for (let i = 0; i < 64; i++) drawn.add(await sideOf({ user: '', split_key: null }));
+    expect(drawn.size).toBe(2);
+    // What was answered is what ran.
+    const last = server.engine.submitted.at(-1)!.adapter!.digest;
+    expect([canary, current]).toContain(last);
+  });
+
+  it('resolves a request with one key from beginning to end', async () => {
+    await start();
+    const keys: (string | undefined)[] = [];
+    const { resolve } = server.adapters;
+    server.adapters.resolve = (name, key) => {
+      keys.push(key);
+      return resolve.call(server.adapters, name, key);
+    };
+    await post({ model: 'sub', prompt: 'Q', split_key: 'k' });
+    await post({ model: 'sub', prompt: 'Q' });
+    expect(keys.slice(0, 2)).toEqual(['k', 'k']);
+    expect(keys[2]).toMatch(/^[0-9a-f]{32}$/);
+    expect(keys[3]).toBe(keys[2]);
   });
 
   it('takes token ids and lists of prompts', async () => {
@@ -144,7 +184,8 @@ describe('POST /v1/completions, stream', () => {
     expect(chunks.map((chunk) => chunk.choices[0]?.text).join('')).toBe('hello');
     expect(chunks.at(-1)).toMatchObject({ choices: [{ finish_reason: 'stop' }] });
     const { digest } = server.adapters.resolve('sub').generation;
-    expect(chunks[0]).toMatchObject({ object: 'text_completion', adapter_generation: digest });
+    expect(chunks[0]).toMatchObject({ object: 'text_completion' });
+    for (const chunk of chunks) expect(chunk).toMatchObject({ adapter_generation: digest });
     expect(chunks[0]).not.toHaveProperty('usage');
     expect(new Set(chunks.map((chunk) => (chunk as unknown as { id: string }).id)).size).toBe(1);
   });
@@ -204,6 +245,13 @@ describe('POST /v1/completions, refusals', () => {
     [{ model: 'base', prompt: [-5] }, 400, 'invalid_request', 'prompt'],
     [{ model: 'base', prompt: [999] }, 400, 'token_out_of_range', 'prompt'],
     [{ model: 'base', prompt: '' }, 400, 'prompt_empty', 'prompt'],
+    [{ model: 'base', prompt: 'Q', split_key: 7 }, 400, 'invalid_request', 'split_key'],
+    [
+      { model: 'base', prompt: 'Q', split_key: 'x'.repeat(513) },
+      400,
+      'invalid_request',
+      'split_key',
+    ],
     [[], 400, 'invalid_request', null],
   ])('%j', async (body, status, code, param) => {
     await start();

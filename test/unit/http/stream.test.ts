@@ -78,6 +78,7 @@ describe('WebSocket /v1/stream', () => {
       },
       adapter_generation: digest,
     });
+    for (const frame of client.of('a')) expect(frame.adapter_generation).toBe(digest);
     const tokens = client.of('a').filter(({ type, index }) => type === 'token' && index === 1);
     expect(tokens.map(({ text }) => text).join('')).toBe('hello');
     expect(tokens.map(({ token_id }) => token_id)).toEqual([...codes('hello'), EOS]);
