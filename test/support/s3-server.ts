@@ -144,6 +144,7 @@ async function launch(binary: string, dir: string, ports: Ports): Promise<Launch
       ...['-filer', `-filer.port=${ports.filer}`, `-filer.port.grpc=${filerGrpc}`],
       ...['-s3', `-s3.port=${ports.s3}`, `-s3.port.grpc=${s3Grpc}`],
       ...['-s3.port.iceberg=0', '-s3.port.lance=0', '-s3.iam=false'],
+      '-s3.autoCreateBucket=false',
       ...['-master.electionTimeout=1s', '-master.heartbeatInterval=100ms'],
       ...[`-filer.localSocket=${dir}/filer.sock`, `-s3.localSocket=${dir}/s3.sock`],
       `-s3.config=${path.join(dir, 'identities.json')}`,
