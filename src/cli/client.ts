@@ -127,6 +127,13 @@ async function writeUpload(
   }
 }
 
+function unreachable({ origin }: URL, { code = '', message }: NodeJS.ErrnoException): RemoteError {
+  const hint = /CERT|ISSUER/.test(code)
+    ? 'NODE_EXTRA_CA_CERTS=FILE adds a certificate authority that is trusted'
+    : 'is the server running, and is --url right?';
+  return new RemoteError('server_unreachable', `${origin}: ${message || code}; ${hint}`);
+}
+
 /**
  * Sends one request and reads its answer. A server that answers before it has read the whole upload
  * (too large, a condition that does not hold) is heard at once.
@@ -154,11 +161,7 @@ export async function send(url: string, call: Call): Promise<Answer> {
     return await readAnswer(response);
   } catch (error) {
     if (error instanceof RemoteError || error instanceof LoramuxError) throw error;
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw new RemoteError(
-      'server_unreachable',
-      `${target.origin}: ${message || code}; is the server running, and is --url right?`,
-    );
+    throw unreachable(target, error as NodeJS.ErrnoException);
   } finally {
     answered.abort();
     request.destroy();

@@ -1,11 +1,15 @@
 /** The command as a user runs it: a process, its output, its exit code. */
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { cp, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import https from 'node:https';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { VERSION } from '../../../src/version.ts';
+import { selfSigned } from '../../support/certificate.ts';
 import { type TestServer, testServer } from '../http/support.ts';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
@@ -152,6 +156,28 @@ describe('loramux adapters', () => {
     const { code, stderr } = await loramux(['adapters', 'push', 'big', folder, '--url', url]);
     expect(stderr).toMatch(/^loramux: adapter_too_large: /);
     expect(code).toBe(1);
+  });
+});
+
+describe('an https server', () => {
+  it('is trusted as Node.js trusts it', async () => {
+    const { cert, key } = selfSigned();
+    const file = path.join(dir, 'authority.pem');
+    await writeFile(file, cert);
+    const body = JSON.stringify({ object: 'list', data: [], damaged: [] });
+    const server = https.createServer({ cert, key }, (_request, response) => response.end(body));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const args = ['adapters', 'list', '--json', '--url', `https://127.0.0.1:${port}`];
+    const trusted = await loramux(args, { NODE_EXTRA_CA_CERTS: file });
+    const refused = await loramux(args, { NODE_EXTRA_CA_CERTS: undefined });
+    server.close();
+    expect(trusted).toEqual({ code: 0, stdout: `${body}\n`, stderr: '' });
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(
+      /server_unreachable.*self-signed certificate; NODE_EXTRA_CA_CERTS/,
+    );
   });
 });
 
