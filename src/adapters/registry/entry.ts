@@ -31,11 +31,13 @@ export function checkCondition(
   { ifMatch, ifNoneMatch }: Condition,
 ): void {
   const shown = JSON.stringify(name);
-  if (ifMatch !== undefined && ifMatch !== entry?.current) {
+  const matches = ifMatch === '*' ? entry !== undefined : ifMatch === entry?.current;
+  if (ifMatch !== undefined && !matches) {
     const found = entry === undefined ? 'does not exist' : `points to ${entry.current}`;
+    const wanted = ifMatch === '*' ? 'an existing name' : `generation ${ifMatch}`;
     throw new LoramuxError(
       'generation_mismatch',
-      `The change is for generation ${ifMatch}, but ${shown} ${found}. Look at it and try again.`,
+      `The change is for ${wanted}, but ${shown} ${found}. Look at it and try again.`,
       { currentGeneration: entry?.current ?? null },
     );
   }

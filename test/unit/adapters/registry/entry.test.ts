@@ -228,12 +228,14 @@ describe('checkCondition', () => {
     checkCondition('a', entry, {});
     checkCondition('a', undefined, {});
     checkCondition('a', entry, { ifMatch: sha256('b'), ifNoneMatch: false });
+    checkCondition('a', entry, { ifMatch: '*' });
     checkCondition('a', undefined, { ifNoneMatch: true });
   });
 
   it('says which generation is current, null when there is none', () => {
     expect(fails(entry, { ifMatch: sha256('a') })).toBe(sha256('b'));
     expect(fails(undefined, { ifMatch: sha256('a') })).toBeNull();
+    expect(fails(undefined, { ifMatch: '*' })).toBeNull();
     expect(fails(entry, { ifNoneMatch: true })).toBe(sha256('b'));
     expect(fails(entry, { ifMatch: sha256('b'), ifNoneMatch: true })).toBe(sha256('b'));
     expect(fails(undefined, { ifMatch: sha256('b'), ifNoneMatch: true })).toBeNull();
