@@ -21,9 +21,12 @@ export class LoadFailures {
     this.#now = now;
   }
 
-  remember(digest: string, error: LoramuxError, untold: boolean): void {
+  /** @param untold somebody waits for it; an error that is not `lasting` is only for them. */
+  remember(digest: string, error: LoramuxError, untold: boolean, lasting: boolean): void {
     this.#byDigest.delete(digest);
-    this.#byDigest.set(digest, { error, untilMs: this.#now() + this.#retryMs, untold });
+    if (!lasting && !untold) return;
+    const untilMs = this.#now() + (lasting ? this.#retryMs : 0);
+    this.#byDigest.set(digest, { error, untilMs, untold });
     const oldest = this.#byDigest.keys().next().value;
     if (this.#byDigest.size > FAILURES_MAX && oldest !== undefined) this.#byDigest.delete(oldest);
   }

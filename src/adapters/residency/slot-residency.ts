@@ -281,7 +281,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
       const error = this.#neverFits(entry.generation);
       if (error === undefined) continue;
       refused = true;
-      this.#fail(entry, error);
+      this.#fail(entry, error, false);
     }
     if (refused) this.#listener();
   }
@@ -396,18 +396,18 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
       this.#counts.loadFailures++;
       onEvent?.({ kind: 'load_failed', digest, error });
       if (entry.pinned && !this.#closed) this.#pinRetries.failed(entry.generation);
-      this.#fail(entry, loadError(error));
+      this.#fail(entry, loadError(error), true);
     } finally {
       opened?.release();
     }
   }
 
   /** The load did not succeed, or cannot begin: tells everybody who waits for it. */
-  #fail(entry: SlotEntry, error: LoramuxError): void {
+  #fail(entry: SlotEntry, error: LoramuxError, lasting: boolean): void {
     this.#waiting.delete(entry);
     this.#leaving.delete(entry);
     this.#book.remove(entry);
-    this.#failures.remember(entry.generation.digest, error, entry.wanted);
+    this.#failures.remember(entry.generation.digest, error, entry.wanted, lasting);
     this.#waiters.settle(entry, error);
     this.#unhold(entry);
   }
