@@ -27,7 +27,9 @@ export function adapterLine(adapter: Adapter): string {
   const { name, generation, rank, split, pinned } = adapter;
   const parts = [`${name}: generation ${generation}`, `rank ${rank}`];
   if (split !== null && split !== undefined) {
-    parts.push(`${formatShare(split.weight)} of the requests get ${split.generation}`);
+    // The answer to a canary push describes the canary.
+    const which = split.generation === generation ? 'it' : split.generation;
+    parts.push(`${formatShare(split.weight)} of the requests get ${which}`);
   }
   if (pinned === true) parts.push('pinned');
   return parts.join(', ');

@@ -5,6 +5,8 @@ import { type LabelCap, OTHER_LABEL } from './label-cap.ts';
 import { LATENCY_BUCKETS_S, LOAD_TIERS, NAMES_PER_GENERATION_MAX, PREFIX } from './names.ts';
 import type { AdapterInMemory, AdapterSources } from './sources.ts';
 
+const OTHER_ONLY: ReadonlySet<string> = new Set([OTHER_LABEL]);
+
 export class ResidencyMetrics {
   readonly #sources: AdapterSources;
   readonly #labels: LabelCap;
@@ -55,9 +57,7 @@ export class ResidencyMetrics {
     if (event.kind === 'prefetched') this.#prefetches.inc();
     if (event.kind !== 'loaded') return;
     const { digest, tier, ms } = event;
-    const [name] = this.#sources.namesOf(digest);
-    const adapter = name === undefined ? OTHER_LABEL : this.#labels.label(name).text;
-    this.#loads.inc({ adapter, tier });
+    for (const adapter of this.#labelsOf(digest)) this.#loads.inc({ adapter, tier });
     this.#loadSeconds.observe({ tier }, ms / 1000);
   }
 
@@ -71,13 +71,16 @@ export class ResidencyMetrics {
     for (const tier of LOAD_TIERS) this.#loads.remove({ adapter, tier });
   }
 
-  /** A sample for every name, so that each of them can be looked up. */
-  #add({ digest, level, pinned, bytes }: AdapterInMemory): void {
+  /** One for every name, so that each of them can be looked up. */
+  #labelsOf(digest: string): ReadonlySet<string> {
     const names = this.#sources.namesOf(digest).slice(0, NAMES_PER_GENERATION_MAX);
-    const labels = new Set(names.map((name) => this.#labels.label(name).text));
-    // Its name has moved on or is gone, and a request still uses it.
-    if (labels.size === 0) labels.add(OTHER_LABEL);
-    for (const adapter of labels) {
+    // Without any, its name has moved on or is gone, and a request still uses it.
+    if (names.length === 0) return OTHER_ONLY;
+    return new Set(names.map((name) => this.#labels.label(name).text));
+  }
+
+  #add({ digest, level, pinned, bytes }: AdapterInMemory): void {
+    for (const adapter of this.#labelsOf(digest)) {
       this.#loaded.inc({ adapter, level, pinned: String(pinned) }, 1);
       this.#loadedBytes.inc({ adapter, level }, bytes);
     }

@@ -193,6 +193,8 @@ describe('loads and residency', () => {
     expect(await samples(metrics, 'adapter_loads_total')).toEqual([
       '{adapter="a",tier="disk"} 1',
       '{adapter="a",tier="host"} 2',
+      '{adapter="b",tier="disk"} 1',
+      '{adapter="b",tier="host"} 2',
       '{adapter="other",tier="disk"} 1',
     ]);
     expect(await samples(metrics, 'adapter_load_seconds_sum')).toEqual([
