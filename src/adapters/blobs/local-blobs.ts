@@ -246,7 +246,8 @@ class DiskBlobs implements LocalBlobs {
     try {
       await this.#fs.remove(this.path(digest));
     } catch (error) {
-      if (entry !== undefined) this.#add(digest, entry);
+      const left = await this.#fs.size(this.path(digest)).catch(() => undefined);
+      if (entry !== undefined && left !== undefined) this.#add(digest, entry);
       throw error;
     }
   }
