@@ -54,6 +54,7 @@ function everythingResident(maxSlots: number): AdapterResidency {
     },
     release() {},
     forget() {},
+    prefetch() {},
     onChange() {},
   };
 }

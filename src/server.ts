@@ -137,6 +137,7 @@ async function build(
     },
   });
   teardown.add(() => metrics.close());
+  onResidency = (event) => metrics.residencyEvent(event);
 
   const lifecycle: Lifecycle = { draining: false };
   const replicaId = config.replicaId ?? drawReplicaId();
@@ -151,6 +152,7 @@ async function build(
       },
       tokenizer,
       adapters,
+      prefetch: (generation) => residency.prefetch(generation),
       engine,
       limits: { maxChoices: config.maxChoices, streamBufferBytes: config.streamBufferKb * KIB },
       observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),

@@ -95,6 +95,8 @@ export class FakeResidency implements AdapterResidency {
     this.#pump();
   }
 
+  prefetch(): void {}
+
   onChange(listener: () => void): void {
     this.#onChange = listener;
   }

@@ -84,6 +84,7 @@ export async function withModel<T>(
       },
       tokenizer: runtime.tokenizer,
       adapters: runtime.adapters,
+      prefetch: (generation) => runtime.residency.prefetch(generation),
       engine: runtime.engine,
       limits: { maxChoices: 1, streamBufferBytes: Number.MAX_SAFE_INTEGER },
       observe: () => NO_OBSERVER,

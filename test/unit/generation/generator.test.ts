@@ -226,6 +226,19 @@ describe('generation: refusals', () => {
 });
 
 describe('generation: ends', () => {
+  it('prefetches the adapter that a request names before its prompt is encoded', async () => {
+    const h = harness(new FakeEngine({ script: repeating(codes('a')), manual: true }));
+    const starting = h.start({ model: 'adapter-a' });
+    expect(h.prefetched).toHaveLength(1);
+    expect(h.engine.submitted).toEqual([]);
+    const generation = await starting;
+    expect(h.prefetched).toEqual([generation.adapter?.generation.digest]);
+    await h.start({});
+    expect(h.prefetched).toHaveLength(1);
+    generation.cancel();
+    h.engine.step();
+  });
+
   it('holds the adapter until the engine is done with it', async () => {
     const h = harness(new FakeEngine({ script: repeating(codes('a')), manual: true }));
     const generation = await h.start({ model: 'adapter-a' });

@@ -45,6 +45,8 @@ export interface Harness {
   readonly engine: FakeEngine;
   readonly held: { count: number };
   readonly outcomes: Outcome[];
+  /** Digests of adapters that were to be brought nearer. */
+  readonly prefetched: string[];
   start(request: Partial<GenerationRequest>, signal?: AbortSignal): Promise<Generation>;
   run(request: Partial<GenerationRequest>): Promise<GenerationEvent[]>;
 }
@@ -93,6 +95,7 @@ export async function drain(generation: Generation): Promise<GenerationEvent[]> 
 export function harness(engine: FakeEngine, limits: Partial<GeneratorLimits> = {}): Harness {
   const held = { count: 0 };
   const outcomes: Outcome[] = [];
+  const prefetched: string[] = [];
   const generator = createGenerator({
     model: { name: 'base', vocabSize: 256, eosTokenIds: [EOS] },
     tokenizer: characters,
@@ -109,6 +112,9 @@ export function harness(engine: FakeEngine, limits: Partial<GeneratorLimits> = {
         };
       },
     },
+    prefetch: ({ digest }) => {
+      prefetched.push(digest);
+    },
     limits: { maxChoices: 8, streamBufferBytes: 1 << 20, ...limits },
     observe: () => ({
       prompt() {},
@@ -123,6 +129,7 @@ export function harness(engine: FakeEngine, limits: Partial<GeneratorLimits> = {
     engine,
     held,
     outcomes,
+    prefetched,
     start,
     run: async (partial) => drain(await start(partial)),
   };

@@ -89,6 +89,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
       tokenizer: characters,
       engine,
       adapters,
+      prefetch: () => {},
       limits: { maxChoices: 8, streamBufferBytes: options.streamBufferBytes ?? 1 << 20 },
       observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),
     }),

@@ -25,6 +25,8 @@ class ManualResidency {
     this.calls.push(`forget ${digest}`);
   }
 
+  prefetch(): void {}
+
   onChange(): void {}
 
   take(): string[] {

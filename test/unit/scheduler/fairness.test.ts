@@ -14,6 +14,7 @@ const resident = (maxSlots: number) => {
     },
     release() {},
     forget() {},
+    prefetch() {},
     onChange() {},
   };
 };
