@@ -45,18 +45,33 @@ const isThere = (file: string) =>
     () => false,
   );
 
+/** Where a path is, if it is below the adapter root by its letters; links are the service's matter. */
+function placeBelow(adapterRoot: string | undefined, loraPath: string): string | undefined {
+  if (adapterRoot === undefined) return undefined;
+  const root = path.resolve(adapterRoot);
+  const place = path.resolve(root, loraPath);
+  return place === root || place.startsWith(path.join(root, path.sep)) ? place : undefined;
+}
+
 /**
  * The `lora_path` of vLLM and SGLang: a folder below the adapter root, else a repository if it looks
  * like one and the server fetches from the hub. The service checks what is chosen.
+ * @throws LoramuxError source_not_found when it can be neither
  */
 export async function loraPathSource(
   loraPath: string,
   { adapterRoot, remoteSources }: Pick<HttpConfig, 'adapterRoot' | 'remoteSources'>,
 ): Promise<AdapterSource> {
   const folder: AdapterSource = { kind: 'directory', path: loraPath };
-  if (!remoteSources || !REPOSITORY.test(loraPath)) return folder;
-  if (adapterRoot !== undefined && (await isThere(path.resolve(adapterRoot, loraPath)))) {
-    return folder;
+  const place = placeBelow(adapterRoot, loraPath);
+  if (place !== undefined && (await isThere(place))) return folder;
+  if (remoteSources && REPOSITORY.test(loraPath)) {
+    return { kind: 'hub', repo: loraPath, revision: undefined, subfolder: undefined };
   }
-  return { kind: 'hub', repo: loraPath, revision: undefined, subfolder: undefined };
+  if (place === undefined) return folder;
+  throw new LoramuxError(
+    'source_not_found',
+    `No adapter found for ${loraPath}: there is no such folder below the adapter root.`,
+    { param: 'lora_path' },
+  );
 }

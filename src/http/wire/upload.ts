@@ -107,6 +107,26 @@ function atMost(bytesMax: number, name: string) {
   };
 }
 
+/**
+ * Writes a new file of at most so many bytes and returns how many they were. When it throws, nothing
+ * is written any more: a file that is still being opened would come to be after its removal.
+ */
+async function writeFile(
+  source: Readable,
+  file: string,
+  bytesMax: number,
+  name: string,
+): Promise<number> {
+  const writer = createWriteStream(file, { flags: 'wx' });
+  const closed = new Promise<void>((resolve) => writer.once('close', resolve));
+  try {
+    await pipeline(source, atMost(bytesMax, name), writer);
+  } finally {
+    await closed;
+  }
+  return writer.bytesWritten;
+}
+
 /** The form parser's complaints have neither a code nor a system error number. */
 function isFormError(error: unknown): boolean {
   return error instanceof Error && !('code' in error);
@@ -190,8 +210,7 @@ export async function receiveForm(
       }
       const file = newFile(target);
       received.set(part.name, { file, part });
-      const limit = atMost(bytesMaxOf(part, target), part.name);
-      await pipeline(upload.file, limit, createWriteStream(file, { flags: 'wx' }));
+      await writeFile(upload.file, file, bytesMaxOf(part, target), part.name);
     }
     return sourceOf(received);
   } catch (error) {
@@ -219,9 +238,7 @@ export async function receiveArchive(
     if (Number(request.headers['content-length'] ?? 0) > bytesMax) {
       throw tooLarge('the archive', bytesMax);
     }
-    const writer = createWriteStream(file, { flags: 'wx' });
-    await pipeline(body, atMost(bytesMax, 'the archive'), writer);
-    if (writer.bytesWritten === 0) {
+    if ((await writeFile(body, file, bytesMax, 'the archive')) === 0) {
       throw new LoramuxError('adapter_upload_incomplete', 'the body is empty; send an archive');
     }
     return { kind: 'archive', path: file, format };

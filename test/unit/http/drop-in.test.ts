@@ -139,6 +139,13 @@ describe('lora_path', () => {
     expect(await sourceOf('team/one')).toEqual({ kind: 'directory', path: 'team/one' });
     await server.adapters.remove('new');
     expect(await sourceOf('team/two')).toEqual({ ...HUB, repo: 'team/two' });
+    await server.adapters.remove('new');
+    expect(await sourceOf('.')).toEqual({ kind: 'directory', path: '.' });
+    for (const loraPath of ['nothing', `${adapterRoot}/nothing`, 'team/one/\u0000']) {
+      const response = await load({ lora_name: 'other', lora_path: loraPath });
+      expect(response.statusCode, loraPath).toBe(404);
+      expect(response.json().error.message).toContain('No adapter found for');
+    }
     await rm(adapterRoot, { recursive: true });
   });
 
