@@ -56,6 +56,7 @@ export interface GuardedResponse {
 /** Serves one source; close it to drop its connections. */
 export class GuardedHttp {
   readonly #options: GuardOptions;
+  readonly #isAllowed: (address: string) => boolean;
   readonly #guarded: Agent;
   /** For the trusted origin. */
   readonly #open: Agent;
@@ -63,10 +64,8 @@ export class GuardedHttp {
   constructor(options: GuardOptions) {
     this.#options = options;
     const resolve = options.resolve ?? systemResolve;
-    const isAllowed = options.allowPrivate
-      ? () => true
-      : (options.isAllowed ?? ((address) => isPublicAddress(address)));
-    this.#guarded = newAgent(resolve, isAllowed);
+    this.#isAllowed = options.allowPrivate ? () => true : (options.isAllowed ?? isPublicAddress);
+    this.#guarded = newAgent(resolve, this.#isAllowed);
     this.#open = newAgent(resolve, () => true);
   }
 
@@ -143,9 +142,10 @@ export class GuardedHttp {
     if (allowPrivate) return;
     const host = url.hostname.replace(/^\[|\]$/g, '');
     const name = host.replace(/\.+$/, '').toLowerCase();
-    const isAllowed = this.#options.isAllowed ?? isPublicAddress;
     const isBad =
-      isIP(host) === 0 ? name === 'localhost' || name.endsWith('.localhost') : !isAllowed(host);
+      isIP(host) === 0
+        ? name === 'localhost' || name.endsWith('.localhost')
+        : !this.#isAllowed(host);
     if (isBad) throw forbidden(`${shownUrl(url)} is not a public address`);
   }
 }

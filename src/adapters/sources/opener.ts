@@ -127,6 +127,7 @@ class Deadline {
         new LoramuxError('source_unavailable', `The source was not read within ${timeoutMs} ms.`),
       );
     }, timeoutMs);
+    if (outer.aborted) onAbort();
     outer.addEventListener('abort', onAbort, { once: true });
     this.signal = controller.signal;
     this.clear = () => {

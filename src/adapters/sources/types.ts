@@ -16,7 +16,8 @@ export interface SourceOpener {
   /**
    * @throws LoramuxError adapter_path_forbidden, adapter_upload_incomplete, adapter_pickle_refused,
    *   adapter_too_large, archive_invalid, archive_unsafe, archive_limit_exceeded, source_forbidden,
-   *   source_not_found, source_unavailable. Nothing stays when it rejects.
+   *   source_not_found, source_unavailable, invalid_request; errors of the local disk as they are;
+   *   the signal's reason. Nothing stays when it rejects.
    */
   open(source: AdapterSource, signal: AbortSignal): Promise<OpenedSource>;
 }
