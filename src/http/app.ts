@@ -2,6 +2,7 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import websocket from '@fastify/websocket';
 import Fastify, { type FastifyInstance, LogController, type RouteOptions } from 'fastify';
+import { registerContinue } from './plugins/continue.ts';
 import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
@@ -71,6 +72,7 @@ export async function buildApp(
   // Bodies are JSON; a text is refused as such instead of being parsed to a string.
   app.removeContentTypeParser('text/plain');
   registerErrors(app as unknown as FastifyInstance);
+  registerContinue(app as unknown as FastifyInstance);
   // Before any hook that refuses requests: it must know refused handshakes to close their sockets.
   await app.register(websocket, {
     options: {

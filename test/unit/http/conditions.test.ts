@@ -150,6 +150,50 @@ describe('what is refused before the upload', () => {
   });
 });
 
+describe('Expect: 100-continue', () => {
+  const BODY = 'x'.repeat(5000);
+
+  /** Sends an upload as curl does: its body only when the server asks for it. */
+  async function upload(condition: string): Promise<{ asked: boolean; answer: string }> {
+    const url = new URL(await server.listen());
+    const socket = net.connect(Number(url.port), url.hostname);
+    socket.write(
+      'PUT /v1/adapters/sub HTTP/1.1\r\nhost: x\r\ncontent-type: application/zip\r\n' +
+        `if-match: ${condition}\r\nexpect: 100-continue\r\nconnection: close\r\n` +
+        `content-length: ${BODY.length}\r\n\r\n`,
+    );
+    let asked = false;
+    let answer = '';
+    for await (const chunk of socket) {
+      answer += String(chunk);
+      if (asked || !answer.startsWith('HTTP/1.1 100 Continue\r\n\r\n')) continue;
+      asked = true;
+      answer = answer.slice('HTTP/1.1 100 Continue\r\n\r\n'.length);
+      socket.write(BODY);
+    }
+    return { asked, answer };
+  }
+
+  it('asks for the body of an upload that may be taken', async () => {
+    const { asked, answer } = await upload(`"${CURRENT}"`);
+    expect([asked, answer.slice(0, 15)]).toEqual([true, 'HTTP/1.1 200 OK']);
+    expect(server.adapters.puts[0]?.files).toEqual({ archive: BODY });
+  });
+
+  it('does not ask for one that is refused', async () => {
+    const { asked, answer } = await upload(`"${OTHER}"`);
+    expect(asked).toBe(false);
+    expect(answer).toMatch(/^HTTP\/1.1 412 /);
+    expect(answer).toMatch(/connection: close/i);
+  });
+
+  it('works for requests that are none', async () => {
+    const url = await server.listen();
+    const answer = await fetch(`${url}/v1/adapters/sub`);
+    expect(answer.status).toBe(200);
+  });
+});
+
 describe('conditions of other changes', () => {
   const changes: [Method, string, object | undefined][] = [
     ['POST', '/rollback', {}],
