@@ -38,6 +38,7 @@ export async function extractTarGz(
   const contents = new ArchiveContents(limits);
   const found: { config?: string; weights?: string } = {};
   const meter = new Meter(MAX_TAR_PADDING_BYTES + maxHeaderBytes(limits));
+  const gunzip = createGunzip();
   const reader = extract();
   /** The entry at hand; ends before the next begins. */
   let handling: Promise<void> = Promise.resolve();
@@ -70,8 +71,9 @@ export async function extractTarGz(
   });
 
   try {
-    await pipeline(createReadStream(file), createGunzip(), meter, reader, { signal });
+    await pipeline(createReadStream(file), gunzip, meter, reader, { signal });
     await handling;
+    await checkRest(file, gunzip.bytesWritten, signal);
   } catch (error) {
     // Nothing may write any more when the caller cleans up. Its failure is the pipeline's too.
     await handling.catch(() => undefined);
@@ -79,6 +81,16 @@ export async function extractTarGz(
   }
   contents.checkComplete();
   return { configPath: found.config!, weightsPath: found.weights! };
+}
+
+/**
+ * The decompressor takes a zero after a member for padding and looks no further; what is not all
+ * zeros is refused here as it would be without the first.
+ */
+async function checkRest(file: string, start: number, signal: AbortSignal): Promise<void> {
+  for await (const chunk of createReadStream(file, { start, signal })) {
+    if ((chunk as Buffer).some((byte) => byte !== 0)) throw invalid('bytes follow after its end');
+  }
 }
 
 /** @throws LoramuxError archive_unsafe. */
