@@ -1,8 +1,17 @@
 /** Adapter slots: their life cycle and every way a load can fail. */
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type AdapterImage, type NativeSession, nativeErrorCode } from '../../src/native/index.ts';
 import { fixtureImage, fixtureSession } from '../support/native-fixtures.ts';
@@ -20,6 +29,24 @@ afterAll(async () => {
   await session.close();
   rmSync(folder, { recursive: true });
 });
+
+function shared(bytes: Uint8Array): Uint8Array {
+  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length));
+  copy.set(bytes);
+  return copy;
+}
+
+function within(bytes: Uint8Array, offset: number): Uint8Array {
+  const copy = new Uint8Array(offset + bytes.length + 7);
+  copy.set(bytes, offset);
+  return copy.subarray(offset, offset + bytes.length);
+}
+
+function detached(): Uint8Array {
+  const bytes = new Uint8Array(good.fileBytes);
+  structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+  return bytes;
+}
 
 const step = (slot: number) =>
   session.step(packStep([{ tokens: [1, 2, 3], cached: 0, blocks: [0], slot }]), true);
@@ -77,6 +104,38 @@ describe('slots', () => {
     await Promise.all(loads);
     const answers = await Promise.all([step(0)]);
     for (const slot of [1, 2, 3]) expect((await step(slot)).logits).toEqual(answers[0]!.logits);
+    for (const slot of [0, 1, 2, 3]) session.freeAdapter(slot);
+  });
+
+  it.each([
+    ['shared memory', (bytes: Uint8Array) => shared(bytes)],
+    ['memory of its own', (bytes: Uint8Array) => new Uint8Array(bytes)],
+    ['a part of a buffer, at an odd offset', (bytes: Uint8Array) => within(bytes, 13)],
+  ])('load from bytes in %s, without the file', async (_, place) => {
+    await session.loadAdapter(0, good);
+    const expected = await step(0);
+    const bytes = place(readFileSync(good.path));
+    const image = { ...good, path: '/nowhere/none', bytes };
+    const loading = session.loadAdapter(1, image);
+    const { bytes: resident } = await loading;
+    expect(resident).toBeGreaterThan(0);
+    bytes.fill(0);
+    expect((await step(1)).logits, 'the bytes may go after the load').toEqual(expected.logits);
+    for (const slot of [0, 1]) session.freeAdapter(slot);
+  });
+
+  it('keep the bytes of a load under way from the garbage collector', async () => {
+    setFlagsFromString('--expose_gc');
+    const gc = runInNewContext('gc') as () => void;
+    await session.loadAdapter(0, good);
+    const expected = await step(0);
+    const file = readFileSync(good.path);
+    const loads = [1, 2, 3].map((slot) =>
+      session.loadAdapter(slot, { ...good, bytes: shared(file) }),
+    );
+    gc();
+    await Promise.all(loads);
+    for (const slot of [1, 2, 3]) expect((await step(slot)).logits).toEqual(expected.logits);
     for (const slot of [0, 1, 2, 3]) session.freeAdapter(slot);
   });
 
@@ -153,6 +212,18 @@ describe('loads that must fail', () => {
     ['an unknown dtype', () => changed({ dtype: 'I8' as 'F32' }), 'native_invalid_argument'],
     ['a pair twice', () => ({ ...good, pairs: [pair, pair] }), 'native_invalid_argument'],
     ['a relative path', () => ({ ...good, path: 'x' }), 'native_invalid_argument'],
+    ['too few bytes', () => ({ ...good, bytes: new Uint8Array(8) }), 'native_invalid_argument'],
+    ['detached bytes', () => ({ ...good, bytes: detached() }), 'native_invalid_argument'],
+    [
+      'bytes of another type',
+      () => ({ ...good, bytes: new Float32Array(good.fileBytes) as unknown as Uint8Array }),
+      'native_invalid_argument',
+    ],
+    [
+      'B beyond the bytes',
+      () => ({ ...changed({ offsetB: good.fileBytes }), bytes: readFileSync(good.path) }),
+      'native_adapter_load',
+    ],
     ['a path with NUL', () => ({ ...good, path: '/x\0y' }), 'native_invalid_argument'],
   ];
 

@@ -88,9 +88,10 @@ const scenarios: Record<string, () => Promise<unknown>> = {
   },
   async exitInAdapterLoad() {
     const session = await fixtureSession(MODEL);
-    for (const slot of [0, 1, 2, 3]) {
-      void session.loadAdapter(slot, fixtureImage(MODEL, 'all-r8-rslora'));
-    }
+    const image = fixtureImage(MODEL, 'all-r8-rslora');
+    const bytes = readFileSync(image.path);
+    for (const slot of [0, 1]) void session.loadAdapter(slot, image);
+    for (const slot of [2, 3]) void session.loadAdapter(slot, { ...image, bytes });
     process.exit(EXIT_CODE);
   },
   async forgotten() {

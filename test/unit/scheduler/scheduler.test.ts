@@ -94,6 +94,7 @@ describe('plan', () => {
       tryAcquire: () => 0,
       release() {},
       forget() {},
+      prefetch() {},
       onChange() {},
     };
     const limits = { numBlocks: 12, maxTokensPerStep: 64, prefixCaching: false };
