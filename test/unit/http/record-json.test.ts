@@ -16,4 +16,16 @@ describe('lists of adapters', () => {
     expect(textsOf([a!, moved])).toBe('{"name":"a","fileBytes":2048},{"name":"b","fileBytes":1}');
     expect(serialised).toEqual(['a', 'b', 'b']);
   });
+
+  it('add what changes without a change of the record', () => {
+    let references = 0;
+    const textsOf = recordTexts(
+      ({ name }) => ({ name }),
+      () => ({ references }),
+    );
+    const records = [record('a'), record('b')];
+    expect(textsOf(records)).toBe('{"name":"a","references":0},{"name":"b","references":0}');
+    references = 2;
+    expect(textsOf(records)).toBe('{"name":"a","references":2},{"name":"b","references":2}');
+  });
 });
