@@ -158,10 +158,8 @@ export class Registrar {
         const { canaryWeight } = options;
         return putGeneration(entry, name, kept, { canaryWeight, maxGenerations, nowSeconds });
       });
-      const { record, splitRecord } = knownName(changed.after!);
-      const isCanary = splitRecord?.generation.digest === kept.digest;
       const replaced = changed.before !== undefined || changed.wasDamaged;
-      return { record: isCanary ? splitRecord : record, replaced };
+      return { record: knownName(changed.after!).record, replaced };
     } catch (error) {
       // The registry may name the generation: its file stays until that is known.
       keepFile = error instanceof LoramuxError && error.code === 'registry_outcome_unknown';

@@ -40,6 +40,7 @@ export interface PutOptions extends Condition {
 }
 
 export interface PutResult {
+  /** The name afterwards: its current generation, and a canary in `split`. */
   readonly record: AdapterRecord;
   /** True when the name existed before, also when it already had this very content. */
   readonly replaced: boolean;

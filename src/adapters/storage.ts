@@ -7,6 +7,7 @@ import { createLocalBlobs } from './blobs/local-blobs.ts';
 import type { LocalBlobs } from './blobs/types.ts';
 import { Periodic } from './periodic.ts';
 import { FileRegistry } from './registry/file-registry.ts';
+import { redisKeys } from './registry/redis/keys.ts';
 import type { GenerationMeta, RegistryBackend } from './registry/types.ts';
 import { nodeStoreFs, type StoreFs } from './store/store-fs.ts';
 
@@ -108,7 +109,7 @@ export async function openFleet(options: StorageOptions & FleetOptions): Promise
     const store = await createBlobStore(options.blobStore, {
       redis: {
         connect: () => registry.openBlobConnection(),
-        keyPrefix: registry.keyPrefix,
+        keyPrefix: redisKeys(options.prefix, options.schemaVersion).root,
         maxBlobBytes: options.redisBlobBytes,
       },
       s3: { endpoint: options.s3Endpoint, pathStyle: options.s3PathStyle },

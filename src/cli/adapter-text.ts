@@ -27,9 +27,7 @@ export function adapterLine(adapter: Adapter): string {
   const { name, generation, rank, split, pinned } = adapter;
   const parts = [`${name}: generation ${generation}`, `rank ${rank}`];
   if (split !== null && split !== undefined) {
-    // The answer to a canary push describes the canary.
-    const which = split.generation === generation ? 'it' : split.generation;
-    parts.push(`${formatShare(split.weight)} of the requests get ${which}`);
+    parts.push(`${formatShare(split.weight)} of the requests get ${split.generation}`);
   }
   if (pinned === true) parts.push('pinned');
   return parts.join(', ');

@@ -114,6 +114,8 @@ export function createGenerator(services: GeneratorServices): Generator {
         maxModelLen: engine.limits.maxModelLen,
       });
       const adapter = resolveTarget(adapters, model.name, target);
+      // First, since it may be refused, and then nothing may be counted as begun.
+      const release = adapter === undefined ? () => {} : adapters.hold(adapter.generation);
       const run = new GenerationRun({
         id,
         arrivalMs,
@@ -122,7 +124,7 @@ export function createGenerator(services: GeneratorServices): Generator {
         tokenizer,
         streamBufferBytes: limits.streamBufferBytes,
         observer: services.observe(adapter, arrivalMs),
-        release: adapter === undefined ? () => {} : adapters.hold(adapter.generation),
+        release,
       });
       try {
         if (!signal.aborted) submitAll(run, request, prompts);

@@ -1,4 +1,6 @@
 /** Three real servers and one real Redis: what one is told, all know, and trouble stays contained. */
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   answerOf,
@@ -203,6 +205,12 @@ describe('a fleet', () => {
     await a.upload('cached', content.dir);
     const before = await fleet.start();
     await untilAnswers(before, 'cached', content);
+    const cache = path.join(before.dataDir, 'cache', 'registry.json');
+    await until(
+      'the registry is cached on disk',
+      () => readFile(cache, 'utf8').catch(() => ''),
+      (text) => text.includes('"cached"'),
+    );
     fleet.servers.splice(fleet.servers.indexOf(before), 1);
     before.child.kill('SIGKILL');
     await new Promise((resolve) => before.child.once('exit', resolve));

@@ -1,7 +1,7 @@
 /** Several real servers that share one real Redis. */
 
 import { answerOf, askBody, CONTENT_MODEL_DIR, type Content } from './contents.ts';
-import { type TestRedis, startRedis } from './redis.ts';
+import { startRedis, type TestRedis } from './redis.ts';
 import { startTestServer, type TestServer } from './server.ts';
 
 export interface Fleet {

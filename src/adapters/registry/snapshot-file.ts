@@ -14,7 +14,7 @@ import type { VersionedEntry } from './types.ts';
 export const MAX_SNAPSHOT_FILE_BYTES = 256 * 1024 * 1024;
 /** Names that are encoded or decoded before others get the event loop. */
 const NAMES_PER_TURN = 128;
-const DEBOUNCE_MS = 1000;
+const DEBOUNCE_MS = 250;
 const FORMAT = 'loramux-registry-snapshot';
 const VERSION = 1;
 const DIGEST_CHARS = 64;

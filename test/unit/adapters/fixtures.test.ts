@@ -56,14 +56,15 @@ describe('fixture adapters', () => {
   it.each([...served, ...accepted])('%s: %s is accepted', async (model, folder) => {
     const service = await serviceFor(model);
     const { record } = await service.put(folder, { kind: 'directory', path: folder });
-    const image = await service.openImage(record.generation);
+    const { image, release } = await service.openImage(record.generation);
+    release();
     expect(image.fileBytes).toBe(record.fileBytes);
     const tensors = readFileSync(path.join(FIXTURES, folder, 'adapter_model.safetensors'));
     const names = tensors.toString('latin1').match(/lora_[AB]\.weight/g);
     expect(image.pairs).toHaveLength(names!.length / 2);
     // Saved twice, the same adapter is the same generation.
     const again = await service.put(`${folder}-again`, { kind: 'directory', path: folder });
-    expect(again.record.generation).toBe(record.generation);
+    expect(again.record.generation).toEqual(record.generation);
   });
 
   const unsupported = manifest('unsupported');
