@@ -17,6 +17,10 @@ export interface TcpProxy {
   refuse(): void;
   /** When this many more bytes came from a side, `action` is called before the rest goes on. */
   after(side: 'client' | 'server', bytes: number, action: () => void): void;
+  /** What is open now stays open and silent for ever; new connections are not affected. */
+  freeze(): void;
+  /** New connections go to this port. */
+  target(port: number): void;
   /** As at the start; what was held back is passed on. */
   restore(): void;
   readonly connections: number;
@@ -27,11 +31,13 @@ type Mode = 'pass' | 'stall' | 'stall-answers' | 'refuse';
 
 interface Pipe {
   readonly flush: () => void;
+  frozen: boolean;
 }
 
 export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
   let mode: Mode = 'pass';
   let delayMs = 0;
+  let port = targetPort;
   let trigger: { side: 'client' | 'server'; bytes: number; action: () => void } | undefined;
   const count = (side: 'client' | 'server', bytes: number) => {
     if (trigger?.side !== side) return;
@@ -52,9 +58,9 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
   ) => {
     const waiting: Buffer[] = [];
     const flush = () => {
-      while (waiting.length > 0 && !held()) to.write(waiting.shift()!);
+      while (waiting.length > 0 && !pipe.frozen && !held()) to.write(waiting.shift()!);
     };
-    const pipe = { flush };
+    const pipe: Pipe = { flush, frozen: false };
     pipes.add(pipe);
     from.on('data', (bytes: Buffer) => {
       count(side, bytes.length);
@@ -79,7 +85,7 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
       client.resetAndDestroy();
       return;
     }
-    const upstream = net.connect(targetPort, '127.0.0.1');
+    const upstream = net.connect(port, '127.0.0.1');
     sockets.add(client).add(upstream);
     connect('client', client, upstream, () => mode === 'stall');
     connect('server', upstream, client, () => mode === 'stall' || mode === 'stall-answers');
@@ -104,6 +110,12 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
     },
     after: (side, bytes, action) => {
       trigger = { side, bytes, action };
+    },
+    freeze: () => {
+      for (const pipe of pipes) pipe.frozen = true;
+    },
+    target: (next) => {
+      port = next;
     },
     restore: () => {
       trigger = undefined;

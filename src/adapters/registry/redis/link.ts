@@ -58,7 +58,8 @@ export interface LinkListener {
 /** @throws LoramuxError config_invalid; the message does not repeat credentials. */
 export function checkRedisUrl(url: string): URL {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
-  if (parsed === undefined || !['redis:', 'rediss:'].includes(parsed.protocol)) {
+  const isRedis = parsed !== undefined && ['redis:', 'rediss:'].includes(parsed.protocol);
+  if (!isRedis || parsed.hostname === '' || !/^\/?\d*$/.test(parsed.pathname)) {
     throw new LoramuxError(
       'config_invalid',
       'The Redis address must be a URL as redis://HOST:PORT/DB or, with TLS, rediss://HOST:PORT/DB ' +
