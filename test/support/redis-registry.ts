@@ -1,13 +1,16 @@
-/** Redis registries for tests: several backends on one real Redis, closed together. */
+/** Redis registries for tests: several backends on one real Redis, closed after each test. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { afterEach } from 'vitest';
 import {
   createRedisRegistry,
   type RedisRegistry,
   type RedisRegistryOptions,
 } from '../../src/adapters/registry/redis/redis-registry.ts';
+import { type RedisOptions, startRedis, type TestRedis } from './redis.ts';
 import { RecordingListener, until } from './registry-entries.ts';
+import { startTcpProxy, type TcpProxy } from './tcp-proxy.ts';
 
 export interface OpenedRegistry {
   readonly registry: RedisRegistry;
@@ -83,3 +86,36 @@ export async function provideBlobs(
     await registry.ledger.commitUpload(digest, await registry.ledger.beginUpload(digest));
   }
 }
+
+export interface Testbed {
+  redis(options?: RedisOptions): Promise<TestRedis>;
+  fleet(url: string, common?: Partial<RedisRegistryOptions>): Promise<RegistryFleet>;
+  proxy(targetPort: number): Promise<TcpProxy>;
+}
+
+/** Makes what tests of one file need and ends it after each of them, the newest first. */
+export function testbed(): Testbed {
+  const closers: (() => Promise<void>)[] = [];
+  afterEach(async () => {
+    for (const close of closers.splice(0).reverse()) await close();
+  });
+  return {
+    async redis(options) {
+      const redis = await startRedis(options);
+      closers.push(() => redis.stop());
+      return redis;
+    },
+    async fleet(url, common) {
+      const fleet = await registryFleet(url, common);
+      closers.push(() => fleet.close());
+      return fleet;
+    },
+    async proxy(targetPort) {
+      const proxy = await startTcpProxy(targetPort);
+      closers.push(() => proxy.close());
+      return proxy;
+    },
+  };
+}
+
+export const loopbackUrl = (port: number): string => `redis://127.0.0.1:${port}`;

@@ -15,6 +15,8 @@ export const MAX_SNAPSHOT_FILE_BYTES = 256 * 1024 * 1024;
 /** Names that are encoded or decoded before others get the event loop. */
 const NAMES_PER_TURN = 128;
 const DEBOUNCE_MS = 250;
+/** Pause before a write in multiples of what the last one took: large copies are written less often. */
+const PAUSE_FACTOR = 10;
 const FORMAT = 'loramux-registry-snapshot';
 const VERSION = 1;
 const DIGEST_CHARS = 64;
@@ -43,6 +45,7 @@ export class SnapshotFile {
   readonly #onWarning: SnapshotFileOptions['onWarning'];
   #take: (() => SavedRegistry) | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #lastWriteMs = 0;
   #writing: Promise<void> = Promise.resolve();
 
   constructor({ file, debounceMs = DEBOUNCE_MS, onWarning }: SnapshotFileOptions) {
@@ -68,7 +71,8 @@ export class SnapshotFile {
   /** Writes what `take` answers, soon. */
   schedule(take: () => SavedRegistry): void {
     this.#take = take;
-    this.#timer ??= setTimeout(() => void this.flush(), this.#debounceMs).unref();
+    const pauseMs = Math.max(this.#debounceMs, PAUSE_FACTOR * this.#lastWriteMs);
+    this.#timer ??= setTimeout(() => void this.flush(), pauseMs).unref();
   }
 
   /** Writes what was scheduled now; resolves when it is on disk. Failures are warnings. */
@@ -79,8 +83,10 @@ export class SnapshotFile {
       const take = this.#take;
       this.#take = undefined;
       if (take === undefined) return;
+      const began = performance.now();
       try {
         await this.#write(take());
+        this.#lastWriteMs = performance.now() - began;
       } catch (error) {
         const why = (error as Error).message;
         this.#onWarning(`The registry could not be cached in ${this.#file}: ${why}.`, error);

@@ -227,15 +227,13 @@ export class RedisLink {
   }
 
   /**
-   * A further connection with the same options, for transfers that must not delay commands. Commands
-   * wait for it to connect, within their timeout. Ended by `close`, or by whoever got it.
+   * A further connection, for transfers that must not delay commands: not connected yet, without a
+   * queue while it is away, and without a time limit per command, since a command may wait behind
+   * the bytes of many others. Ended by `close`, or by whoever got it.
    */
   openBlobConnection(): Redis {
-    const redis = new Redis(this.#options.url, {
-      ...redisOptions(this.#options.timeoutMs),
-      enableOfflineQueue: true,
-      maxRetriesPerRequest: 1,
-    });
+    const { commandTimeout: _, ...options } = redisOptions(this.#options.timeoutMs);
+    const redis = new Redis(this.#options.url, options);
     this.#watch(redis);
     this.#blobs.add(redis);
     redis.once('end', () => this.#blobs.delete(redis));

@@ -118,6 +118,7 @@ export class RedisRegistry implements RegistryBackend {
       throw new LoramuxError('internal_error', 'the registry was opened before');
     }
     const cached = await this.#file.load();
+    if (this.#closing !== undefined) throw unavailable('it is closed');
     let settled!: () => void;
     const firstReading = new Promise<void>((resolve) => {
       settled = resolve;
@@ -225,8 +226,12 @@ export class RedisRegistry implements RegistryBackend {
     }
   }
 
-  /** A connection of its own with the same options, for transfers; ended at the latest by `close`. */
+  /**
+   * A further connection for the transfers of blobs, not connected yet and without a time limit per
+   * command; ended at the latest by `close`. @throws LoramuxError registry_unavailable after `close`.
+   */
   openBlobConnection(): Redis {
+    if (this.#closing !== undefined) throw unavailable('it is closed');
     return this.#link.openBlobConnection();
   }
 

@@ -1,12 +1,12 @@
 /** Several replicas on one Redis: what one changes, the others know; failovers; who is there. */
-import { afterEach, describe, expect, it } from 'vitest';
+import { readFile } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
 import {
   MAX_REPLICA_BYTES,
   MAX_REPLICAS,
 } from '../../../../src/adapters/registry/redis/replica-directory.ts';
-import type { RedisOptions, TestRedis } from '../../../support/redis.ts';
-import { startRedis } from '../../../support/redis.ts';
-import { type RegistryFleet, registryFleet } from '../../../support/redis-registry.ts';
+import type { TestRedis } from '../../../support/redis.ts';
+import { loopbackUrl, testbed } from '../../../support/redis-registry.ts';
 import {
   codeOf,
   nameEntry,
@@ -15,39 +15,18 @@ import {
   until,
   written,
 } from '../../../support/registry-entries.ts';
-import { startTcpProxy } from '../../../support/tcp-proxy.ts';
 
 /** Longer than any test: what is seen before was told by a notice. */
 const NEVER_MS = 3_600_000;
 
-const closers: (() => Promise<void>)[] = [];
-afterEach(async () => {
-  for (const close of closers.splice(0).reverse()) await close();
-});
-
-async function redisServer(options: RedisOptions = {}): Promise<TestRedis> {
-  const redis = await startRedis(options);
-  closers.push(() => redis.stop());
-  return redis;
-}
-
-async function fleetOn(
-  url: string,
-  common: Parameters<typeof registryFleet>[1] = {},
-): Promise<RegistryFleet> {
-  const fleet = await registryFleet(url, common);
-  closers.push(() => fleet.close());
-  return fleet;
-}
-
-const urlOf = (port: number) => `redis://127.0.0.1:${port}`;
+const bed = testbed();
 const a1 = nameEntry('a', 'one');
 const a2 = nameEntry('a', 'one', 'two');
 
 describe('what another replica changes', () => {
   it('is known by a notice, without any periodic reading', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { reconcileMs: NEVER_MS });
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url, { reconcileMs: NEVER_MS });
     const one = await fleet.open();
     const two = await fleet.open();
     for (let i = 0; i < 20; i++) {
@@ -63,8 +42,8 @@ describe('what another replica changes', () => {
   });
 
   it('is known by the periodic reading when notices are lost', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { reconcileMs: 50 });
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url, { reconcileMs: 50 });
     const one = await fleet.open();
     // This one may not subscribe, so it never hears a notice.
     await redis.command('ACL', 'SETUSER', 'deaf', 'on', '>pw', '~*', '+@all', 'resetchannels');
@@ -81,8 +60,8 @@ describe('what another replica changes', () => {
   });
 
   it('is known after the subscription was killed', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { reconcileMs: NEVER_MS });
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url, { reconcileMs: NEVER_MS });
     const one = await fleet.open();
     const two = await fleet.open();
     await redis.command('CLIENT', 'KILL', 'TYPE', 'pubsub');
@@ -93,11 +72,10 @@ describe('what another replica changes', () => {
   });
 
   it('notices a subscription that is dead without being closed', async () => {
-    const redis = await redisServer();
-    const proxy = await startTcpProxy(redis.port);
-    closers.push(() => proxy.close());
-    const fleet = await fleetOn(redis.url, { reconcileMs: 50, timeoutMs: 300 });
-    const one = await fleet.open({ url: urlOf(proxy.port) });
+    const redis = await bed.redis();
+    const proxy = await bed.proxy(redis.port);
+    const fleet = await bed.fleet(redis.url, { reconcileMs: 50, timeoutMs: 300 });
+    const one = await fleet.open({ url: loopbackUrl(proxy.port) });
     const direct = await fleet.open();
     proxy.stall();
     await written(direct.registry, 'a', 0, a1);
@@ -116,8 +94,8 @@ describe('what another replica changes', () => {
   });
 
   it('is read in pages, while others change names', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { maxNames: 2000 });
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url, { maxNames: 2000 });
     const one = await fleet.open();
     const count = 700;
     const names = Array.from({ length: count }, (_, i) => `n${i}`);
@@ -144,8 +122,8 @@ describe('what another replica changes', () => {
   });
 
   it('is found by a complete reading when removals are forgotten already', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { reconcileMs: NEVER_MS });
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url, { reconcileMs: NEVER_MS });
     const one = await fleet.open();
     const two = await fleet.open();
     for (const name of ['a', 'b', 'c']) await written(one.registry, name, 0, nameEntry(name, 'x'));
@@ -166,17 +144,15 @@ describe('what another replica changes', () => {
 describe('failover', () => {
   /** A primary, a replica that follows it through a proxy, and a proxy that decides who is asked. */
   async function pair() {
-    const primary = await redisServer({ args: ['--repl-diskless-sync-delay', '0'] });
-    const following = await startTcpProxy(primary.port);
-    closers.push(() => following.close());
-    const replica = await redisServer({
+    const primary = await bed.redis({ args: ['--repl-diskless-sync-delay', '0'] });
+    const following = await bed.proxy(primary.port);
+    const replica = await bed.redis({
       args: ['--replicaof', `127.0.0.1 ${following.port}`, '--repl-diskless-sync-delay', '0'],
     });
     await until('the replica follows', async () =>
       (await replica.command('INFO', 'replication')).includes('master_link_status:up'),
     );
-    const proxy = await startTcpProxy(primary.port);
-    closers.push(() => proxy.close());
+    const proxy = await bed.proxy(primary.port);
     return { primary, replica, proxy, following };
   }
 
@@ -189,7 +165,7 @@ describe('failover', () => {
 
   it('that loses a change is believed, and said', async () => {
     const { primary, replica, proxy, following } = await pair();
-    const fleet = await fleetOn(urlOf(proxy.port));
+    const fleet = await bed.fleet(loopbackUrl(proxy.port));
     const { registry, listener, warnings } = await fleet.open();
     await written(registry, 'a', 0, a1);
     await written(registry, 'b', 0, nameEntry('b', 'one'));
@@ -212,7 +188,7 @@ describe('failover', () => {
 
   it('after which revisions are used again does not hide changes', async () => {
     const { primary, replica, proxy, following } = await pair();
-    const fleet = await fleetOn(urlOf(proxy.port));
+    const fleet = await bed.fleet(loopbackUrl(proxy.port));
     const { registry, listener } = await fleet.open();
     await written(registry, 'a', 0, a1);
     await until('caught up', caughtUp(primary, replica));
@@ -234,7 +210,7 @@ describe('failover', () => {
 
   it('on the same connection is noticed: a primary that became a replica', async () => {
     const { primary, replica } = await pair();
-    const fleet = await fleetOn(primary.url, { reconcileMs: 50 });
+    const fleet = await bed.fleet(primary.url, { reconcileMs: 50 });
     const { registry, listener } = await fleet.open();
     await written(registry, 'a', 0, a1);
     await until('caught up', caughtUp(primary, replica));
@@ -250,7 +226,7 @@ describe('failover', () => {
 
   it('can be survived by waiting for replicas', async () => {
     const { primary, replica } = await pair();
-    const fleet = await fleetOn(primary.url, { waitReplicas: 1, timeoutMs: 500 });
+    const fleet = await bed.fleet(primary.url, { waitReplicas: 1, timeoutMs: 500 });
     const { registry, listener } = await fleet.open();
     await written(registry, 'a', 0, a1);
     expect(await replica.command('HGET', `${registry.keyRoot}:meta`, 'revision')).toBe('1');
@@ -266,8 +242,8 @@ describe('failover', () => {
 
 describe('who is there', () => {
   it('expires when a replica dies', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { replicaTtlMs: 500 });
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url, { replicaTtlMs: 500 });
     const one = await fleet.open();
     const two = await fleet.open();
     await one.registry.announce(replicaInfo('one'));
@@ -281,8 +257,8 @@ describe('who is there', () => {
   });
 
   it('has bounds of number and size, and ignores what it cannot read', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url);
     const { registry, warnings } = await fleet.open();
     const adapters = Array.from({ length: 5000 }, (_, i) => ({
       generation: sha256(String(i)),
@@ -308,10 +284,10 @@ describe('who is there', () => {
 
 describe('what is unsafe about a Redis', () => {
   it('is said in the status, as far as it may be asked', async () => {
-    const redis = await redisServer({
+    const redis = await bed.redis({
       args: ['--maxmemory', '100mb', '--maxmemory-policy', 'allkeys-lru'],
     });
-    const fleet = await fleetOn(redis.url);
+    const fleet = await bed.fleet(redis.url);
     const { registry } = await fleet.open();
     await until('the warning', () => registry.status().reason !== undefined);
     expect(registry.status().state).toBe('ok');
@@ -324,17 +300,23 @@ describe('what is unsafe about a Redis', () => {
     expect(mute.registry.status()).toMatchObject({ state: 'ok', reason: undefined });
   });
 
-  it('does not exist where it is safe', async () => {
-    const redis = await redisServer({ appendfsync: 'always' });
-    const fleet = await fleetOn(redis.url);
-    const { registry } = await fleet.open();
+  it('is nothing with the configuration that comes with the project', async () => {
+    const text = await readFile(new URL('../../../../deploy/redis.conf', import.meta.url), 'utf8');
+    const settings = text.split('\n').filter((line) => /^[a-z]/.test(line));
+    const args = settings.flatMap((line) => `--${line}`.split(' '));
+    const redis = await bed.redis({ args });
+    expect(await redis.command('CONFIG', 'GET', 'appendfsync')).toContain('always');
+    const fleet = await bed.fleet(redis.url);
+    const { registry, listener } = await fleet.open();
+    await written(registry, 'a', 0, a1);
     await registry.reconcile();
     expect(registry.status().reason).toBeUndefined();
+    expect(listener.statuses.every(({ reason }) => reason === undefined)).toBe(true);
   });
 
   it('refuses new content when memory is full, and lets names be removed', async () => {
-    const redis = await redisServer({ args: ['--maxmemory-policy', 'noeviction'] });
-    const fleet = await fleetOn(redis.url);
+    const redis = await bed.redis({ args: ['--maxmemory-policy', 'noeviction'] });
+    const fleet = await bed.fleet(redis.url);
     const { registry } = await fleet.open();
     await written(registry, 'a', 0, a1);
     await redis.command('CONFIG', 'SET', 'maxmemory', '1');

@@ -1,8 +1,7 @@
-/** Redis that is away, slow, restarted, emptied or written by others: nothing acknowledged is lost. */
-import { afterEach, describe, expect, it } from 'vitest';
-import type { RedisOptions, TestRedis } from '../../../support/redis.ts';
-import { freePort, startRedis } from '../../../support/redis.ts';
-import { type RegistryFleet, registryFleet } from '../../../support/redis-registry.ts';
+/** Redis that is away, slow, killed or closed to us: nothing acknowledged is lost. */
+import { describe, expect, it } from 'vitest';
+import { freePort } from '../../../support/redis.ts';
+import { loopbackUrl, provideBlobs, testbed } from '../../../support/redis-registry.ts';
 import {
   codeOf,
   nameEntry,
@@ -11,42 +10,15 @@ import {
   until,
   written,
 } from '../../../support/registry-entries.ts';
-import { startTcpProxy, type TcpProxy } from '../../../support/tcp-proxy.ts';
 
-const closers: (() => Promise<void>)[] = [];
-afterEach(async () => {
-  for (const close of closers.splice(0).reverse()) await close();
-});
-
-async function redisServer(options: RedisOptions = {}): Promise<TestRedis> {
-  const redis = await startRedis(options);
-  closers.push(() => redis.stop());
-  return redis;
-}
-
-async function fleetOn(
-  url: string,
-  common: Parameters<typeof registryFleet>[1] = {},
-): Promise<RegistryFleet> {
-  const fleet = await registryFleet(url, common);
-  closers.push(() => fleet.close());
-  return fleet;
-}
-
-async function proxyTo(port: number): Promise<TcpProxy> {
-  const proxy = await startTcpProxy(port);
-  closers.push(() => proxy.close());
-  return proxy;
-}
-
-const urlOf = (port: number) => `redis://127.0.0.1:${port}`;
+const bed = testbed();
 const a1 = nameEntry('a', 'one');
 const a2 = nameEntry('a', 'one', 'two');
 
 describe('Redis away at start', () => {
   it('waits, says why, and begins when Redis comes', async () => {
     const port = await freePort();
-    const fleet = await fleetOn(urlOf(port), { timeoutMs: 300 });
+    const fleet = await bed.fleet(loopbackUrl(port), { timeoutMs: 300 });
     const { registry } = fleet.create();
     const listener = new RecordingListener();
     await registry.open(listener);
@@ -56,15 +28,15 @@ describe('Redis away at start', () => {
     expect(await codeOf(registry.read('a'))).toBe('registry_unavailable');
     expect(await codeOf(registry.write('a', 0, a1))).toBe('registry_unavailable');
     expect(await codeOf(registry.replicas())).toBe('registry_unavailable');
-    await redisServer({ port });
+    await bed.redis({ port });
     await until('the first reading', () => listener.snapshots.length > 0);
     expect(registry.status().state).toBe('ok');
     await written(registry, 'a', 0, a1);
   });
 
   it('serves what the cache file has, and goes on from there', async () => {
-    const redis = await redisServer({ appendfsync: 'always' });
-    const fleet = await fleetOn(redis.url, { timeoutMs: 300 });
+    const redis = await bed.redis({ appendfsync: 'always' });
+    const fleet = await bed.fleet(redis.url, { timeoutMs: 300 });
     const cacheFile = `${fleet.dir}/cache`;
     const first = await fleet.open({ cacheFile });
     const version = await written(first.registry, 'a', 0, a1);
@@ -86,8 +58,8 @@ describe('Redis away at start', () => {
   });
 
   it('waits although it has a cache file, when it is told to wait', async () => {
-    const redis = await redisServer({ appendfsync: 'always' });
-    const fleet = await fleetOn(redis.url, { timeoutMs: 300 });
+    const redis = await bed.redis({ appendfsync: 'always' });
+    const fleet = await bed.fleet(redis.url, { timeoutMs: 300 });
     const cacheFile = `${fleet.dir}/cache`;
     const first = await fleet.open({ cacheFile });
     await written(first.registry, 'a', 0, a1);
@@ -101,8 +73,8 @@ describe('Redis away at start', () => {
   });
 
   it('takes what Redis has when it is another registry, and keeps the old copy', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url);
     const cacheFile = `${fleet.dir}/cache`;
     const first = await fleet.open({ cacheFile });
     await written(first.registry, 'a', 0, a1);
@@ -116,8 +88,8 @@ describe('Redis away at start', () => {
   });
 
   it('refuses a registry of another schema version', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url);
     const { registry: first } = await fleet.open();
     await written(first, 'a', 0, a1);
     await redis.command('HSET', `${first.keyRoot}:meta`, 'schema', '2');
@@ -128,10 +100,57 @@ describe('Redis away at start', () => {
   });
 });
 
+describe('access rules', () => {
+  it('are said when they keep the server out, without the password', async () => {
+    const redis = await bed.redis();
+    await redis.command('ACL', 'SETUSER', 'me', 'on', '>right', '~*', '&*', '+@all');
+    const fleet = await bed.fleet(`redis://me:wrong-one@127.0.0.1:${redis.port}`, {
+      timeoutMs: 300,
+    });
+    const { registry } = fleet.create();
+    await registry.open(new RecordingListener());
+    expect(registry.status().state).toBe('connecting');
+    expect(registry.status().reason).toContain('WRONGPASS');
+    expect(registry.status().reason).not.toContain('wrong-one');
+  });
+
+  it('may be as narrow as the keys and the channel of the deployment', async () => {
+    const redis = await bed.redis();
+    const rules = '~{narrow:v1}:* &{narrow:v1}:changes -@all +@read +@write +@scripting +@pubsub';
+    const more = '+@connection +time +publish -@dangerous +wait';
+    const words = `${rules} ${more}`.split(' ');
+    await redis.command('ACL', 'SETUSER', 'narrow', 'on', '>pw', ...words);
+    const fleet = await bed.fleet(`redis://narrow:pw@127.0.0.1:${redis.port}`, {
+      prefix: 'narrow',
+      sharesBlobs: true,
+      blobGraceMs: 0,
+      reconcileMs: 3_600_000,
+    });
+    const one = await fleet.open();
+    const two = await fleet.open();
+    const { registry } = one;
+    await provideBlobs(registry, [a1.current, a2.current]);
+    await written(registry, 'a', 0, a1);
+    await until('a notice', () => two.listener.entries.has('a'));
+    await written(registry, 'a', 1, a2);
+    await written(registry, 'a', 2, undefined);
+    await registry.reconcile();
+    await registry.announce(replicaInfo('one'));
+    expect((await two.registry.replicas()).map(({ id }) => id)).toEqual(['one']);
+    expect((await registry.ledger.claimGarbage(10)).length).toBe(2);
+    expect(await registry.ledger.wanted()).toEqual([]);
+    expect(registry.status()).toMatchObject({ state: 'ok', errors: 0 });
+    // Elsewhere it may do nothing, and says so.
+    const { registry: elsewhere } = fleet.create({ prefix: 'other', timeoutMs: 300 });
+    await elsewhere.open(new RecordingListener());
+    expect(elsewhere.status().reason).toContain('NOPERM');
+  });
+});
+
 describe('Redis lost while running', () => {
   it('goes on with what is known, refuses changes, and is whole again after a restart', async () => {
-    const redis = await redisServer({ appendfsync: 'always' });
-    const fleet = await fleetOn(redis.url, { timeoutMs: 500 });
+    const redis = await bed.redis({ appendfsync: 'always' });
+    const fleet = await bed.fleet(redis.url, { timeoutMs: 500 });
     const { registry, listener } = await fleet.open();
     const version = await written(registry, 'a', 0, a1);
     await redis.kill9();
@@ -147,8 +166,8 @@ describe('Redis lost while running', () => {
   });
 
   it('loses no acknowledged change when Redis is killed again and again (appendfsync always)', async () => {
-    const redis = await redisServer({ appendfsync: 'always' });
-    const fleet = await fleetOn(redis.url, { timeoutMs: 1000 });
+    const redis = await bed.redis({ appendfsync: 'always' });
+    const fleet = await bed.fleet(redis.url, { timeoutMs: 1000 });
     const { registry, listener } = await fleet.open();
     const acknowledged = new Map<string, { revision: number; content: number }>();
     const uncertain = new Map<string, number>();
@@ -200,9 +219,9 @@ describe('Redis lost while running', () => {
   });
 
   it('answers within its time when Redis stalls, and recovers', async () => {
-    const redis = await redisServer();
-    const proxy = await proxyTo(redis.port);
-    const fleet = await fleetOn(urlOf(proxy.port), { timeoutMs: 200 });
+    const redis = await bed.redis();
+    const proxy = await bed.proxy(redis.port);
+    const fleet = await bed.fleet(loopbackUrl(proxy.port), { timeoutMs: 200 });
     const { registry } = await fleet.open();
     const version = await written(registry, 'a', 0, a1);
     proxy.stall();
@@ -217,9 +236,9 @@ describe('Redis lost while running', () => {
   });
 
   it('finds the outcome of a change whose answer was lost, by the same change id', async () => {
-    const redis = await redisServer();
-    const proxy = await proxyTo(redis.port);
-    const fleet = await fleetOn(urlOf(proxy.port), { timeoutMs: 4000 });
+    const redis = await bed.redis();
+    const proxy = await bed.proxy(redis.port);
+    const fleet = await bed.fleet(loopbackUrl(proxy.port), { timeoutMs: 4000 });
     const { registry, listener } = await fleet.open();
     const direct = await fleet.open({ url: redis.url });
     await written(registry, 'a', 0, a1);
@@ -234,9 +253,9 @@ describe('Redis lost while running', () => {
   });
 
   it('says that the outcome is unknown when no answer comes at all', async () => {
-    const redis = await redisServer();
-    const proxy = await proxyTo(redis.port);
-    const fleet = await fleetOn(urlOf(proxy.port), { timeoutMs: 150 });
+    const redis = await bed.redis();
+    const proxy = await bed.proxy(redis.port);
+    const fleet = await bed.fleet(loopbackUrl(proxy.port), { timeoutMs: 150 });
     const { registry, listener } = await fleet.open();
     await written(registry, 'a', 0, a1);
     proxy.stall('answers');
@@ -248,9 +267,9 @@ describe('Redis lost while running', () => {
   });
 
   it('works with slow answers within the time, and is degraded beyond it', async () => {
-    const redis = await redisServer();
-    const proxy = await proxyTo(redis.port);
-    const fleet = await fleetOn(urlOf(proxy.port), { timeoutMs: 500 });
+    const redis = await bed.redis();
+    const proxy = await bed.proxy(redis.port);
+    const fleet = await bed.fleet(loopbackUrl(proxy.port), { timeoutMs: 500 });
     const { registry } = await fleet.open();
     proxy.delay(40);
     await written(registry, 'a', 0, a1);
@@ -264,8 +283,8 @@ describe('Redis lost while running', () => {
   });
 
   it('waits for a Redis that hangs', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { timeoutMs: 200 });
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url, { timeoutMs: 200 });
     const { registry } = await fleet.open();
     redis.pause();
     await until('degraded', () => registry.status().state === 'degraded');
@@ -275,8 +294,8 @@ describe('Redis lost while running', () => {
   });
 
   it('runs its scripts after Redis forgot them', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url);
     const { registry } = await fleet.open();
     await written(registry, 'a', 0, a1);
     await redis.command('SCRIPT', 'FLUSH');
@@ -286,198 +305,10 @@ describe('Redis lost while running', () => {
   });
 });
 
-describe('Redis that lost or changed what it had', () => {
-  it('refuses changes after a flush, goes on serving, and does so for all replicas', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const one = await fleet.open();
-    const two = await fleet.open();
-    await written(one.registry, 'a', 0, a1);
-    await until('two knows', () => two.listener.entries.has('a'));
-    await redis.command('FLUSHALL');
-    for (const { registry, listener } of [one, two]) {
-      await until('lost', () => registry.status().state === 'lost');
-      expect(registry.status().reason).toContain('flushed');
-      expect(listener.entries.has('a')).toBe(true);
-      expect(await codeOf(registry.write('a', 1, a2))).toBe('registry_lost');
-      expect(await codeOf(registry.read('a'))).toBe('registry_lost');
-      expect(await codeOf(registry.ledger.claimGarbage(1))).toBe('registry_lost');
-    }
-    // A server that starts meanwhile makes a new registry; those that run stay away from it.
-    const fresh = await fleet.open();
-    await written(fresh.registry, 'b', 0, nameEntry('b', 'one'));
-    await until('another', () => one.registry.status().reason?.includes('another') === true);
-    expect(one.listener.entries.has('a')).toBe(true);
-    expect(one.listener.entries.has('b')).toBe(false);
-  });
-
-  it('refuses a change at once after a flush that nobody noticed yet', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url, { reconcileMs: 60_000 });
-    const { registry } = await fleet.open();
-    await written(registry, 'a', 0, a1);
-    await redis.command('FLUSHALL');
-    expect(await codeOf(registry.write('a', 1, a2))).toBe('registry_lost');
-    await until('lost', () => registry.status().state === 'lost');
-    expect(await redis.command('DBSIZE')).toBe('0');
-  });
-
-  it('comes back by itself when the registry is back', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry } = await fleet.open();
-    await written(registry, 'a', 0, a1);
-    const keys = ['meta', 'index', 'name:a', 'log', 'refs'].map((k) => `${registry.keyRoot}:${k}`);
-    for (const key of keys) await redis.command('RENAME', key, `moved-${key}`);
-    await until('lost', () => registry.status().state === 'lost');
-    for (const key of keys) await redis.command('RENAME', `moved-${key}`, key);
-    await until('ok', () => registry.status().state === 'ok');
-    await written(registry, 'a', 1, a2);
-  });
-
-  it('starts a new registry by itself where nothing was lost', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry } = await fleet.open();
-    await redis.command('FLUSHALL');
-    await registry.reconcile();
-    expect(registry.status().state).toBe('ok');
-    await written(registry, 'a', 0, a1);
-  });
-
-  it.each(['evicted', 'of another type'])('is lost when the index is %s', async (how) => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry, listener } = await fleet.open();
-    await written(registry, 'a', 0, a1);
-    const index = `${registry.keyRoot}:index`;
-    await redis.command('RENAME', index, 'aside');
-    if (how !== 'evicted') await redis.command('SET', index, 'mine');
-    expect(await codeOf(registry.write('a', 1, a2))).toBe('registry_lost');
-    await until('lost', () => registry.status().state === 'lost');
-    expect(registry.status().reason).toContain(index);
-    expect(listener.entries.has('a')).toBe(true);
-    // A server that starts has nothing to serve, and does not make a new registry of the rest.
-    const { registry: fresh } = fleet.create();
-    const freshListener = new RecordingListener();
-    await fresh.open(freshListener);
-    expect(fresh.status().state).toBe('lost');
-    expect(freshListener.snapshots).toEqual([]);
-    await redis.command('RENAME', 'aside', index);
-    await until('ok', () => registry.status().state === 'ok' && fresh.status().state === 'ok');
-    expect(freshListener.entries.get('a')?.entry).toEqual(a1);
-  });
-
-  it.each(['evicted', 'of another type'])('is lost when the head is %s', async (how) => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry } = await fleet.open();
-    await written(registry, 'a', 0, a1);
-    const meta = `${registry.keyRoot}:meta`;
-    await redis.command('RENAME', meta, 'aside');
-    if (how !== 'evicted') await redis.command('SADD', meta, 'mine');
-    await until('lost', () => registry.status().state === 'lost');
-    expect(registry.status().reason).toContain(meta);
-    expect(await codeOf(registry.write('a', 1, a2))).toBe('registry_lost');
-    await redis.command('RENAME', 'aside', meta);
-    await until('ok', () => registry.status().state === 'ok');
-  });
-
-  it('puts back a name whose key was evicted', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry, listener, warnings } = await fleet.open();
-    await written(registry, 'a', 0, a1);
-    await written(registry, 'b', 0, nameEntry('b', 'one'));
-    const key = `${registry.keyRoot}:name:a`;
-    await redis.command('DEL', key);
-    expect((await registry.read('a'))?.entry).toEqual(a1);
-    expect(warnings.join()).toContain('"a"');
-    await redis.command('DEL', key);
-    await registry.reconcile();
-    expect(await redis.command('EXISTS', key)).toBe('1');
-    expect(listener.damaged.size).toBe(0);
-    await written(registry, 'a', 1, a2);
-  });
-
-  it('says that an evicted name is damaged where nobody knows it any more', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry: first } = await fleet.open();
-    await written(first, 'a', 0, a1);
-    await written(first, 'b', 0, nameEntry('b', 'one'));
-    await first.close();
-    await redis.command('DEL', `${first.keyRoot}:name:a`);
-    const { registry, listener } = await fleet.open();
-    expect(listener.damaged.get('a')).toContain('gone from Redis');
-    expect([...listener.entries.keys()]).toEqual(['b']);
-    expect(await codeOf(registry.read('a'))).toBe('store_corrupt');
-    expect(await registry.write('a', 1, a2)).toEqual({ status: 'conflict' });
-    await written(registry, 'a', 'damaged', a2);
-    expect((await registry.read('a'))?.entry).toEqual(a2);
-  });
-
-  it('reports a name whose key another program wrote, and works for the others', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry, listener } = await fleet.open();
-    await written(registry, 'a', 0, a1);
-    await written(registry, 'b', 0, nameEntry('b', 'one'));
-    const key = `${registry.keyRoot}:name:a`;
-    await redis.command('DEL', key);
-    await redis.command('RPUSH', key, 'mine');
-    expect(await codeOf(registry.read('a'))).toBe('store_corrupt');
-    await registry.reconcile();
-    expect(listener.damaged.get('a')).toContain('holds a list');
-    expect(registry.status().state).toBe('ok');
-    await written(registry, 'b', 2, nameEntry('b', 'one', 'two'));
-    expect(await redis.command('TYPE', key)).toBe('list');
-    await written(registry, 'a', 'damaged', undefined);
-    expect(await redis.command('EXISTS', key)).toBe('0');
-  });
-
-  it('lets an entry that only this version cannot read be replaced', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
-    const { registry } = await fleet.open();
-    await written(registry, 'a', 0, a1);
-    const key = `${registry.keyRoot}:name:a`;
-    // As a newer version would store it: whole and with its checksum, but of another form.
-    const lua = `local f = redis.call('HMGET', KEYS[1], 'revision', 'changeId', 'digests')
-      redis.call('HSET', KEYS[1], 'entry', ARGV[1], 'checksum', redis.sha1hex(table.concat(
-      { 'a', f[1], f[2], f[3], ARGV[1] }, '\\n')))`;
-    await redis.command('EVAL', lua, '1', key, '{"name":"a","news":1}');
-    await registry.reconcile();
-    expect(await codeOf(registry.read('a'))).toBe('store_corrupt');
-    await written(registry, 'a', 'damaged', a2);
-    expect((await registry.read('a'))?.entry).toEqual(a2);
-  });
-
-  it.each(['removed', 'log', 'refs', 'blobs', 'garbage', 'wanted'])(
-    'names the helper key %s when another program wrote it',
-    async (helper) => {
-      const redis = await redisServer();
-      const fleet = await fleetOn(redis.url);
-      const { registry, listener } = await fleet.open();
-      await written(registry, 'a', 0, a1);
-      const key = `${registry.keyRoot}:${helper}`;
-      await redis.command('SET', key, 'mine');
-      const error = await registry.write('a', 1, a2).catch((e: Error) => e);
-      expect(error).toMatchObject({ code: 'registry_unavailable' });
-      expect((error as Error).message).toContain(key);
-      expect(listener.entries.has('a')).toBe(true);
-      await redis.command('DEL', key);
-      await until('ok', () => registry.status().state === 'ok');
-      await written(registry, 'a', 1, a2);
-      await registry.reconcile();
-    },
-  );
-});
-
 describe('deployments on one Redis', () => {
   it('never meet when their prefixes differ', async () => {
-    const redis = await redisServer();
-    const fleet = await fleetOn(redis.url);
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url);
     const one = await fleet.open({ prefix: 'p' });
     const two = await fleet.open({ prefix: 'p:v1' });
     await written(one.registry, 'a', 0, a1);
@@ -493,7 +324,7 @@ describe('deployments on one Redis', () => {
   });
 
   it('refuses prefixes and addresses that cannot work', async () => {
-    const fleet = await fleetOn('redis://127.0.0.1:1');
+    const fleet = await bed.fleet('redis://127.0.0.1:1');
     for (const prefix of ['a{b', 'a}b', '', 'a b', 'ä', 'x'.repeat(65)]) {
       expect(() => fleet.create({ prefix })).toThrow(/prefix/);
     }
