@@ -1,6 +1,7 @@
 /** A blob ledger in memory, with the contract's rules and a clock that a test moves. */
 import { randomUUID } from 'node:crypto';
 import type { BlobLedger } from '../../src/adapters/blobs/types.ts';
+import { LoramuxError } from '../../src/errors.ts';
 
 export interface MemoryLedgerOptions {
   /** How long a blob stays after the last name that keeps it. */
@@ -57,9 +58,13 @@ export class MemoryLedger implements BlobLedger {
     this.#noteUnreferenced(digest);
   }
 
+  /** Asking shows interest: the grace time begins again, and what is nowhere becomes wanted. */
   async locate(digest: string): Promise<string | undefined> {
     this.#check();
-    return this.#committed.get(digest);
+    const location = this.#committed.get(digest);
+    if (location === undefined && this.#kept.has(digest)) this.#wanted.add(digest);
+    if (this.#unreferenced.has(digest)) this.#noteUnreferenced(digest);
+    return location;
   }
 
   async beginUpload(digest: string): Promise<string> {
@@ -77,7 +82,10 @@ export class MemoryLedger implements BlobLedger {
       if (inForce !== location && this.#begun.delete(location)) this.#garbage.set(location, 0);
       return inForce;
     }
-    if (!this.#begun.delete(location)) throw new Error(`the upload ${location} was given up`);
+    if (!this.#begun.delete(location)) {
+      this.#garbage.set(location, 0);
+      throw new LoramuxError('blob_unavailable', `the upload ${location} was given up`);
+    }
     this.#committed.set(digest, location);
     this.#wanted.delete(digest);
     if (!this.#kept.has(digest)) this.#noteUnreferenced(digest);

@@ -46,6 +46,7 @@ export interface TestS3 {
 
 /** Resolves when the server has made the buckets. */
 export async function startS3(options: S3Options = {}): Promise<TestS3> {
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = 'true';
   const { stdout } = await promisify(execFile)(process.execPath, [INSTALLER]);
   const binary = stdout.trim();
   const dir = await mkdtemp(path.join(tmpdir(), 'loramux-s3-'));

@@ -13,7 +13,7 @@ type Meta = Parameters<BlobFiles['ensureLocal']>[0];
 export const GARBAGE_PER_RUN_MAX = 256;
 /** Blobs that one run of the repair uploads. */
 export const REPAIRS_PER_RUN_MAX = 16;
-/** Tries of a download after the store failed; its own retries come on top. */
+/** Further tries of a transfer after the store failed; its own retries come on top. */
 const UNAVAILABLE_RETRIES_MAX = 1;
 /** Times that a blob may turn out to have a new location while it is fetched. */
 const MOVES_MAX = 3;
@@ -341,7 +341,7 @@ class FleetBlobFiles implements ManagedBlobFiles {
       const bytes = await this.#checkLocal(digest, file);
       checkSize(bytes, store.maxBlobBytes);
       const location = await ledger.beginUpload(digest);
-      await store.upload(file, location);
+      await this.#upload(store, file, location);
       const inForce = await ledger.commitUpload(digest, location);
       this.#counts.uploads++;
       this.#counts.uploadedBytes += bytes;
@@ -349,6 +349,18 @@ class FleetBlobFiles implements ManagedBlobFiles {
       if (inForce !== location) await store.remove(location).catch(() => undefined);
     } finally {
       release();
+    }
+  }
+
+  /** A second try may go to the same location, because it writes the same bytes. */
+  async #upload(store: BlobStore, file: string, location: string): Promise<void> {
+    for (let unavailable = 0; ; ) {
+      try {
+        return await store.upload(file, location);
+      } catch (error) {
+        const failed = codeOf(error) === 'blob_unavailable';
+        if (!failed || this.#closed || unavailable++ >= UNAVAILABLE_RETRIES_MAX) throw error;
+      }
     }
   }
 

@@ -31,6 +31,8 @@ const KEY_BATCH = 256;
 /** Lifetime of the chunks of an upload that does not complete, milliseconds. */
 const INCOMPLETE_TTL_MS = 24 * 3_600_000;
 const DEFAULT_TIMEOUT_MS = 10_000;
+/** PTTL of a key that is there and does not expire. */
+const PTTL_NEVER = -1;
 
 export interface RedisBlobsOptions {
   /** A new client; used for blobs only, and ended by `close`. */
@@ -170,14 +172,13 @@ export class RedisBlobs implements BlobStore {
   async #persist(location: string, count: number): Promise<void> {
     for (let first = 0; first < count; first += KEY_BATCH) {
       const size = Math.min(KEY_BATCH, count - first);
-      const answers = await this.#link.send((redis) =>
-        Promise.all(
-          Array.from({ length: size }, (_, i) =>
-            redis.persist(this.#chunkKey(location, first + i)),
-          ),
-        ),
+      const keys = Array.from({ length: size }, (_, i) => this.#chunkKey(location, first + i));
+      await this.#link.send((redis) => Promise.all(keys.map((key) => redis.persist(key))));
+      // Asked apart, because PERSIST answers the same for a lost key and when it is sent twice.
+      const lives = await this.#link.send((redis) =>
+        Promise.all(keys.map((key) => redis.pttl(key))),
       );
-      if (answers.every((answer) => answer === 1)) continue;
+      if (lives.every((life) => life === PTTL_NEVER)) continue;
       throw blobUnavailable(
         `Redis lost a part of the blob ${location} while it was stored; is its memory full?`,
       );

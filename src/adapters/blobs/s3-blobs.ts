@@ -4,6 +4,7 @@
  * signed digest, so that the SDK can retry it and memory stays bounded.
  */
 import { createHash } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import type { FileHandle } from 'node:fs/promises';
 import type { CompletedPart, S3Client } from '@aws-sdk/client-s3';
 import { LoramuxError } from '../../errors.ts';
@@ -56,6 +57,8 @@ export interface S3BlobsOptions {
  * @throws LoramuxError config_invalid when no region is known.
  */
 export async function createS3Blobs(options: S3BlobsOptions): Promise<BlobStore> {
+  // It would break into the JSON log lines, about versions other than the one that is pinned here.
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
   const sdk = await import('@aws-sdk/client-s3');
   return new S3Blobs(sdk, await connect(sdk, options), options);
 }
@@ -111,6 +114,8 @@ class S3Blobs implements BlobStore {
     this.#bucket = options.bucket;
     this.#prefix = options.prefix === '' ? '' : `${options.prefix}/`;
     this.#warn = options.onWarning;
+    // Every request under way listens to it.
+    setMaxListeners(0, this.#abort.signal);
     // Otherwise the SDK would hash a whole body at once, and the event loop would wait for it.
     client.middlewareStack.add(
       (next) => (args) => {

@@ -404,6 +404,19 @@ describe('sharing', () => {
     expect(fleet.ledger.locations()).toEqual([]);
   });
 
+  it('tries once more when the store fails', async () => {
+    const fleet = new Fleet();
+    const { files, store, have } = await fleet.replica();
+    await have(1);
+    store.before = async () => {
+      store.before = async () => {};
+      throw unavailable();
+    };
+    await files.ensureShared(digestOf(1));
+    expect(store.calls).toEqual(['upload', 'upload']);
+    expect(fleet.stored()).toEqual([await fleet.ledger.locate(digestOf(1))]);
+  });
+
   it('leaves what it could not upload to garbage collection', async () => {
     const fleet = new Fleet();
     const { files, store, have } = await fleet.replica();
@@ -411,7 +424,7 @@ describe('sharing', () => {
     store.before = async (call, location) => {
       if (call !== 'upload') return;
       const folder = path.join(fleet.dir, path.dirname(location));
-      mkdirSync(folder);
+      mkdirSync(folder, { recursive: true });
       writeFileSync(`${path.join(fleet.dir, location)}.part`, 'half');
       throw unavailable();
     };
@@ -502,7 +515,7 @@ describe('repairing', () => {
     };
     store.calls.length = 0;
     expect(await files.repair()).toBe(0);
-    expect(store.calls).toEqual(['upload']);
+    expect(store.calls).toEqual(['upload', 'upload']);
     store.before = async () => {};
     expect(await files.repair()).toBe(REPAIRS_PER_RUN_MAX);
     expect(await files.repair()).toBe(2);
