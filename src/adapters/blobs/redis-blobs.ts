@@ -22,8 +22,8 @@ import { RedisLink } from './redis-link.ts';
 import type { BlobStore } from './types.ts';
 
 export const REDIS_CHUNK_BYTES = 1024 * 1024;
-/** Chunks of one transfer that may be under way: bounds its memory. */
-const WINDOW_CHUNKS = 4;
+/** Chunks of one transfer that may be under way: more would only hold up the event loop. */
+const WINDOW_CHUNKS = 2;
 const MANIFEST_VERSION = 1;
 const MANIFEST_BYTES_MAX = 1024;
 /** Keys of one UNLINK or batch of PERSIST. */

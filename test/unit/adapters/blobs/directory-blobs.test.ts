@@ -125,5 +125,13 @@ describe('the shared folder', () => {
     await expect(upload).rejects.toThrow(/its disk is full/);
     expect(readdirSync(path.join(dir, sha256(large)))).toEqual([]);
     await store.upload(file, location('a'));
+
+    // The same disk as the one of this process that a download goes to.
+    const roomy = new DirectoryBlobs({ dir: freshShare() });
+    await roomy.upload(source, `${sha256(large)}/a`);
+    const target = path.join(dir, 'out');
+    const download = roomy.download(`${sha256(large)}/a`, target, large.length);
+    await expect(download).rejects.toThrow(/The disk of .* is full/);
+    expect(existsSync(target)).toBe(false);
   });
 });
