@@ -8,7 +8,7 @@
  */
 import type { AddressInfo } from 'node:net';
 import type { FastifyInstance } from 'fastify';
-import type { ResidencyEvent } from './adapters/index.ts';
+import type { AdapterRegistry, ResidencyEvent } from './adapters/index.ts';
 import type { Config } from './config/schema.ts';
 import { LoramuxError } from './errors.ts';
 import { createGenerator } from './generation/generator.ts';
@@ -16,8 +16,8 @@ import { buildApp } from './http/app.ts';
 import { KIB, type Lifecycle } from './http/services.ts';
 import { type AdapterStats, createMetrics } from './metrics/metrics.ts';
 import type { NativeSessionInfo } from './native/index.ts';
-import { adaptersInMemory, drawReplicaId, Replica } from './replica.ts';
-import { createRuntime, preloadAdapters } from './runtime.ts';
+import { adaptersInMemory, drawReplicaId, Replica, type ReplicaOptions } from './replica.ts';
+import { createRuntime, preloadAdapters, type Runtime } from './runtime.ts';
 import { Teardown } from './teardown.ts';
 import { VERSION } from './version.ts';
 
@@ -102,6 +102,43 @@ async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<
   }
 }
 
+/** Makes this server visible to the others of its registry. */
+function joinFleet(
+  { adapters, residency, engine, modelName }: Runtime,
+  options: Pick<ReplicaOptions, 'url' | 'onWarning'> & { config: Config; replicaId: string },
+  teardown: Teardown,
+): Replica {
+  const { config, replicaId, url, onWarning } = options;
+  const replica = new Replica({
+    adapters,
+    residency,
+    engine,
+    id: replicaId,
+    url: config.advertiseUrl ?? url,
+    model: modelName,
+    ttlMs: config.replicaTtlMs,
+    onWarning,
+  });
+  teardown.add(() => replica.close());
+  adapters.onChange(() => replica.touch());
+  return replica;
+}
+
+/** One line when the registry comes or goes; the requests it fails are not logged one by one. */
+function logRegistryState(adapters: AdapterRegistry, log: FastifyInstance['log']): void {
+  let shown = 'ok';
+  const show = () => {
+    const { kind, state, reason } = adapters.registry();
+    if (state === shown) return;
+    shown = state;
+    const line = `the adapter registry (${kind}) is ${state}`;
+    if (state === 'ok') log.info(line);
+    else log.warn({ reason }, line);
+  };
+  adapters.onChange(show);
+  show();
+}
+
 async function build(
   config: Config,
   { onPhase, signal }: Required<ServerHooks>,
@@ -181,18 +218,8 @@ async function build(
     lifecycle.draining = true;
     await engine.close({ drainMs: config.drainMs });
   });
-  const replica = new Replica({
-    adapters,
-    residency,
-    engine,
-    id: replicaId,
-    url: config.advertiseUrl ?? url,
-    model: modelName,
-    ttlMs: config.replicaTtlMs,
-    onWarning,
-  });
-  teardown.add(() => replica.close());
-  adapters.onChange(() => replica.touch());
+  const replica = joinFleet(runtime, { config, replicaId, url, onWarning }, teardown);
+  logRegistryState(adapters, app.log);
   onResidency = (event) => {
     metrics.residencyEvent(event);
     replica.touch();

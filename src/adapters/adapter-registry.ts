@@ -38,6 +38,7 @@ export interface RegistryOptions extends RegistrarOptions {
   readonly images: ImageLoader;
   readonly baseModelName: string;
   readonly maxAdapters: number;
+  readonly maxArchiveBytes: number;
   /** Ends what the composition added, after the backend and before the local files. */
   readonly onClose?: (() => Promise<void>) | undefined;
 }
@@ -67,6 +68,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       maxAdapters: options.maxAdapters,
       maxAdapterBytes: options.maxAdapterBytes,
       maxConfigBytes: MAX_CONFIG_BYTES,
+      maxArchiveBytes: options.maxArchiveBytes,
     };
     this.#generations = new GenerationTable({
       onRetired: (digest) => {

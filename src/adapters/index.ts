@@ -9,7 +9,9 @@ import { MAX_CONFIG_BYTES } from './formats/peft-config.ts';
 import { createImageTiers } from './residency/image-tiers.ts';
 import { SlotResidency } from './residency/slot-residency.ts';
 import type { ResidencyOptions } from './residency/types.ts';
+import { type ArchiveLimits, maxArchiveBytes } from './sources/archive-contents.ts';
 import { createSourceOpener } from './sources/opener.ts';
+import type { SourceOpener } from './sources/types.ts';
 import { type FleetOptions, openEmbedded, openFleet } from './storage.ts';
 
 export type { AdapterRegistry } from './adapter-registry.ts';
@@ -86,7 +88,11 @@ export async function createAdapterService(
     ? openEmbedded(common)
     : openFleet({ ...common, ...fleet }));
   const { now = Date.now, convertThreads: threads = DEFAULT_CONVERT_THREADS } = options;
-  const maxAdapterBytes = options.maxAdapterBytes ?? DEFAULT_MAX_ADAPTER_BYTES;
+  const limits: ArchiveLimits = {
+    maxAdapterBytes: options.maxAdapterBytes ?? DEFAULT_MAX_ADAPTER_BYTES,
+    maxConfigBytes: MAX_CONFIG_BYTES,
+    maxArchiveEntries: options.maxArchiveEntries ?? DEFAULT_MAX_ARCHIVE_ENTRIES,
+  };
   try {
     const pool = new ConvertPool({ modules: options.modules, threads });
     const registry = new AdapterRegistry({
@@ -98,13 +104,14 @@ export async function createAdapterService(
         verify: options.verifyOnLoad ?? true,
         onWarning,
       }),
-      opener: openerOf(options, storage.local.uploadDir, adapterRoot, maxAdapterBytes),
+      opener: openerOf(options, limits, storage.local.uploadDir, adapterRoot),
       pool,
       baseModelName: options.baseModelName,
       base: baseShapesDigest(options.modules),
       maxAdapters,
       maxGenerations: options.maxGenerations ?? DEFAULT_MAX_GENERATIONS,
-      maxAdapterBytes,
+      maxAdapterBytes: limits.maxAdapterBytes,
+      maxArchiveBytes: maxArchiveBytes(limits),
       maxRank: options.maxRank ?? DEFAULT_MAX_RANK,
       maxResidentBytes: options.maxResidentBytes,
       now: () => Math.floor(now() / 1000),
@@ -141,16 +148,15 @@ async function openRegistry(registry: AdapterRegistry, dataDir: string): Promise
 
 function openerOf(
   options: AdapterServiceOptions,
+  limits: ArchiveLimits,
   workDir: string,
   adapterRoot: string | undefined,
-  maxAdapterBytes: number,
-) {
+): SourceOpener {
   const { sources, onWarning = () => undefined } = options;
-  const maxArchiveEntries = options.maxArchiveEntries ?? DEFAULT_MAX_ARCHIVE_ENTRIES;
   return createSourceOpener({
     workDir,
     adapterRoot,
-    limits: { maxAdapterBytes, maxConfigBytes: MAX_CONFIG_BYTES, maxArchiveEntries },
+    limits,
     hub: { endpoint: sources?.hubEndpoint ?? DEFAULT_HUB_ENDPOINT, token: sources?.hubToken },
     remote: sources?.remote ?? true,
     allowPrivate: sources?.allowPrivate ?? false,

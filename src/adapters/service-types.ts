@@ -70,6 +70,8 @@ export interface AdapterServiceLimits {
   readonly maxAdapterBytes: number;
   /** Bytes of adapter_config.json. */
   readonly maxConfigBytes: number;
+  /** Bytes of an archive as it is sent. */
+  readonly maxArchiveBytes: number;
 }
 
 export interface AdapterServiceStats {

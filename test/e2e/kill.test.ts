@@ -131,15 +131,19 @@ async function verify(world: World): Promise<void> {
   }
 }
 
-async function rounds(world: World, count: number, kill: () => Promise<void>): Promise<void> {
+/** A kill, and afterwards what starts the killed one again. */
+type Kill = () => Promise<() => Promise<void>>;
+
+async function rounds(world: World, count: number, kill: Kill): Promise<void> {
   for (let round = 0; round < count; round++) {
     world.stopped = false;
     const writers = [write(world, NAMES.slice(0, 2)), write(world, NAMES.slice(2))];
     const pauseMs = world.random.int(0, CALM_MS);
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
-    await kill();
+    const restart = await kill();
     world.stopped = true;
     await Promise.all(writers);
+    await restart();
     await verify(world);
   }
 }
@@ -154,12 +158,14 @@ const newWorld = (servers: TestServer[], contents: Contents, seed: number): Worl
   unknown: 0,
 });
 
-/** Kills a server and starts another on its data folder. */
+/** Kills a server; another one starts on its data folder. */
 async function killServer(servers: TestServer[], index: number, args: readonly string[]) {
   const { child, dataDir } = servers[index]!;
   child.kill('SIGKILL');
   await once(child, 'exit');
-  servers[index] = await startTestServer(args, { dataDir });
+  return async () => {
+    servers[index] = await startTestServer(args, { dataDir });
+  };
 }
 
 describe(`kill -9 (seed ${SEED})`, () => {
@@ -167,17 +173,16 @@ describe(`kill -9 (seed ${SEED})`, () => {
     const contents = await makeContents(6);
     const redis = await startRedis({ appendfsync: 'always' });
     const args = ['--model', CONTENT_MODEL_DIR, '--redis', redis.url];
-    args.push('--registry-reconcile-ms', '200', '--blob-grace-ms', '1000');
+    args.push('--registry-reconcile-ms', '200', '--blob-grace-ms', '1000', '--log-level', 'fatal');
     const owned = await Promise.all([startTestServer(args), startTestServer(args)]);
     const world = newWorld([...owned], contents, SEED);
     try {
       await rounds(world, 200, async () => {
-        if (world.random.chance(0.6)) {
+        if (world.random.chance(0.7)) {
           await redis.kill9();
-          await redis.restart();
-        } else {
-          await killServer(world.servers, world.random.int(0, 1), args);
+          return () => redis.restart();
         }
+        return killServer(world.servers, world.random.int(0, 1), args);
       });
       console.log(`${world.acknowledged} acknowledged, ${world.unknown} unknown changes`);
       expect(world.acknowledged).toBeGreaterThan(200);

@@ -78,6 +78,7 @@ export async function openFakeRegistry(
     base: 'shapes',
     maxAdapters,
     maxGenerations: 1,
+    maxArchiveBytes: 1e6,
     maxAdapterBytes: 1e6,
     maxRank: 8,
     maxResidentBytes: 1e6,

@@ -61,6 +61,7 @@ export class FakeAdapters implements AdapterService {
     maxAdapters: MAX_ADAPTERS,
     maxAdapterBytes: 4096,
     maxConfigBytes: 1024,
+    maxArchiveBytes: 4096 + 1024 + 64 * 1024 * 1024,
   };
   readonly puts: FakePut[] = [];
   readonly entries = new Map<string, NameEntry>();

@@ -94,10 +94,19 @@ export function asLoramuxError(error: unknown): LoramuxError {
   );
 }
 
+/** States of the surroundings that were logged when they began, not defects to trace. */
+const QUIET_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'shutting_down',
+  'registry_unavailable',
+  'registry_lost',
+]);
+
 /** Answers with an error object. */
 export function sendError(request: FastifyRequest, reply: FastifyReply, thrown: unknown): void {
   const error = asLoramuxError(thrown);
-  if (error.status >= 500 && error.code !== 'shutting_down') {
+  if (QUIET_CODES.has(error.code)) {
+    request.log.info({ code: error.code }, error.message);
+  } else if (error.status >= 500) {
     request.log.error({ err: error.cause ?? error, code: error.code }, error.message);
   }
   // The tag that the next try must name.

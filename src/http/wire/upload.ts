@@ -14,8 +14,6 @@ const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
 type PeftFile = typeof CONFIG_FILE | typeof WEIGHTS_FILE;
 
-/** What an archive may hold besides the two files: a tokenizer, a model card, a training state. */
-const ARCHIVE_OTHER_BYTES_MAX = 64 * 1024 * 1024;
 /** The two files, and one more to complain about by name. */
 const FILES_MAX = 3;
 
@@ -77,13 +75,8 @@ function partOf(file: MultipartFile): Part {
   );
 }
 
-/** Bytes that an archive may have as it is sent. */
-function archiveBytesMax({ limits }: UploadTarget): number {
-  return limits.maxAdapterBytes + limits.maxConfigBytes + ARCHIVE_OTHER_BYTES_MAX;
-}
-
 function bytesMaxOf(part: Part, target: UploadTarget): number {
-  if (part.kind === 'archive') return archiveBytesMax(target);
+  if (part.kind === 'archive') return target.limits.maxArchiveBytes;
   return part.name === CONFIG_FILE ? target.limits.maxConfigBytes : target.limits.maxAdapterBytes;
 }
 
@@ -194,7 +187,7 @@ export async function receiveForm(
     const parts = request.parts({
       // One byte more than allowed, so that our own check with its own message comes first.
       limits: {
-        fileSize: archiveBytesMax(target) + 1,
+        fileSize: target.limits.maxArchiveBytes + 1,
         files: FILES_MAX,
         fields: 0,
         parts: FILES_MAX + 1,
@@ -233,7 +226,7 @@ export async function receiveArchive(
   target: UploadTarget,
 ): Promise<AdapterSource> {
   const file = newFile(target);
-  const bytesMax = archiveBytesMax(target);
+  const bytesMax = target.limits.maxArchiveBytes;
   try {
     if (Number(request.headers['content-length'] ?? 0) > bytesMax) {
       throw tooLarge('the archive', bytesMax);
