@@ -301,11 +301,10 @@ export class RedisLink {
     if (error.message.startsWith("Stream isn't writeable")) {
       return new RedisFailure('not_sent', this.downReason(), error);
     }
-    const { place } = this;
     const message =
       error.message === 'Command timed out'
-        ? `${place} did not answer within ${this.#options.timeoutMs} ms`
-        : `the connection to ${place} was lost (${error.message})`;
+        ? `${this.place} did not answer within ${this.#options.timeoutMs} ms`
+        : `the connection to ${this.place} was lost`;
     return new RedisFailure('unknown', message, error);
   }
 }

@@ -150,7 +150,7 @@ export class RedisRegistry implements RegistryBackend {
     clearTimeout(timer);
     await this.#refuseOtherSchema();
     if (cached !== undefined && this.#options.atStart === 'cached') {
-      await sync.exclusive(async () => this.#serveCached(listener, cached));
+      await sync.alone(async () => this.#serveCached(listener, cached));
     }
   }
 
@@ -192,7 +192,7 @@ export class RedisRegistry implements RegistryBackend {
     this.#pendingWrites++;
     try {
       // What was accepted before `close` is carried out; `close` waits for it.
-      return await sync.exclusive(() => this.#write(sync, name, expected, next, deadlineMs));
+      return await sync.whileNotReading(() => this.#write(sync, name, expected, next, deadlineMs));
     } catch (error) {
       throw this.#toError(error);
     } finally {
@@ -290,7 +290,7 @@ export class RedisRegistry implements RegistryBackend {
     if (performance.now() >= deadlineMs) {
       throw new LoramuxError(
         'registry_unavailable',
-        'The change waited too long for others before it; nothing was changed. Retry later.',
+        'The change waited too long for a reading of the registry; nothing was changed. Retry later.',
       );
     }
     const proofOfDamage = this.#known.proofOfDamage(name);
@@ -307,7 +307,7 @@ export class RedisRegistry implements RegistryBackend {
       if (result.status === 'conflict') sync.request('delta');
       return result;
     }
-    await this.#tellWritten(sync, name, next, { ...result, ...outcome });
+    this.#tellWritten(sync, name, next, { ...result, ...outcome });
     if (confirmedBy === undefined) return result;
     throw new LoramuxError(
       'registry_outcome_unknown',
@@ -317,12 +317,12 @@ export class RedisRegistry implements RegistryBackend {
   }
 
   /** Listeners know of an own change when its call resolves. */
-  async #tellWritten(
+  #tellWritten(
     sync: RegistrySync,
     name: string,
     next: NameEntry | undefined,
     { revision, changeId, changeIdBefore }: MadeChange,
-  ): Promise<void> {
+  ): void {
     const { position } = this.#known;
     if (revision <= position.revision) return;
     const change = {
@@ -334,8 +334,10 @@ export class RedisRegistry implements RegistryBackend {
       sync.apply({ ...change, position: { revision, changeId } });
       return;
     }
-    // Others changed something in between: read up to and including this change.
-    await sync.read('delta').catch(() => sync.apply({ ...change, position: this.#known.position }));
+    // Something else was changed in between, perhaps this very name: a reading brings both.
+    sync.request('delta');
+    const newest = this.#known.entries.get(name)?.revision ?? 0;
+    if (revision > newest) sync.apply({ ...change, position });
   }
 
   /** What the cache has, until Redis can be asked. */

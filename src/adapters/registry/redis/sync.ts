@@ -1,7 +1,7 @@
 /**
  * Keeps what is known equal to Redis: readings on notices, from time to time and after every
- * reconnection. Readings and own writes run one after the other, so that a reading that began before
- * a write never overwrites what the write told.
+ * reconnection. No own write runs during a reading, so that a reading which began before a write
+ * never overwrites what the write told.
  */
 import { randomUUID } from 'node:crypto';
 import type { RegistryListener } from '../types.ts';
@@ -10,6 +10,7 @@ import type { RedisKeys } from './keys.ts';
 import { RedisFailure, type RedisLink } from './link.ts';
 import type { Reading, RegistryReader } from './reader.ts';
 import type { StatusBoard } from './status-board.ts';
+import { Turns } from './turns.ts';
 import { type Changes, deltaOf, type KnownRegistry, START } from './view.ts';
 
 /** Every so many periodic readings compare all names, for what changes without a notice. */
@@ -39,7 +40,7 @@ const THOROUGH: readonly Kind[] = ['delta', 'verify', 'complete'];
 
 export class RegistrySync {
   readonly #options: SyncOptions;
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
   #wanted: { kind: Kind; revision: number } | undefined;
   #pumping = false;
   #timer: NodeJS.Timeout | undefined;
@@ -56,11 +57,14 @@ export class RegistrySync {
     return this.#lastFailure;
   }
 
-  /** Runs after everything that was asked for before. */
-  exclusive<Result>(work: () => Promise<Result>): Promise<Result> {
-    const result = this.#tail.then(work);
-    this.#tail = result.catch(() => undefined);
-    return result;
+  /** Runs an own write. Others may run at the same time, but no reading. */
+  whileNotReading<Result>(write: () => Promise<Result>): Promise<Result> {
+    return this.#turns.shared(write);
+  }
+
+  /** Runs while nothing is read or written. */
+  alone<Result>(work: () => Promise<Result>): Promise<Result> {
+    return this.#turns.exclusive(work);
   }
 
   /** Begins the periodic readings. */
@@ -96,11 +100,10 @@ export class RegistrySync {
 
   /** Everything, now. @throws RedisFailure, Unusable, which also show in the state. */
   readAll(): Promise<void> {
-    return this.exclusive(() => this.read('complete'));
+    return this.alone(() => this.#attempt('complete'));
   }
 
-  /** Only inside `exclusive`. @throws as `readAll`. */
-  async read(kind: Kind): Promise<void> {
+  async #attempt(kind: Kind): Promise<void> {
     const { board } = this.#options;
     try {
       await this.#read(board.state === 'ok' ? kind : 'complete');
@@ -110,7 +113,7 @@ export class RegistrySync {
     }
   }
 
-  /** Applies changes and tells them. Only inside `exclusive`. */
+  /** Applies changes and tells them. Only during a turn. */
   apply(changes: Changes): void {
     const { known, listener, onChanged } = this.#options;
     const isNews =
@@ -126,18 +129,18 @@ export class RegistrySync {
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
-    await this.#tail;
+    await this.#turns.idle();
   }
 
   async #pump(): Promise<void> {
     this.#pumping = true;
     while (this.#wanted !== undefined && !this.#closed) {
-      await this.exclusive(async () => {
+      await this.alone(async () => {
         const wanted = this.#wanted;
         this.#wanted = undefined;
         if (wanted === undefined || this.#closed) return;
         const isKnown = wanted.revision <= this.#options.known.position.revision;
-        if (wanted.kind !== 'delta' || !isKnown) await this.read(wanted.kind);
+        if (wanted.kind !== 'delta' || !isKnown) await this.#attempt(wanted.kind);
       }).catch(() => undefined);
     }
     this.#pumping = false;
@@ -148,7 +151,7 @@ export class RegistrySync {
     if (!link.isUp) return;
     this.#rounds++;
     const kind = this.#rounds % VERIFY_EVERY === 0 ? 'verify' : 'delta';
-    await this.exclusive(() => this.read(kind)).catch(() => undefined);
+    await this.alone(() => this.#attempt(kind)).catch(() => undefined);
     await link.checkNotices();
     this.#options.onRound();
   }

@@ -74,7 +74,7 @@ describe('what another replica changes', () => {
   it('notices a subscription that is dead without being closed', async () => {
     const redis = await bed.redis();
     const proxy = await bed.proxy(redis.port);
-    const fleet = await bed.fleet(redis.url, { reconcileMs: 50, timeoutMs: 300 });
+    const fleet = await bed.fleet(redis.url, { reconcileMs: 50, timeoutMs: 1000 });
     const one = await fleet.open({ url: loopbackUrl(proxy.port) });
     const direct = await fleet.open();
     proxy.stall();
@@ -95,7 +95,7 @@ describe('what another replica changes', () => {
 
   it('is read in pages, while others change names', async () => {
     const redis = await bed.redis();
-    const fleet = await bed.fleet(redis.url, { maxNames: 2000 });
+    const fleet = await bed.fleet(redis.url, { maxNames: 2000, timeoutMs: 20_000 });
     const one = await fleet.open();
     const count = 700;
     const names = Array.from({ length: count }, (_, i) => `n${i}`);
@@ -226,7 +226,7 @@ describe('failover', () => {
 
   it('can be survived by waiting for replicas', async () => {
     const { primary, replica } = await pair();
-    const fleet = await bed.fleet(primary.url, { waitReplicas: 1, timeoutMs: 500 });
+    const fleet = await bed.fleet(primary.url, { waitReplicas: 1, timeoutMs: 2500 });
     const { registry, listener } = await fleet.open();
     await written(registry, 'a', 0, a1);
     expect(await replica.command('HGET', `${registry.keyRoot}:meta`, 'revision')).toBe('1');

@@ -331,7 +331,7 @@ describe('damage of the ledger', () => {
 
   it('is not confused by a Redis that is away', async () => {
     const server = await bed.redis();
-    const fleet = await bed.fleet(server.url, { sharesBlobs: true, timeoutMs: 200 });
+    const fleet = await bed.fleet(server.url, { sharesBlobs: true });
     const { registry } = await fleet.open();
     const location = await upload(registry, one);
     await server.kill9();

@@ -55,7 +55,8 @@ local function head(meta_key, index_key, id)
   if meta_kind ~= 'hash' then
     return nil, { 'damaged', meta_key, meta_kind }
   end
-  local fields = redis.call('HMGET', meta_key, 'id', 'schema', 'revision', 'changeId', 'names', 'floor')
+  local fields = redis.call('HMGET', meta_key,
+    'id', 'schema', 'revision', 'changeId', 'names', 'floor')
   local revision, names, floor = tonumber(fields[3]), tonumber(fields[5]), tonumber(fields[6])
   if not (fields[1] and fields[2] and revision and fields[4] and names and floor) then
     return nil, { 'damaged', meta_key, 'incomplete hash' }

@@ -19,8 +19,8 @@
 -- Results:
 --   ok <revision> <change id> <names> <floor> <past> <more> <changed> <removed>
 --      floor    removals up to this revision are forgotten
---      past     1 when the registry's history has the reader's revision, 0 when it took another turn,
---               ? when it does not go back that far
+--      past     1 when the registry's history has the reader's revision, 0 when it took another
+--               turn, ? when it does not go back that far
 --      more     1 when there is another page
 --      changed  a list of [name, revision, type of its key, revision, change id, digests, checksum,
 --               entry]
