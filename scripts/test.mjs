@@ -90,6 +90,10 @@ function redisServer() {
 }
 
 const redis = redisServer();
+const s3 = await check('S3 server', process.execPath, [
+  'scripts/s3-server.mjs',
+  '--install-packages',
+]);
 const built = await check('native module', process.execPath, [
   'scripts/build-native.mjs',
   '--install-packages',
@@ -99,7 +103,7 @@ if (filters.length === 0) {
   await check('types', bin('tsc'), ['--noEmit']);
   if (built) await kernelTests();
 }
-if (built && redis) await vitest();
+if (built && redis && s3) await vitest();
 
 console.log(`\n${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`);
 process.exitCode = totals.failed === 0 && totals.passed > 0 ? 0 : 1;
