@@ -24,7 +24,7 @@ export interface SlotEntry {
   unhold: (() => void) | undefined;
 }
 
-export function newEntry(generation: AdapterGeneration): SlotEntry {
+export function newEntry(generation: AdapterGeneration, pinned: boolean): SlotEntry {
   return {
     generation,
     state: 'waiting',
@@ -33,7 +33,7 @@ export function newEntry(generation: AdapterGeneration): SlotEntry {
     references: 0,
     wanted: false,
     waiters: new Set(),
-    pinned: false,
+    pinned,
     leaving: undefined,
     stuck: false,
     unhold: undefined,

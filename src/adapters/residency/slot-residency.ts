@@ -27,13 +27,12 @@ import { LoadFailures, loadError } from './failures.ts';
 import { LoadWaiters } from './load-waiters.ts';
 import { choosePins, type PinChoice, PinRetries } from './pins.ts';
 import { isAwaited, isIdle, isVictim, newEntry, SlotBook, type SlotEntry } from './slot-book.ts';
+import { SlotRelease } from './slot-release.ts';
 import { residencyStats, residentAdapters } from './stats.ts';
 import type { AdapterResidencyStats, ResidencyOptions, ResidentAdapter } from './types.ts';
 
 export const DEFAULT_CONCURRENT_LOADS = 4;
 export const DEFAULT_FAILURE_RETRY_MS = 1000;
-/** Pause before a refused free is tried again, milliseconds. */
-const FREE_RETRY_MS = 50;
 
 export class SlotResidency implements AdapterResidency, ResidencyControl {
   readonly maxSlots: number;
@@ -41,26 +40,22 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   readonly #loadsMax: number;
   readonly #now: () => number;
   readonly #book: SlotBook;
+  readonly #release: SlotRelease;
   readonly #waiting = new Set<SlotEntry>();
   readonly #failures: LoadFailures;
   readonly #waiters = new LoadWaiters();
   readonly #pinRetries: PinRetries;
   readonly #loads = new Set<Promise<void>>();
-  /** To be freed as soon as nobody uses them. */
-  readonly #leaving = new Set<SlotEntry>();
   readonly #counts = {
     hits: 0,
     misses: 0,
     loads: 0,
     loadFailures: 0,
-    evictions: 0,
-    freesRefused: 0,
     loadMsSum: 0,
     loadsByTier: { host: 0, disk: 0, registry: 0 },
   };
   #pins: PinChoice = { pinned: new Map(), leftOut: [], bytes: 0 };
   #listener: () => void = () => undefined;
-  #freeRetry: NodeJS.Timeout | undefined;
   #closed = false;
 
   constructor(options: ResidencyOptions) {
@@ -72,6 +67,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     this.#failures = new LoadFailures(retryMs, this.#now);
     this.#pinRetries = new PinRetries(retryMs, (generation) => this.#requestPin(generation));
     this.#book = new SlotBook(options.maxSlots, options.maxBytes);
+    this.#release = new SlotRelease(this.#book, options, () => this.#pump());
     options.images.onRetired((digest) => this.#retire(digest));
   }
 
@@ -81,7 +77,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     if (entry === undefined) {
       const refusal = this.#failures.tell(digest) ?? this.#refusal(generation);
       if (refusal !== undefined) return refusal;
-      entry = newEntry(generation);
+      entry = this.#newEntry(generation);
     }
     const held = this.#hold(entry);
     if (held !== undefined) return held;
@@ -120,7 +116,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     const { digest } = generation;
     if (this.#closed || this.#book.get(digest) !== undefined || this.#failures.has(digest)) return;
     if (this.#refusal(generation) !== undefined) return;
-    const entry = newEntry(generation);
+    const entry = this.#newEntry(generation);
     if (this.#hasRoomToSpare(entry) && this.#hold(entry) === undefined) {
       this.#book.add(entry);
       this.#start(entry);
@@ -151,9 +147,9 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     if (entry === undefined) {
       const refusal = this.#refusal(generation);
       if (refusal !== undefined) throw refusal;
-      entry = newEntry(generation);
+      entry = this.#newEntry(generation);
     }
-    this.#stay(entry);
+    this.#release.stay(entry);
     if (entry.state === 'resident') {
       this.#book.touch(entry);
       return;
@@ -177,7 +173,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     this.#options.images.dropImage(digest);
     const entry = this.#book.get(digest);
     if (entry !== undefined && !entry.pinned && entry.state !== 'waiting') {
-      this.#leave(entry, 'request');
+      this.#release.leave(entry, 'request');
       this.#settle(entry);
       this.#pump();
     }
@@ -191,9 +187,11 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     for (const digest of before.pinned.keys()) {
       if (!this.#pins.pinned.has(digest)) this.#unpin(digest);
     }
+    // All that are here are kept before the first of the others makes room for itself.
+    for (const digest of this.#pins.pinned.keys()) this.#keepPinned(this.#book.get(digest));
     for (const generation of this.#pins.pinned.values()) {
-      const entry = this.#book.get(generation.digest);
-      if (entry?.pinned !== true && !this.#pinRetries.has(generation.digest)) {
+      const { digest } = generation;
+      if (this.#book.get(digest) === undefined && !this.#pinRetries.has(digest)) {
         this.#requestPin(generation);
       }
     }
@@ -218,6 +216,8 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   stats(): AdapterResidencyStats {
     return residencyStats(this.#book, {
       ...this.#counts,
+      evictions: this.#release.evictions,
+      freesRefused: this.#release.refused,
       loadsByTier: { ...this.#counts.loadsByTier },
       pinned: this.#pins.pinned.size,
       waiting: this.#waiting.size,
@@ -233,7 +233,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   /** Starts no more loads and waits for those under way. Call it before the session closes. */
   async close(): Promise<void> {
     this.#closed = true;
-    clearTimeout(this.#freeRetry);
+    this.#release.close();
     this.#pinRetries.close();
     const error = shuttingDown();
     for (const entry of this.#waiting) {
@@ -248,7 +248,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   #acquire(entry: SlotEntry): number {
     if (!entry.wanted) this.#counts.hits++;
     // Its name came back.
-    if (entry.leaving === 'retired') this.#stay(entry);
+    if (entry.leaving === 'retired') this.#release.stay(entry);
     entry.wanted = false;
     entry.references++;
     this.#book.touch(entry);
@@ -286,6 +286,11 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     if (refused) this.#listener();
   }
 
+  /** Whoever asks for a pinned adapter asks for the pin too: its own load may have failed. */
+  #newEntry(generation: AdapterGeneration): SlotEntry {
+    return newEntry(generation, this.#pins.pinned.has(generation.digest));
+  }
+
   /** Waits for room, unless it is on its way already. */
   #enqueue(entry: SlotEntry): void {
     if (this.#book.get(entry.generation.digest) !== entry) {
@@ -298,9 +303,8 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   #requestPin(generation: AdapterGeneration): void {
     const { digest } = generation;
     if (this.#closed || !this.#pins.pinned.has(digest)) return;
-    const entry = this.#book.get(digest) ?? newEntry(generation);
-    entry.pinned = true;
-    this.#stay(entry);
+    const entry = this.#book.get(digest) ?? this.#newEntry(generation);
+    this.#keepPinned(entry);
     if (entry.state === 'resident') return;
     const held = this.#hold(entry);
     if (held !== undefined) {
@@ -310,22 +314,18 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     this.#enqueue(entry);
   }
 
+  #keepPinned(entry: SlotEntry | undefined): void {
+    if (entry === undefined) return;
+    entry.pinned = true;
+    this.#release.stay(entry);
+  }
+
   #unpin(digest: string): void {
     this.#pinRetries.forget(digest);
     const entry = this.#book.get(digest);
     if (entry === undefined) return;
     entry.pinned = false;
     this.#settle(entry);
-  }
-
-  #leave(entry: SlotEntry, why: 'request' | 'retired'): void {
-    entry.leaving = why;
-    this.#leaving.add(entry);
-  }
-
-  #stay(entry: SlotEntry): void {
-    entry.leaving = undefined;
-    this.#leaving.delete(entry);
   }
 
   /**
@@ -340,25 +340,13 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
 
   /** Starts loads in the order they were asked for, as far as room and the limit allow. */
   #pump(): void {
-    for (const entry of this.#leaving) this.#freeUnused(entry);
+    this.#release.freeAllUnused();
     for (const entry of this.#waiting) {
-      if (this.#closed || this.#loads.size >= this.#loadsMax || !this.#makeRoom(entry)) return;
+      if (this.#closed || this.#loads.size >= this.#loadsMax || !this.#release.makeRoom(entry))
+        return;
       this.#waiting.delete(entry);
       this.#start(entry);
     }
-  }
-
-  /** Evicts until the adapter fits; evicts nothing when it cannot fit yet. */
-  #makeRoom(entry: SlotEntry): boolean {
-    const victims = this.#book.victims(entry);
-    if (victims === undefined) return false;
-    for (const victim of victims) {
-      if (!this.#free(victim)) return this.#makeRoom(entry);
-      this.#counts.evictions++;
-      const { digest } = victim.generation;
-      this.#options.onEvent?.({ kind: 'evicted', digest, reason: 'room' });
-    }
-    return true;
   }
 
   #start(entry: SlotEntry): void {
@@ -405,7 +393,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   /** The load did not succeed, or cannot begin: tells everybody who waits for it. */
   #fail(entry: SlotEntry, error: LoramuxError, lasting: boolean): void {
     this.#waiting.delete(entry);
-    this.#leaving.delete(entry);
+    this.#release.stay(entry);
     this.#book.remove(entry);
     this.#failures.remember(entry.generation.digest, error, entry.wanted, lasting);
     this.#waiters.settle(entry, error);
@@ -418,46 +406,9 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     this.#options.images.dropImage(digest);
     const entry = this.#book.get(digest);
     if (entry === undefined || !isIdle(entry)) return;
-    this.#leave(entry, 'retired');
-    this.#freeUnused(entry);
-  }
-
-  /** Frees what is to leave, once it is not used any more. */
-  #freeUnused(entry: SlotEntry): void {
-    const { leaving } = entry;
-    if (leaving === undefined || entry.stuck || !isIdle(entry) || !this.#free(entry)) return;
-    const { digest } = entry.generation;
-    if (leaving === 'retired') {
-      this.#options.onEvent?.({ kind: 'retired', digest });
-    } else {
-      this.#counts.evictions++;
-      this.#options.onEvent?.({ kind: 'evicted', digest, reason: 'request' });
-    }
-  }
-
-  #free(entry: SlotEntry): boolean {
-    const { digest } = entry.generation;
-    try {
-      this.#options.native.freeAdapter(entry.slot);
-    } catch (error) {
-      this.#counts.freesRefused++;
-      entry.stuck = true;
-      this.#options.onEvent?.({ kind: 'free_refused', digest, error });
-      this.#retryFreesLater();
-      return false;
-    }
-    this.#leaving.delete(entry);
-    this.#book.remove(entry);
-    return true;
-  }
-
-  #retryFreesLater(): void {
-    if (this.#closed) return;
-    this.#freeRetry ??= setTimeout(() => {
-      this.#freeRetry = undefined;
-      for (const entry of this.#book.values()) entry.stuck = false;
-      this.#pump();
-    }, FREE_RETRY_MS).unref();
+    entry.pinned = false;
+    this.#release.leave(entry, 'retired');
+    this.#pump();
   }
 
   #hold(entry: SlotEntry): LoramuxError | undefined {
@@ -487,7 +438,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     }
     // May retire the generation, and so free the entry on the spot.
     this.#unhold(entry);
-    if (this.#book.get(entry.generation.digest) === entry) this.#freeUnused(entry);
+    if (this.#book.get(entry.generation.digest) === entry) this.#release.freeUnused(entry);
   }
 }
 

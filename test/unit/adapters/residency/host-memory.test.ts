@@ -47,7 +47,7 @@ describe('host memory', () => {
       fc.record({ give: fc.nat() }),
     );
     fc.assert(
-      fc.property(fc.array(action, { maxLength: 200 }), (actions) => {
+      fc.property(fc.array(action, { maxLength: 200, size: 'max' }), (actions) => {
         const memory = new HostMemory({ maxBytes: 20 * PAGE, segmentBytes: 8 * PAGE });
         const taken: HostRegion[] = [];
         for (const each of actions) {

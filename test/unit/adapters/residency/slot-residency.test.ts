@@ -475,6 +475,14 @@ describe('pins', () => {
     expect(residency.view(b).pinned).toBe(true);
   });
 
+  it('that are resident make no room for those that are not', async () => {
+    const { residency, kinds } = build({ maxSlots: 3 });
+    for (const each of [a, b, c]) await residency.load(each, 1000);
+    residency.setPins([d, a]);
+    await turn();
+    expect(kinds().slice(3)).toEqual(['evicted b', 'loaded d']);
+  });
+
   it('wait for room like everybody else', async () => {
     const { residency } = build({ maxSlots: 2 });
     for (const each of [a, b]) {
