@@ -111,10 +111,13 @@ export class Registrar {
 
   /** Removes the local file of a generation that nothing keeps any more. */
   removeFile(digest: string): Promise<void> {
-    const { local } = this.#options;
+    const { files, local } = this.#options;
+    const { generations, view } = this.#state;
     return this.#digestLock.run(digest, async () => {
       // The same content may have been registered again before its old file went.
-      if (this.#state.generations.has(digest) || !local.has(digest)) return;
+      if (generations.has(digest) || !local.has(digest)) return;
+      // A damaged name may need it; what nobody needs goes at the first start without damage.
+      if (!files.shared && view.numDamaged > 0) return;
       await this.#tolerate('remove an unused adapter file', () => local.remove(digest));
     });
   }
@@ -187,7 +190,8 @@ export class Registrar {
         unreserve();
       };
       try {
-        if (!local.has(meta.digest)) await local.commit(staged, meta.digest);
+        // Also over a file that is there: it may be the damaged one that this upload is to repair.
+        await local.commit(staged, meta.digest);
         return release;
       } catch (error) {
         release();

@@ -1,0 +1,82 @@
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import type { RegistryOptions } from '../../../src/adapters/adapter-registry.ts';
+import type { AdapterSource } from '../../../src/adapters/service-types.ts';
+import type { StoreFs } from '../../../src/adapters/store/store-fs.ts';
+import { TempDir } from '../../support/adapter-files.ts';
+import { openFakeRegistry } from '../../support/adapter-registry.ts';
+
+const temp = new TempDir();
+const opened: { close(): Promise<void> }[] = [];
+afterEach(async () => {
+  for (const registry of opened.splice(0)) await registry.close();
+});
+afterAll(() => temp.remove());
+
+const code = (value: string) => expect.objectContaining({ code: value });
+const blobsIn = (root: string) => readdirSync(path.join(root, 'blobs')).sort();
+const blobOf = (root: string, digest: string) => path.join(root, 'blobs', `${digest}.safetensors`);
+
+function upload(content: string): AdapterSource {
+  const configPath = temp.fresh('.config');
+  const weightsPath = temp.fresh('.weights');
+  writeFileSync(configPath, '{}');
+  writeFileSync(weightsPath, content);
+  return { kind: 'files', configPath, weightsPath };
+}
+
+async function open(
+  root: string = temp.fresh(),
+  options: Partial<RegistryOptions> & { readonly fs?: StoreFs } = {},
+) {
+  const { registry, pool } = await openFakeRegistry(root, { maxGenerations: 3, ...options });
+  opened.push(registry);
+  return { registry, pool, root };
+}
+
+describe('an embedded registry whose files are damaged', () => {
+  it('is repaired by an upload of the same content', async () => {
+    const { registry, root } = await open();
+    const { generation } = (await registry.put('a', upload('content'))).record;
+    writeFileSync(blobOf(root, generation.digest), 'damaged');
+    await expect(registry.openImage(generation)).rejects.toThrow(code('store_corrupt'));
+    await registry.put('a', upload('content'));
+    const { release } = await registry.openImage(generation);
+    release();
+    expect(readFileSync(blobOf(root, generation.digest), 'utf8')).toBe('content');
+  });
+
+  it('is repaired by an upload also after a start', async () => {
+    const first = await open();
+    const { generation } = (await first.registry.put('a', upload('content'))).record;
+    await first.registry.close();
+    writeFileSync(blobOf(first.root, generation.digest), 'short');
+    const { registry } = await open(first.root);
+    expect(() => registry.resolve('a')).toThrow(code('store_corrupt'));
+    await registry.put('a', upload('content'));
+    const { release } = await registry.openImage(registry.resolve('a').generation);
+    release();
+    await registry.close();
+    const third = await open(first.root);
+    expect(third.registry.damaged()).toEqual([]);
+  });
+
+  it('keeps every file while a name is damaged, also when another name goes', async () => {
+    const first = await open();
+    const { generation } = (await first.registry.put('a', upload('shared'))).record;
+    await first.registry.put('b', upload('shared'));
+    await first.registry.close();
+    const file = path.join(first.root, 'names', 'a.json');
+    const sound = readFileSync(file);
+    writeFileSync(file, '{"torn');
+    const second = await open(first.root);
+    await second.registry.remove('b');
+    await second.registry.close();
+    writeFileSync(file, sound);
+    const { registry } = await open(first.root);
+    const { release } = await registry.openImage(registry.resolve('a').generation);
+    release();
+    expect(blobsIn(first.root)).toEqual([`${generation.digest}.safetensors`]);
+  });
+});
