@@ -7,6 +7,7 @@ import type { ConvertResult } from './convert/canonicalize.ts';
 import type { Converter } from './convert/pool.ts';
 import type { GenerationTable } from './generations.ts';
 import { KeyedLock } from './keyed-lock.ts';
+import { UnknownOutcomes } from './outcomes.ts';
 import { checkCondition, putGeneration } from './registry/entry.ts';
 import type {
   GenerationMeta,
@@ -60,10 +61,12 @@ export class Registrar {
   readonly #digestLock = new KeyedLock();
   /** Ends fetches of sources at shutdown. */
   readonly #abort = new AbortController();
+  readonly #unknown: UnknownOutcomes;
 
   constructor(options: RegistrarOptions, state: RegistrarState) {
     this.#options = options;
     this.#state = state;
+    this.#unknown = new UnknownOutcomes(options.backend, this.#abort.signal);
   }
 
   /** The upload's files are gone afterwards, whatever the outcome. */
@@ -89,11 +92,12 @@ export class Registrar {
   ): Promise<AdapterRecord> {
     return this.#nameLock.run(name, async () => {
       this.#abort.signal.throwIfAborted();
-      const { after } = await this.#change(name, false, (entry, now) => {
+      const changing = this.#change(name, false, (entry, now) => {
         if (entry === undefined) throw notFound(name);
         checkCondition(name, entry, condition);
         return next(entry, now);
       });
+      const { after } = await this.#askIfUnknown(changing);
       return knownName(after!).record;
     });
   }
@@ -101,11 +105,12 @@ export class Registrar {
   remove(name: string, condition: Condition): Promise<void> {
     return this.#nameLock.run(name, async () => {
       this.#abort.signal.throwIfAborted();
-      await this.#change(name, true, (entry, _now, isDamaged) => {
+      const changing = this.#change(name, true, (entry, _now, isDamaged) => {
         if (entry === undefined && !isDamaged) throw notFound(name);
         if (entry !== undefined) checkCondition(name, entry, condition);
         return undefined;
       });
+      await this.#askIfUnknown(changing);
     });
   }
 
@@ -140,6 +145,7 @@ export class Registrar {
   /** Resolves when nothing is under way any more. */
   async idle(): Promise<void> {
     await this.#nameLock.idle();
+    await this.#unknown.idle();
     await this.#digestLock.idle();
   }
 
@@ -165,8 +171,8 @@ export class Registrar {
       return { record: knownName(changed.after!).record, replaced };
     } catch (error) {
       // The registry may name the generation: its file stays until that is known.
-      keepFile = error instanceof LoramuxError && error.code === 'registry_outcome_unknown';
-      if (keepFile) void this.#options.backend.reconcile().then(release, () => undefined);
+      keepFile = isUnknownOutcome(error);
+      if (keepFile) this.#unknown.ask(release);
       throw error;
     } finally {
       if (!keepFile) release();
@@ -215,6 +221,15 @@ export class Registrar {
     return changed;
   }
 
+  async #askIfUnknown<T>(changing: Promise<T>): Promise<T> {
+    try {
+      return await changing;
+    } catch (error) {
+      if (isUnknownOutcome(error)) this.#unknown.ask();
+      throw error;
+    }
+  }
+
   async #shareAgain(digests: readonly string[]): Promise<void> {
     const { files, local } = this.#options;
     for (const digest of digests) if (local.has(digest)) await files.ensureShared(digest);
@@ -227,6 +242,10 @@ export class Registrar {
       this.#options.onWarning(`The adapter store could not ${what}.`, error);
     }
   }
+}
+
+function isUnknownOutcome(error: unknown): boolean {
+  return error instanceof LoramuxError && error.code === 'registry_outcome_unknown';
 }
 
 const NAME_SHOWN_MAX = 200;

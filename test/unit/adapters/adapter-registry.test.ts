@@ -1,9 +1,9 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import type { RegistryOptions } from '../../../src/adapters/adapter-registry.ts';
 import type { AdapterSource } from '../../../src/adapters/service-types.ts';
-import type { StoreFs } from '../../../src/adapters/store/store-fs.ts';
+import { nodeStoreFs, type StoreFs } from '../../../src/adapters/store/store-fs.ts';
 import { TempDir } from '../../support/adapter-files.ts';
 import { openFakeRegistry } from '../../support/adapter-registry.ts';
 
@@ -78,5 +78,40 @@ describe('an embedded registry whose files are damaged', () => {
     const { release } = await registry.openImage(registry.resolve('a').generation);
     release();
     expect(blobsIn(first.root)).toEqual([`${generation.digest}.safetensors`]);
+  });
+});
+
+describe('a change whose outcome is not known', () => {
+  it('keeps its file only until it is known', async () => {
+    let failing = false;
+    const fail = async () => {
+      if (failing) throw Object.assign(new Error('the disk is gone'), { code: 'EIO' });
+    };
+    const root = temp.fresh();
+    const names = path.join(root, 'names');
+    const fs: StoreFs = {
+      ...nodeStoreFs,
+      async syncDir(dir) {
+        if (dir === names) await fail();
+        return nodeStoreFs.syncDir(dir);
+      },
+    };
+    const { registry } = await open(root, { fs });
+    await registry.put('a', upload('one'));
+    failing = true;
+    await expect(registry.put('a', upload('two'))).rejects.toThrow(
+      code('registry_outcome_unknown'),
+    );
+    await expect(registry.put('b', upload('three'))).rejects.toThrow(
+      code('registry_outcome_unknown'),
+    );
+    failing = false;
+    await vi.waitUntil(() => registry.get('b') !== undefined, 10_000);
+    expect(registry.get('a')?.numGenerations).toBe(2);
+    await registry.remove('a');
+    await registry.remove('b');
+    await vi.waitUntil(() => registry.stats().generations === 0, 10_000);
+    await registry.close();
+    expect(blobsIn(root)).toEqual([]);
   });
 });
