@@ -17,6 +17,8 @@ export interface FleetOptions {
   readonly replicas: number;
   readonly args?: readonly string[];
   readonly redis?: Parameters<typeof startRedis>[0];
+  /** Added to the environment of every server. */
+  readonly env?: NodeJS.ProcessEnv;
 }
 
 export async function startFleet(options: FleetOptions): Promise<Fleet> {
@@ -24,10 +26,10 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
   const args = ['--model', CONTENT_MODEL_DIR, '--redis', redis.url, ...(options.args ?? [])];
   const servers: TestServer[] = [];
   const start: Fleet['start'] = async (more = [], dataDir) => {
-    const server = await startTestServer(
-      [...args, ...more],
-      dataDir === undefined ? {} : { dataDir },
-    );
+    const server = await startTestServer([...args, ...more], {
+      ...(dataDir !== undefined && { dataDir }),
+      ...(options.env !== undefined && { env: options.env }),
+    });
     servers.push(server);
     return server;
   };

@@ -101,11 +101,21 @@ const QUIET_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'registry_lost',
 ]);
 
+/** Troubles of the surroundings that each request meets anew: where in the code says nothing. */
+const STACKLESS_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'blob_missing',
+  'blob_unavailable',
+  'registry_outcome_unknown',
+  'source_unavailable',
+]);
+
 /** Answers with an error object. */
 export function sendError(request: FastifyRequest, reply: FastifyReply, thrown: unknown): void {
   const error = asLoramuxError(thrown);
   if (QUIET_CODES.has(error.code)) {
     request.log.info({ code: error.code }, error.message);
+  } else if (STACKLESS_CODES.has(error.code)) {
+    request.log.warn({ code: error.code }, error.message);
   } else if (error.status >= 500) {
     request.log.error({ err: error.cause ?? error, code: error.code }, error.message);
   }
