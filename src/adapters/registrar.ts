@@ -95,7 +95,7 @@ export class Registrar {
       const changing = this.#change(name, false, (entry, now) => {
         if (entry === undefined) throw notFound(name);
         checkCondition(name, entry, condition);
-        return next(entry, now);
+        return this.#checkFiles(entry, next(entry, now));
       });
       const { after } = await this.#askIfUnknown(changing);
       return knownName(after!).record;
@@ -219,6 +219,22 @@ export class Registrar {
     else this.#state.view.applyRemoval({ name, revision });
     this.#state.onChanged();
     return changed;
+  }
+
+  /** A name must not move to what cannot be loaded; a fleet may fetch it. */
+  #checkFiles(before: NameEntry, after: NameEntry): NameEntry {
+    const { files, local } = this.#options;
+    if (files.shared) return after;
+    for (const digest of [after.current, after.split?.digest]) {
+      if (digest === undefined || local.has(digest)) continue;
+      if (digest === before.current || digest === before.split?.digest) continue;
+      throw new LoramuxError(
+        'store_corrupt',
+        `The file of generation ${digest} of ${JSON.stringify(before.name)} is gone; nothing was ` +
+          'changed. Upload the adapter again.',
+      );
+    }
+    return after;
   }
 
   async #askIfUnknown<T>(changing: Promise<T>): Promise<T> {

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import type { RegistryOptions } from '../../../src/adapters/adapter-registry.ts';
@@ -78,6 +78,19 @@ describe('an embedded registry whose files are damaged', () => {
     const { release } = await registry.openImage(registry.resolve('a').generation);
     release();
     expect(blobsIn(first.root)).toEqual([`${generation.digest}.safetensors`]);
+  });
+
+  it('does not move a name to a generation whose file is gone', async () => {
+    const { registry, root } = await open();
+    const old = (await registry.put('a', upload('old'))).record.generation;
+    const { generation } = (await registry.put('a', upload('new'))).record;
+    await registry.close();
+    rmSync(blobOf(root, old.digest));
+    const second = await open(root);
+    await expect(second.registry.rollback('a')).rejects.toThrow(code('store_corrupt'));
+    const split = { digest: old.digest, weight: 0.5 };
+    await expect(second.registry.setSplit('a', split)).rejects.toThrow(code('store_corrupt'));
+    expect(second.registry.resolve('a').generation).toEqual(generation);
   });
 });
 
