@@ -142,6 +142,10 @@ export class RegistryView {
     for (const name of [...this.#damaged.keys()]) {
       if (!present.has(name)) this.#damaged.delete(name);
     }
+    // Lost as well: their revisions are given out again.
+    for (const [name, revision] of this.#removals) {
+      if (revision > snapshot.revision && revision <= readUpTo) this.#removals.delete(name);
+    }
     this.#revision = snapshot.revision;
     for (const { versioned } of this.#names.values()) {
       this.#revision = Math.max(this.#revision, versioned.revision);
@@ -197,8 +201,9 @@ export class RegistryView {
   }
 
   #rememberRemoval(name: string, revision: number): void {
+    const newest = Math.max(revision, this.#removals.get(name) ?? 0);
     this.#removals.delete(name);
-    this.#removals.set(name, revision);
+    this.#removals.set(name, newest);
     const oldest = this.#removals.keys().next().value;
     if (this.#removals.size > REMOVALS_MAX && oldest !== undefined) this.#removals.delete(oldest);
   }

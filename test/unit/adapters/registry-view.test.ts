@@ -114,6 +114,25 @@ describe('RegistryView', () => {
     expect(view.get('a')?.record.generation.digest).toBe('g4');
   });
 
+  it('takes what a registry that lost a removal makes anew', () => {
+    const { view } = setup();
+    view.applyEntry(versioned(8, put(undefined, 'other', 'g1')));
+    view.applyEntry(versioned(9, put(undefined, 'a', 'g2')));
+    view.applyRemoval({ name: 'a', revision: 10 });
+    view.applySnapshot(snapshot(8, [versioned(8, put(undefined, 'other', 'g1'))]), 10);
+    const changed = [versioned(9, put(undefined, 'a', 'g3'), 'anew')];
+    view.applyDelta({ revision: 9, changed, removed: [], damaged: [] });
+    expect(view.get('a')?.record.generation.digest).toBe('g3');
+  });
+
+  it('remembers the newest removal of a name, whichever comes last', () => {
+    const { view } = setup();
+    view.applyRemoval({ name: 'a', revision: 8 });
+    view.applyRemoval({ name: 'a', revision: 4 });
+    view.applyEntry(versioned(6, put(undefined, 'a', 'g1')));
+    expect(view.get('a')).toBeUndefined();
+  });
+
   it('shows an entry for another base as damaged, and heals', () => {
     const { view } = setup();
     const foreign = putGeneration(undefined, 'a', kept('g1', 'other shapes'), {
