@@ -19,6 +19,8 @@ export interface GenerationState {
   holds: number;
   /** Registrations under way that will need its file. */
   reservations: number;
+  /** A name led to it since it was retired: when none does any more, it is to be retired again. */
+  answered: boolean;
 }
 
 export interface GenerationEvents {
@@ -85,6 +87,7 @@ export class GenerationTable {
       keptBy: new Set(),
       holds: 0,
       reservations: 0,
+      answered: false,
     };
     this.#states.set(meta.digest, state);
     this.#storedBytes += meta.fileBytes;
@@ -112,13 +115,22 @@ export class GenerationTable {
     });
   }
 
-  /** Retires what nothing leads to, forgets what nothing keeps. Call it after taking keepers away. */
+  /** A name leads requests to it. */
+  serve(state: GenerationState, name: string): void {
+    state.servedBy.add(name);
+    state.answered = true;
+  }
+
+  /** Retires what nothing leads to any more, forgets what nothing keeps. Call it after taking keepers away. */
   settle(state: GenerationState): void {
     const { digest } = state.meta;
     if (this.#states.get(digest) !== state) return;
     if (state.servedBy.size > 0 || state.holds > 0) return;
-    this.#events.onRetired(digest);
-    if (state.keptBy.size > 0 || state.reservations > 0) return;
+    const isKept = state.keptBy.size > 0 || state.reservations > 0;
+    // What is only kept may have been loaded on purpose, before requests are to come to it.
+    if (state.answered || !isKept) this.#events.onRetired(digest);
+    state.answered = false;
+    if (isKept) return;
     this.#states.delete(digest);
     this.#storedBytes -= state.meta.fileBytes;
     this.#events.onUnused(digest);

@@ -169,7 +169,7 @@ export class RegistryView {
       const state = generations.adopt(meta);
       state.keptBy.add(name);
       if (meta.digest === entry.current || meta.digest === entry.split?.digest) {
-        state.servedBy.add(name);
+        generations.serve(state, name);
       }
     }
     this.#names.set(name, knownName(versioned));

@@ -2,10 +2,12 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import type { RegistryOptions } from '../../../src/adapters/adapter-registry.ts';
+import { SlotResidency } from '../../../src/adapters/residency/slot-residency.ts';
 import type { AdapterSource } from '../../../src/adapters/service-types.ts';
 import { nodeStoreFs, type StoreFs } from '../../../src/adapters/store/store-fs.ts';
 import { TempDir } from '../../support/adapter-files.ts';
 import { openFakeRegistry } from '../../support/adapter-registry.ts';
+import { FakeAdapterNative } from '../../support/fake-adapter-native.ts';
 
 const temp = new TempDir();
 const opened: { close(): Promise<void> }[] = [];
@@ -126,5 +128,28 @@ describe('a change whose outcome is not known', () => {
     await vi.waitUntil(() => registry.stats().generations === 0, 10_000);
     await registry.close();
     expect(blobsIn(root)).toEqual([]);
+  });
+});
+
+describe('a kept generation that no request gets yet', () => {
+  it('stays in memory when it was loaded on purpose, until the name drops it', async () => {
+    const { registry } = await open();
+    const old = (await registry.put('a', upload('old'))).record.generation;
+    await registry.put('a', upload('new'));
+    const residency = new SlotResidency({
+      native: new FakeAdapterNative(2),
+      images: registry,
+      maxSlots: 2,
+      maxBytes: 1e6,
+    });
+    opened.unshift(residency);
+    // As a request for it, which holds it meanwhile.
+    const release = registry.hold(old);
+    await residency.load(old, 10_000);
+    release();
+    expect(residency.view(old).level).toBe('device');
+    await registry.put('a', upload('newer'));
+    await registry.put('a', upload('newest'));
+    expect(residency.view(old).level).toBe('disk');
   });
 });
