@@ -4,11 +4,19 @@
  */
 import { buildNative } from '../scripts/process.ts';
 import { adaptersScenario } from './adapters.ts';
+import { coldLoadScenario } from './cold-load.ts';
 import { engineScenario } from './engine.ts';
+import { fleetScenario } from './fleet.ts';
 import type { Scenario } from './scenario.ts';
 import { streamsScenario } from './streams.ts';
+import { zipfScenario } from './zipf.ts';
 
-const SCENARIOS: readonly Scenario[] = [adaptersScenario, streamsScenario, engineScenario];
+const SCENARIOS: readonly Scenario[] = [
+  adaptersScenario,
+  streamsScenario,
+  engineScenario,
+  coldLoadScenario,
+];
 
 function usage(): string {
   const width = Math.max(...SCENARIOS.map(({ name }) => name.length)) + 2;
