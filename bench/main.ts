@@ -16,6 +16,8 @@ const SCENARIOS: readonly Scenario[] = [
   streamsScenario,
   engineScenario,
   coldLoadScenario,
+  fleetScenario,
+  zipfScenario,
 ];
 
 function usage(): string {
