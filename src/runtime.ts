@@ -136,6 +136,8 @@ async function openAdapters(
   });
   // Before the session, whose memory the loads write.
   teardown.add(() => residency.close());
+  // Before that, since loads may wait for a transfer from somebody who hangs.
+  teardown.add(() => adapters.stop());
   const pin = () => residency.setPins(adapters.pinnedGenerations());
   adapters.onChange(pin);
   pin();

@@ -1,5 +1,6 @@
 /** Names, generations and references: the registry as this process knows it. */
 import { LoramuxError } from '../errors.ts';
+import type { ManagedBlobFiles } from './blobs/blob-files.ts';
 import { MAX_CONFIG_BYTES } from './formats/peft-config.ts';
 import { GenerationTable } from './generations.ts';
 import { checkAdapterName } from './names.ts';
@@ -36,6 +37,7 @@ export type ImageLoader = Pick<
 
 export interface RegistryOptions extends RegistrarOptions {
   readonly images: ImageLoader;
+  readonly files: ManagedBlobFiles;
   readonly baseModelName: string;
   readonly maxAdapters: number;
   readonly maxArchiveBytes: number;
@@ -292,12 +294,21 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
     this.#onRetired = listener;
   }
 
+  /**
+   * Ends transfers and fetches of sources, which may wait long for somebody who hangs; what needs them
+   * fails. Call it before that which waits for loads. Idempotent.
+   */
+  async stop(): Promise<void> {
+    const error = new LoramuxError('shutting_down', 'The server is shutting down.');
+    this.#settleReady.reject(error);
+    this.#registrar.abort(error);
+    await this.#options.files.close();
+  }
+
   close(): Promise<void> {
     this.#closing ??= (async () => {
       const { backend, images, pool, local, onClose } = this.#options;
-      const error = new LoramuxError('shutting_down', 'The server is shutting down.');
-      this.#settleReady.reject(error);
-      this.#registrar.abort(error);
+      await this.stop();
       await images.close();
       await pool.close();
       await this.#registrar.idle();

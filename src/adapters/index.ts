@@ -120,6 +120,8 @@ export async function createAdapterService(
     await openRegistry(registry, dataDir);
     return registry;
   } catch (error) {
+    await storage.files.close();
+    await storage.onClose?.();
     await storage.local.close();
     throw error;
   }

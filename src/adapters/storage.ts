@@ -23,8 +23,8 @@ export interface Storage {
   readonly backend: RegistryBackend;
   readonly local: LocalBlobs;
   readonly files: ManagedBlobFiles;
-  /** Ends what works in the background; after the backend, before the local files. */
-  readonly onClose: () => Promise<void>;
+  /** Ends what works in the background; after the files and the backend, before the local files. */
+  readonly onClose: (() => Promise<void>) | undefined;
 }
 
 export interface StorageOptions {
@@ -77,7 +77,7 @@ export async function openEmbedded(options: StorageOptions): Promise<Storage> {
     retries: TRANSFER_RETRIES,
     onWarning: warn,
   });
-  return { backend, local, files, onClose: () => files.close() };
+  return { backend, local, files, onClose: undefined };
 }
 
 /** Several processes on one Redis. The local files are open when it resolves, the registry is not. */
@@ -132,11 +132,7 @@ export async function openFleet(options: StorageOptions & FleetOptions): Promise
       },
       onError: (error) => onWarning('the upkeep of shared adapter files failed', error),
     });
-    const onClose = async () => {
-      await upkeep.close();
-      await files.close();
-    };
-    return { backend: registry, local, files, onClose };
+    return { backend: registry, local, files, onClose: () => upkeep.close() };
   } catch (error) {
     await local.close();
     throw error;

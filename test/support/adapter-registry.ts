@@ -38,11 +38,19 @@ export async function openFakeRegistry(
     checkBlob: (meta) => checkBlobFile(fs, local.path(meta.digest), meta),
     onWarning,
   });
+  return openFakeRegistryOn({ backend, local, files }, options);
+}
+
+/** As `openFakeRegistry`, over any storage whose local files are open. */
+export async function openFakeRegistryOn(
+  storage: Pick<RegistryOptions, 'backend' | 'local' | 'files' | 'onClose'>,
+  options: Partial<RegistryOptions> = {},
+): Promise<FakeRegistry> {
+  const { local, files } = storage;
+  const { onWarning = () => undefined } = options;
   const pool = new FakeConverter();
   const registry = new AdapterRegistry({
-    backend,
-    local,
-    files,
+    ...storage,
     images: {
       async open(meta) {
         const { digest, fileBytes } = meta;
@@ -76,7 +84,7 @@ export async function openFakeRegistry(
     pool,
     baseModelName: 'tiny-base',
     base: 'shapes',
-    maxAdapters,
+    maxAdapters: 100,
     maxGenerations: 1,
     maxArchiveBytes: 1e6,
     maxAdapterBytes: 1e6,

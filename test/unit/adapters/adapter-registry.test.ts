@@ -137,7 +137,7 @@ describe('a kept generation that no request gets yet', () => {
     const old = (await registry.put('a', upload('old'))).record.generation;
     await registry.put('a', upload('new'));
     const residency = new SlotResidency({
-      native: new FakeAdapterNative(2),
+      native: new FakeAdapterNative(),
       images: registry,
       maxSlots: 2,
       maxBytes: 1e6,
