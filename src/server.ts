@@ -208,7 +208,7 @@ async function build(
 
   const preload = async () => {
     if (config.adapter.length > 0) onPhase('registering adapters');
-    await preloadAdapters(adapters, config.adapter, signal);
+    await unlessAborted(preloadAdapters(adapters, config.adapter, signal), signal);
   };
   // A shared registry may be away: the server listens meanwhile, and /health says what it waits for.
   const waits = adapters.registry().state === 'connecting';
