@@ -89,6 +89,8 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       await pushFolder(server.url, name, dir);
     });
     const scrape = async () => (await fetch(`${server.url}/metrics`)).text();
+    // Starts threads, and makes the series of loads be there.
+    await ask(server.url, agent, adapters[0]!.name, 1);
     const zipf = new ZipfSource(count!, Number(values.exponent), Number(values.seed));
     const before = await scrape();
     const loadsOf = (text: string) => readMetric(text, 'loramux_adapter_loads_total');
