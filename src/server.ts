@@ -23,6 +23,8 @@ import { VERSION } from './version.ts';
 
 /** How long sockets may take to close once nothing runs any more; then they are cut. */
 const CLOSE_GRACE_MS = 2000;
+const LATE_PRELOAD =
+  'the adapters of --adapter could not be registered when the registry came back';
 
 export interface LoramuxServer {
   /** Where it listens, e.g. http://127.0.0.1:8000. */
@@ -139,6 +141,16 @@ function logRegistryState(adapters: AdapterRegistry, log: FastifyInstance['log']
   show();
 }
 
+/** Calls once, as soon as the registry can be changed. */
+function whenOk(adapters: AdapterRegistry, then: () => void): void {
+  let done = false;
+  adapters.onChange(() => {
+    if (done || adapters.registry().state !== 'ok') return;
+    done = true;
+    then();
+  });
+}
+
 async function build(
   config: Config,
   { onPhase, signal }: Required<ServerHooks>,
@@ -206,13 +218,17 @@ async function build(
   log = app.log;
   teardown.add(() => closeApp(app));
 
+  const register = () => unlessAborted(preloadAdapters(adapters, config.adapter, signal), signal);
   const preload = async () => {
     if (config.adapter.length > 0) onPhase('registering adapters');
-    await unlessAborted(preloadAdapters(adapters, config.adapter, signal), signal);
+    await register();
   };
   // A shared registry may be away: the server listens meanwhile, and /health says what it waits for.
-  const waits = adapters.registry().state === 'connecting';
-  if (!waits) await preload();
+  // With what its disk cache has it serves at once, and registers when the registry is back.
+  const { state } = adapters.registry();
+  const waits = state === 'connecting';
+  if (state === 'ok') await preload();
+  else if (!waits) whenOk(adapters, () => register().catch((e) => onWarning(LATE_PRELOAD, e)));
   const url = await listen(app, config);
   teardown.add(async () => {
     lifecycle.draining = true;
