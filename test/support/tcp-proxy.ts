@@ -30,7 +30,8 @@ export interface TcpProxy {
 type Mode = 'pass' | 'stall' | 'stall-answers' | 'refuse';
 
 interface Pipe {
-  readonly flush: () => void;
+  /** Passes on what waits, whatever its delay. */
+  readonly hurry: () => void;
   frozen: boolean;
 }
 
@@ -56,20 +57,26 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
     to: net.Socket,
     held: () => boolean,
   ) => {
-    const waiting: Buffer[] = [];
+    // What is due goes on only after all that came before it.
+    const waiting: { readonly bytes: Buffer; due: boolean }[] = [];
     const flush = () => {
-      while (waiting.length > 0 && !pipe.frozen && !held()) to.write(waiting.shift()!);
+      while (waiting[0]?.due === true && !pipe.frozen && !held()) to.write(waiting.shift()!.bytes);
     };
-    const pipe: Pipe = { flush, frozen: false };
+    const hurry = () => {
+      for (const piece of waiting) piece.due = true;
+      flush();
+    };
+    const pipe: Pipe = { hurry, frozen: false };
     pipes.add(pipe);
     from.on('data', (bytes: Buffer) => {
       count(side, bytes.length);
-      const deliver = () => {
-        waiting.push(bytes);
+      const piece = { bytes, due: delayMs === 0 };
+      waiting.push(piece);
+      if (delayMs === 0) return flush();
+      setTimeout(() => {
+        piece.due = true;
         flush();
-      };
-      if (delayMs > 0) setTimeout(deliver, delayMs);
-      else deliver();
+      }, delayMs);
     });
     from.on('error', () => to.destroy());
     from.on('close', () => {
@@ -121,7 +128,7 @@ export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
       trigger = undefined;
       mode = 'pass';
       delayMs = 0;
-      for (const pipe of pipes) pipe.flush();
+      for (const pipe of pipes) pipe.hurry();
     },
     get connections() {
       return sockets.size / 2;
