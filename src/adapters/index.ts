@@ -117,7 +117,7 @@ export async function createAdapterService(
       now: () => Math.floor(now() / 1000),
       onWarning,
     });
-    await openRegistry(registry, dataDir);
+    await openRegistry(registry, options);
     return registry;
   } catch (error) {
     await storage.files.close();
@@ -132,15 +132,22 @@ export function createResidency(options: ResidencyOptions): SlotResidency {
   return new SlotResidency(options);
 }
 
-async function openRegistry(registry: AdapterRegistry, dataDir: string): Promise<void> {
+async function openRegistry(
+  registry: AdapterRegistry,
+  { dataDir, fleet }: AdapterServiceOptions,
+): Promise<void> {
   try {
     await registry.open();
     const [foreign, ...more] = registry.foreignNames();
     if (foreign === undefined) return;
+    const [place, remedy] =
+      fleet === undefined
+        ? [`The data folder ${dataDir}`, 'another data folder']
+        : [`The registry in Redis under the prefix ${fleet.prefix}`, 'another prefix'];
     throw new LoramuxError(
       'config_invalid',
-      `The data folder ${dataDir} holds ${more.length + 1} adapters (such as ${foreign}) for a ` +
-        'base model of another shape. Choose another data folder.',
+      `${place} holds ${more.length + 1} adapters (such as ${foreign}) for a base model of another ` +
+        `shape. Choose ${remedy}.`,
     );
   } catch (error) {
     await registry.close();

@@ -3,10 +3,19 @@ import { writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { createAdapterService } from '../../../src/adapters/index.ts';
 import type { RedisRegistry } from '../../../src/adapters/registry/redis/redis-registry.ts';
 import type { AdapterSource } from '../../../src/adapters/service-types.ts';
-import { openFleet, type Storage } from '../../../src/adapters/storage.ts';
-import { TempDir } from '../../support/adapter-files.ts';
+import { type FleetOptions, openFleet, type Storage } from '../../../src/adapters/storage.ts';
+import { describeModules } from '../../../src/importer/index.ts';
+import {
+  loraConfig,
+  loraTensors,
+  safetensors,
+  TempDir,
+  TINY_BASE,
+  TINY_MODULES,
+} from '../../support/adapter-files.ts';
 import { openFakeRegistryOn } from '../../support/adapter-registry.ts';
 import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { codeOf, sha256 } from '../../support/registry-entries.ts';
@@ -35,26 +44,28 @@ function upload(content: string): AdapterSource {
 
 let prefixes = 0;
 
-function openStorage(prefix: string, s3Endpoint: string): Promise<Storage> {
-  return openFleet({
-    dataDir: temp.fresh(),
-    maxAdapters: 100,
-    onWarning: () => undefined,
+function fleetOptions(blobStore: string): FleetOptions {
+  return {
     redisUrl: redis.url,
-    prefix,
+    prefix: `storage-${process.pid}-${++prefixes}`,
     schemaVersion: 1,
     atStart: 'wait',
     timeoutMs: 2000,
     waitReplicas: 0,
     reconcileMs: 200,
     replicaTtlMs: 15_000,
-    blobStore: 's3://bucket',
+    blobStore,
     redisBlobBytes: 1e6,
     blobGraceMs: 60_000,
     diskCacheBytes: 1e6,
-    s3Endpoint,
+    s3Endpoint: undefined,
     s3PathStyle: true,
-  });
+  };
+}
+
+function openOnS3(s3Endpoint: string): Promise<Storage> {
+  const common = { dataDir: temp.fresh(), maxAdapters: 100, onWarning: () => undefined };
+  return openFleet({ ...common, ...fleetOptions('s3://bucket'), s3Endpoint });
 }
 
 /** Accepts connections and never answers. */
@@ -90,7 +101,7 @@ describe('a fleet whose blob store hangs', () => {
 
   it('closes while an upload is under way', async () => {
     const { endpoint, connections } = await silentServer();
-    const storage = await openStorage(`storage-${process.pid}-${++prefixes}`, endpoint);
+    const storage = await openOnS3(endpoint);
     const { registry } = await openFakeRegistryOn(storage);
     await registry.ready;
     const put = codeOf(registry.put('a', upload('content')));
@@ -101,7 +112,7 @@ describe('a fleet whose blob store hangs', () => {
 
   it('ends downloads, which residency waits for before the registry closes', async () => {
     const { endpoint, connections } = await silentServer();
-    const storage = await openStorage(`storage-${process.pid}-${++prefixes}`, endpoint);
+    const storage = await openOnS3(endpoint);
     const { registry } = await openFakeRegistryOn(storage);
     closers.push(() => registry.close());
     await registry.ready;
@@ -117,5 +128,33 @@ describe('a fleet whose blob store hangs', () => {
     await vi.waitUntil(() => connections() > 0, 5000);
     expect(await soon(registry.stop())).toBe('ended');
     expect(await opening).toBe('blob_unavailable');
+  });
+});
+
+describe('a fleet whose registry is for a base model of another shape', () => {
+  it('refuses the server and says where the registry is', async () => {
+    const dir = temp.adapter(loraConfig(), safetensors(loraTensors()), 'fleet');
+    const common = {
+      baseModelName: 'tiny-base',
+      maxResidentBytes: 1e6,
+      fleet: fleetOptions('redis'),
+    };
+    const first = await createAdapterService({
+      ...common,
+      dataDir: temp.fresh(),
+      adapterRoot: temp.join('fleet'),
+      modules: TINY_MODULES,
+    });
+    closers.push(() => first.close());
+    await first.ready;
+    await first.put('a', { kind: 'directory', path: dir });
+    const other = createAdapterService({
+      ...common,
+      dataDir: temp.fresh(),
+      modules: describeModules({ ...TINY_BASE, numLayers: 3 }),
+    });
+    await expect(other).rejects.toThrow(
+      `prefix ${common.fleet.prefix} holds 1 adapters (such as a)`,
+    );
   });
 });
