@@ -17,8 +17,8 @@ inline constexpr uint32_t kMaxPairs = 1 << 16;
 SessionConfig ToSessionConfig(const Napi::Value& options);
 // Borrows the packet's arrays.
 StepPacketView ToPacketView(const Napi::Value& packet);
-// Borrows the image's bytes, if it has any: `*bytes` is their array, to be kept alive until the load
-// has ended, else undefined.
+// Borrows the image's bytes, if it has any: `*bytes` is their array, to be kept alive until the
+// load has ended, else undefined.
 AdapterImage ToAdapterImage(const Napi::Value& image, Napi::Value* bytes);
 
 Napi::Object FromInfo(Napi::Env env, const SessionConfig& config, const SessionInfo& info);

@@ -1,6 +1,6 @@
 // One adapter in memory, as the SegmentedLora kernel wants it: per (layer, module) A [rank, in] and
-// B transposed [rank, out] in float32, the adapter's scale folded into B. Made on a load thread, from
-// a file or from the file's bytes in memory.
+// B transposed [rank, out] in float32, the adapter's scale folded into B. Made on a load thread,
+// from a file or from the file's bytes in memory.
 #pragma once
 
 #include <atomic>
@@ -64,7 +64,8 @@ class AdapterSlab {
 void ValidateImage(const AdapterImage& image, const ModelConfig& model);
 
 // Reads a validated image, from its bytes where it has them. Throws kAdapterLoad (missing or short
-// file, other size, NaN or infinite values), kOutOfMemory, or kSessionClosed when `stop` became true.
+// file, other size, NaN or infinite values), kOutOfMemory, or kSessionClosed when `stop` became
+// true.
 std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
                                          Isa isa, const std::atomic<bool>& stop);
 

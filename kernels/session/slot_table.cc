@@ -16,51 +16,50 @@ SlotTable::Slot& SlotTable::At(int32_t slot) {
 }
 
 void SlotTable::BeginLoad(int32_t slot) {
-  const std::lock_guard lock(mutex_);
   Slot& entry = At(slot);
-  if (entry.state != State::kEmpty) {
+  const State state = entry.state.load(std::memory_order_acquire);
+  if (state != State::kEmpty) {
     throw NativeError(ErrorCode::kSlotBusy,
                       "slot " + std::to_string(slot) +
-                          (entry.state == State::kLoading ? " is loading" : " is in use"));
+                          (state == State::kLoading ? " is loading" : " is in use"));
   }
-  entry.state = State::kLoading;
+  entry.state.store(State::kLoading, std::memory_order_relaxed);
 }
 
 void SlotTable::FinishLoad(int32_t slot, std::unique_ptr<AdapterSlab> slab) {
-  const std::lock_guard lock(mutex_);
   Slot& entry = At(slot);
   entry.slab = std::move(slab);
-  entry.state = State::kReady;
+  entry.state.store(State::kReady, std::memory_order_release);
 }
 
 void SlotTable::AbandonLoad(int32_t slot) {
-  const std::lock_guard lock(mutex_);
-  At(slot).state = State::kEmpty;
+  At(slot).state.store(State::kEmpty, std::memory_order_release);
 }
 
 std::unique_ptr<AdapterSlab> SlotTable::Free(int32_t slot) {
-  const std::lock_guard lock(mutex_);
   Slot& entry = At(slot);
-  if (entry.state == State::kLoading) {
+  const State state = entry.state.load(std::memory_order_acquire);
+  if (state == State::kLoading) {
     throw NativeError(ErrorCode::kSlotBusy, "slot " + std::to_string(slot) + " is loading");
   }
-  if (entry.state == State::kEmpty) {
+  if (state == State::kEmpty) {
     throw NativeError(ErrorCode::kInvalidArgument, "slot " + std::to_string(slot) + " is empty");
   }
-  entry.state = State::kEmpty;
+  entry.state.store(State::kEmpty, std::memory_order_relaxed);
   return std::move(entry.slab);
 }
 
 const AdapterSlab* SlotTable::Ready(int32_t slot) const {
-  const std::lock_guard lock(mutex_);
   if (slot < 0 || slot >= size()) return nullptr;
   const Slot& entry = slots_[static_cast<size_t>(slot)];
-  return entry.state == State::kReady ? entry.slab.get() : nullptr;
+  return entry.state.load(std::memory_order_acquire) == State::kReady ? entry.slab.get() : nullptr;
 }
 
 void SlotTable::Clear() {
-  const std::lock_guard lock(mutex_);
-  for (Slot& slot : slots_) slot = Slot{};
+  for (Slot& slot : slots_) {
+    slot.slab.reset();
+    slot.state.store(State::kEmpty, std::memory_order_relaxed);
+  }
 }
 
 }  // namespace loramux

@@ -17,16 +17,16 @@ class SlotTable {
 
   int32_t size() const { return static_cast<int32_t>(slots_.size()); }
 
-  // empty -> loading. Throws kInvalidArgument (no such slot), kSlotBusy (not empty).
+  // Owner thread. empty -> loading. Throws kInvalidArgument (no such slot), kSlotBusy (not empty).
   void BeginLoad(int32_t slot);
-  // loading -> ready.
+  // Load thread. loading -> ready.
   void FinishLoad(int32_t slot, std::unique_ptr<AdapterSlab> slab);
-  // loading -> empty.
+  // Load thread, or the owner when no load thread was started. loading -> empty.
   void AbandonLoad(int32_t slot);
-  // ready -> empty; the caller has made sure that no step reads it and frees the memory.
-  // Throws kInvalidArgument (no such slot, empty), kSlotBusy (loading).
+  // Owner thread. ready -> empty; the caller has made sure that no step reads it and frees the
+  // memory. Throws kInvalidArgument (no such slot, empty), kSlotBusy (loading).
   std::unique_ptr<AdapterSlab> Free(int32_t slot);
-  // The adapter of a ready slot, else null.
+  // Owner thread. The adapter of a ready slot, else null.
   const AdapterSlab* Ready(int32_t slot) const;
   // Drops everything; only when no step and no load is left.
   void Clear();
@@ -34,13 +34,12 @@ class SlotTable {
  private:
   enum class State { kEmpty, kLoading, kReady };
   struct Slot {
-    State state = State::kEmpty;
+    std::atomic<State> state = State::kEmpty;
     std::unique_ptr<AdapterSlab> slab;
   };
   Slot& At(int32_t slot);
 
-  mutable std::mutex mutex_;
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_;  // never resized: atomics do not move
 };
 
 }  // namespace loramux

@@ -21,7 +21,7 @@ namespace loramux {
 // its operator made nice. Threads that the step thread starts (ONNX Runtime's, the helpers) inherit
 // its value.
 constexpr int32_t kComputeNiceness = 5;
-constexpr int32_t kLoadNiceness = 10;
+constexpr int32_t kLoadNiceness = 17;
 
 // Names the calling thread for debuggers and top (at most 15 characters) and makes it nicer by
 // `niceness` >= 0.

@@ -27,6 +27,6 @@ describe('niceness', () => {
     const nicer = (by: number) => new Set([Math.min(NICEST, base + by)]);
     expect(found.get('loramux-step')).toEqual(nicer(5));
     expect(found.get('loramux-helper')).toEqual(nicer(5));
-    expect(found.get('loramux-load')).toEqual(nicer(10));
+    expect(found.get('loramux-load')).toEqual(nicer(17));
   });
 });

@@ -1,11 +1,11 @@
 /**
- * A fixed number of conversion threads, started when first needed, with bounded queues. Opening a
- * registered file, which requests wait for, never waits for background work (the conversion of an
- * upload, a prefetch): it goes first, and there is one thread more than background work may take.
+ * A fixed number of conversion threads, started when needed (the first a little before), with bounded
+ * queues. Opening a registered file, which requests wait for, never waits for background work (the
+ * conversion of an upload, a prefetch): it goes first, and there is one thread more than background
+ * work may take.
  */
 import { Worker } from 'node:worker_threads';
 import { LoramuxError } from '../../errors.ts';
-import type { AdapterImage } from '../../native/addon-types.ts';
 import type { MatchModule } from '../formats/peft-match.ts';
 import type { ConvertJob, ConvertResult } from './canonicalize.ts';
 import { unpackError, type WorkerReply, type WorkerRequest } from './messages.ts';
@@ -14,6 +14,11 @@ import type { CheckedImage, OpenJob } from './open-canonical.ts';
 export const DEFAULT_CONVERT_THREADS = 2;
 /** Jobs of one kind that wait for a thread; more are refused with queue_full. */
 export const DEFAULT_CONVERT_QUEUE = 1024;
+/**
+ * Pause before the first thread is started although there is no job, milliseconds: the first load
+ * after a restart need not wait for it, and what is gone before needs none.
+ */
+const FIRST_THREAD_MS = 500;
 /** JavaScript heap of one thread, MiB; tensor data is outside of it. */
 const THREAD_HEAP_MB_MAX = 256;
 
@@ -41,7 +46,6 @@ interface Thread {
 /** What the registry needs of the pool. */
 export interface Converter {
   convert(job: ConvertJob): Promise<ConvertResult>;
-  open(job: OpenJob): Promise<AdapterImage>;
   close(): Promise<void>;
 }
 
@@ -61,12 +65,16 @@ export class ConvertPool implements Converter, FileOpener {
   readonly #threads = new Set<Thread>();
   readonly #urgent: Task[] = [];
   readonly #background: Task[] = [];
+  readonly #firstThread: NodeJS.Timeout;
   #closed = false;
 
   constructor(options: ConvertPoolOptions) {
     this.#options = options;
     this.#backgroundMax = options.threads ?? DEFAULT_CONVERT_THREADS;
     this.#queuedMax = options.maxQueued ?? DEFAULT_CONVERT_QUEUE;
+    this.#firstThread = setTimeout(() => {
+      if (this.#threads.size === 0) this.#start().worker.unref();
+    }, FIRST_THREAD_MS).unref();
   }
 
   async convert(job: ConvertJob): Promise<ConvertResult> {
@@ -94,6 +102,7 @@ export class ConvertPool implements Converter, FileOpener {
   /** Fails what waits or runs with shutting_down and ends the threads. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
+    clearTimeout(this.#firstThread);
     const error = new LoramuxError('shutting_down', 'The server is shutting down.');
     for (const queue of [this.#urgent, this.#background]) {
       for (const task of queue.splice(0)) task.reject(error);

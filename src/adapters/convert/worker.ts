@@ -7,7 +7,7 @@ import { packError, type WorkerReply, type WorkerRequest, type WorkerSetup } fro
 import { openCanonical } from './open-canonical.ts';
 
 /** As kLoadNiceness of the native load threads. */
-const LOAD_NICENESS = 10;
+const LOAD_NICENESS = 17;
 const NICEST = 19;
 
 if (parentPort === null) throw new Error('worker.ts runs in a worker thread only');

@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
@@ -87,6 +88,60 @@ describe('conversion threads', () => {
     await pool.close();
     for (const outcome of await conversions)
       expect(outcome).toMatchObject({ reason: code('shutting_down') });
+  });
+
+  it('leaves a thread to loads when prefetches wait, and lets a load overtake its prefetch', async () => {
+    const pool = unruly({ threads: 1 });
+    const conversion = Promise.allSettled([pool.convert(job('silent'))]);
+    const file = (digest: string) => ({
+      path: 'a',
+      digest,
+      fileBytes: 1,
+      headerBytes: 1,
+      verify: false,
+    });
+    const order: string[] = [];
+    const prefetches = ['p1', 'p2'].map((digest) =>
+      pool.open(file(digest), true).then(
+        () => order.push(digest),
+        () => order.push(`${digest} failed`),
+      ),
+    );
+    await pool.open(file('load'));
+    expect(order, 'background work has its one thread').toEqual([]);
+    pool.expedite('p2');
+    pool.expedite('unknown');
+    await prefetches[1];
+    expect(order).toEqual(['p2']);
+    await pool.close();
+    await Promise.all(prefetches);
+    expect(order).toEqual(['p2', 'p1 failed']);
+    expect(await conversion).toMatchObject([{ reason: code('shutting_down') }]);
+  });
+
+  it('are there before the first job, once the pool has lived a moment', async () => {
+    let posted = 0;
+    process.on('worker', () => posted++);
+    poolOf();
+    const early = unruly();
+    await early.close();
+    await expect.poll(() => posted, { timeout: 10_000 }).toBe(1);
+    process.removeAllListeners('worker');
+  });
+
+  it('give way to the rest of the process', async () => {
+    const niceness = () =>
+      readdirSync('/proc/self/task').flatMap((id) => {
+        try {
+          return [getPriority(Number(id))];
+        } catch {
+          return []; // it ended meanwhile
+        }
+      });
+    const expected = Math.min(19, getPriority() + 17);
+    expect(niceness()).not.toContain(expected);
+    await poolOf().convert(adapterJob());
+    expect(niceness()).toContain(expected);
   });
 
   it('refuses jobs beyond its queue', async () => {
