@@ -43,6 +43,8 @@ export class DirectoryBlobs implements BlobStore {
   readonly #timeoutMs: number;
   #marked = false;
   #closed = false;
+  /** Ends what waits for the folder. */
+  readonly #waiting = new Set<(error: Error) => void>();
 
   constructor(options: DirectoryBlobsOptions) {
     this.#dir = options.dir;
@@ -75,7 +77,7 @@ export class DirectoryBlobs implements BlobStore {
       await this.#guard('upload', syncFolder(this.#dir));
     } catch (error) {
       // When this fails too, `remove` of the location takes it.
-      await this.#guard('upload', rm(part, { force: true })).catch(() => undefined);
+      await within(this.#timeoutMs, 'Removal', rm(part, { force: true })).catch(() => undefined);
       throw error;
     } finally {
       await source.handle.close();
@@ -108,8 +110,10 @@ export class DirectoryBlobs implements BlobStore {
     await this.#guard('remove', removeIfEmpty(path.dirname(target)));
   }
 
+  /** Transfers under way fail. */
   async close(): Promise<void> {
     this.#closed = true;
+    for (const end of this.#waiting) end(closedError());
   }
 
   async *#pieces(
@@ -124,7 +128,7 @@ export class DirectoryBlobs implements BlobStore {
 
   #pathOf(location: string): string {
     checkLocation(location);
-    if (this.#closed) throw blobUnavailable('The blob store is closed.');
+    if (this.#closed) throw closedError();
     return path.join(this.#dir, location);
   }
 
@@ -161,16 +165,29 @@ export class DirectoryBlobs implements BlobStore {
   }
 
   async #guard<T>(what: string, work: Promise<T>): Promise<T> {
+    let end!: (error: Error) => void;
+    const closed = new Promise<never>((_, reject) => {
+      end = reject;
+    });
+    this.#waiting.add(end);
+    if (this.#closed) end(closedError());
     try {
-      return await within(this.#timeoutMs, `Blob ${what} in ${this.#dir}`, work);
+      const done = within(this.#timeoutMs, `Blob ${what} in ${this.#dir}`, work);
+      return await Promise.race([closed, done]);
     } catch (error) {
       if (isSystemError(error)) {
         const why = isDiskFull(error) ? 'its disk is full' : error.message;
         throw blobUnavailable(`Blob ${what} in ${this.#dir} failed: ${why}`, error);
       }
       throw error;
+    } finally {
+      this.#waiting.delete(end);
     }
   }
+}
+
+function closedError(): Error {
+  return blobUnavailable('The blob store is closed.');
 }
 
 function isSystemError(error: unknown): error is NodeJS.ErrnoException {

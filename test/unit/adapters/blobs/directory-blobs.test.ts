@@ -13,7 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { DirectoryBlobs } from '../../../../src/adapters/blobs/directory-blobs.ts';
 import { TempDir } from '../../../support/adapter-files.ts';
 import {
@@ -91,6 +91,31 @@ describe('the shared folder', () => {
     expect(readdirSync(folder)).toEqual(['a']);
     await store.remove(location('a'));
     expect(readdirSync(dir)).toEqual(['loramux-blobs']);
+  });
+
+  it('ends transfers under way when it is closed, and leaves nothing half', async () => {
+    const dir = freshShare();
+    const large = temp.fresh('.large');
+    const bytes = 256 * 1024 * 1024;
+    writeFileSync(large, '');
+    truncateSync(large, bytes);
+    const folder = path.join(dir, sha256(content));
+    const sending = new DirectoryBlobs({ dir });
+    const upload = codeOf(sending.upload(large, location('a')));
+    await vi.waitUntil(() => existsSync(path.join(folder, 'a.part')), 5000);
+    await sending.close();
+    expect(await upload).toBe('blob_unavailable');
+    expect(readdirSync(folder)).toEqual([]);
+
+    renameSync(large, path.join(folder, 'a'));
+    const receiving = new DirectoryBlobs({ dir });
+    const target = temp.fresh('.out');
+    const download = codeOf(receiving.download(location('a'), target, bytes));
+    await vi.waitUntil(() => existsSync(target), 5000);
+    await receiving.close();
+    expect(await download).toBe('blob_unavailable');
+    expect(existsSync(target)).toBe(false);
+    rmSync(folder, { recursive: true });
   });
 
   it('stores and removes blobs of one digest in several processes at once', async () => {
