@@ -214,7 +214,9 @@ export class Registrar {
       next: (entry, isDamaged) => next(entry, now(), isDamaged),
       shareBlobs: (digests) => this.#shareAgain(digests),
     });
-    const { after, revision } = changed;
+    const { before, after, revision } = changed;
+    // Nothing was changed; what others changed comes with a reading, which also says when it is lost.
+    if (after !== undefined && after === before) return changed;
     if (after !== undefined) this.#state.view.applyEntry(after);
     else this.#state.view.applyRemoval({ name, revision });
     this.#state.onChanged();

@@ -2,12 +2,23 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import type { RegistryOptions } from '../../../src/adapters/adapter-registry.ts';
+import { createBlobFiles } from '../../../src/adapters/blobs/blob-files.ts';
+import { createLocalBlobs } from '../../../src/adapters/blobs/local-blobs.ts';
+import type {
+  RegistryBackend,
+  RegistryListener,
+  RegistryStatus,
+  ReplicaInfo,
+  VersionedEntry,
+  WriteResult,
+} from '../../../src/adapters/registry/types.ts';
 import { SlotResidency } from '../../../src/adapters/residency/slot-residency.ts';
 import type { AdapterSource } from '../../../src/adapters/service-types.ts';
 import { nodeStoreFs, type StoreFs } from '../../../src/adapters/store/store-fs.ts';
 import { TempDir } from '../../support/adapter-files.ts';
-import { openFakeRegistry } from '../../support/adapter-registry.ts';
+import { openFakeRegistry, openFakeRegistryOn } from '../../support/adapter-registry.ts';
 import { FakeAdapterNative } from '../../support/fake-adapter-native.ts';
+import { keptGeneration, nameEntry } from '../../support/registry-entries.ts';
 
 const temp = new TempDir();
 const opened: { close(): Promise<void> }[] = [];
@@ -151,5 +162,76 @@ describe('a kept generation that no request gets yet', () => {
     await registry.put('a', upload('newer'));
     await registry.put('a', upload('newest'));
     expect(residency.view(old).level).toBe('disk');
+  });
+});
+
+/** A registry of others, as far as this process hears of it. */
+class RemoteBackend implements RegistryBackend {
+  readonly kind = 'redis';
+  listener!: RegistryListener;
+  /** What is stored, known here or not. */
+  stored: VersionedEntry | undefined;
+
+  async open(listener: RegistryListener): Promise<void> {
+    this.listener = listener;
+    this.tell(1, 0);
+  }
+
+  /** A complete reading. */
+  tell(revision: number, before: number): void {
+    const entries = this.stored === undefined ? [] : [this.stored];
+    this.listener.onSnapshot({ revision, entries, damaged: [] }, before);
+  }
+
+  status(): RegistryStatus {
+    const counts = { lagMs: 0, reconciles: 0, events: 0, errors: 0 };
+    return { kind: 'redis', state: 'ok', reason: undefined, sinceMs: 0, ...counts };
+  }
+
+  async read(): Promise<VersionedEntry | undefined> {
+    return this.stored;
+  }
+
+  async write(): Promise<WriteResult> {
+    return { status: 'conflict' };
+  }
+
+  async reconcile(): Promise<void> {}
+  async announce(): Promise<void> {}
+  async replicas(): Promise<readonly ReplicaInfo[]> {
+    return [];
+  }
+  async close(): Promise<void> {}
+}
+
+describe('a change that changes nothing', () => {
+  it('takes over nothing that a failover may lose before it was told', async () => {
+    const backend = new RemoteBackend();
+    const version = (revision: number, changeId: string, pinned: boolean): VersionedEntry => ({
+      revision,
+      changeId,
+      entry: {
+        ...nameEntry('a', 'one'),
+        pinned,
+        generations: [keptGeneration('one', { base: 'shapes' })],
+      },
+    });
+    backend.stored = version(9, 'nine', false);
+    const local = createLocalBlobs({ root: temp.fresh(), onWarning: () => undefined });
+    await local.open();
+    const onWarning = () => undefined;
+    const files = createBlobFiles({ local, concurrency: 1, retries: 0, onWarning });
+    const { registry } = await openFakeRegistryOn({ backend, local, files, onClose: undefined });
+    opened.push(registry);
+    expect(registry.get('a')).toMatchObject({ revision: 9, pinned: false });
+
+    backend.stored = version(10, 'lost', true);
+    expect(await registry.setPinned('a', true)).toMatchObject({ revision: 10, pinned: true });
+    backend.stored = version(9, 'nine', false);
+    backend.tell(9, 9);
+    expect(registry.get('a')).toMatchObject({ revision: 9, pinned: false });
+    const changed = [version(10, 'other', false)];
+    backend.listener.onDelta({ revision: 10, changed, removed: [], damaged: [] });
+    expect(registry.get('a')).toMatchObject({ revision: 10, pinned: false });
   });
 });
