@@ -225,9 +225,8 @@ async function build(
   };
   // A shared registry may be away: the server listens meanwhile, and /health says what it waits for.
   // With what its disk cache has it serves at once, and registers when the registry is back.
-  const { state } = adapters.registry();
-  const waits = state === 'connecting';
-  if (state === 'ok') await preload();
+  const waits = !adapters.isKnown;
+  if (adapters.registry().state === 'ok') await preload();
   else if (!waits) whenOk(adapters, () => register().catch((e) => onWarning(LATE_PRELOAD, e)));
   const url = await listen(app, config);
   teardown.add(async () => {

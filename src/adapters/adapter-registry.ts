@@ -57,6 +57,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
   readonly #arriving = new Map<string, number>();
   readonly #listeners: (() => void)[] = [];
   readonly #settleReady: { resolve: () => void; reject: (error: LoramuxError) => void };
+  #isKnown = false;
   #pendingPuts = 0;
   #changeQueued = false;
   #onRetired: (digest: string) => void = () => undefined;
@@ -100,6 +101,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
     await backend.open({
       onSnapshot: (snapshot, before) => {
         this.#view.applySnapshot(snapshot, before);
+        this.#isKnown = true;
         this.#settleReady.resolve();
         this.#changed();
       },
@@ -131,6 +133,10 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       digest,
       bytes: this.#generations.get(digest)?.meta.fileBytes ?? 0,
     }));
+  }
+
+  get isKnown(): boolean {
+    return this.#isKnown;
   }
 
   checkPut(name: string, options: PutOptions = {}): void {

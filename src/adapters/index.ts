@@ -23,7 +23,7 @@ export type * from './types.ts';
 
 export const DEFAULT_MAX_ADAPTERS = 10_000;
 export const DEFAULT_MAX_GENERATIONS = 5;
-export const DEFAULT_MAX_ADAPTER_BYTES = 2 * 1024 ** 3;
+export const DEFAULT_MAX_ADAPTER_BYTES = 512 * 1024 ** 2;
 export const DEFAULT_MAX_RANK = 256;
 export const DEFAULT_HOST_CACHE_BYTES = 512 * 1024 ** 2;
 export const DEFAULT_MAX_ARCHIVE_ENTRIES = 64;

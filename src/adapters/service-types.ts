@@ -97,6 +97,8 @@ export interface AdapterService {
    * for it); rejects when the server is closed before.
    */
   readonly ready: Promise<void>;
+  /** Whether that has happened: before it nothing is known, not even that a name does not exist. */
+  readonly isKnown: boolean;
   /**
    * Refuses, before an upload is read, what `put` would refuse anyway as far as it is known here.
    * @throws LoramuxError adapter_name_invalid, adapter_limit_exceeded, generation_mismatch,

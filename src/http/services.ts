@@ -22,7 +22,6 @@ export type HttpConfig = Pick<
   | 'adapterRoot'
   | 'adapterLoadTimeoutMs'
   | 'remoteSources'
-  | 'redisAtStart'
 >;
 
 /** Whether new work is accepted. */

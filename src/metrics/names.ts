@@ -72,7 +72,7 @@ export const REGISTRY_GAUGES = {
 } as const;
 
 export const REGISTRY_COUNTERS = {
-  reconciles: ['registry_reconciles_total', 'Complete readings of the registry.'],
+  reconciles: ['registry_reconciles_total', 'Readings of the registry that succeeded.'],
   events: ['registry_events_total', 'Notices of changes of the registry.'],
   errors: ['registry_errors_total', 'Commands to the registry that failed.'],
 } as const;

@@ -66,6 +66,7 @@ export class FakeAdapters implements AdapterService {
   readonly puts: FakePut[] = [];
   readonly entries = new Map<string, NameEntry>();
   readonly ready = Promise.resolve();
+  isKnown = true;
   /** What /health shows; tests change it. */
   status: RegistryStatus = {
     kind: 'file',

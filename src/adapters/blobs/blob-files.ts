@@ -227,7 +227,7 @@ class FleetBlobFiles implements ManagedBlobFiles {
       throw new LoramuxError(
         'adapter_too_large',
         `The adapter's file has ${meta.fileBytes} bytes, more than the whole disk cache may hold ` +
-          `(${maxBytes}). Raise diskCacheMb.`,
+          `(${maxBytes}). Raise --disk-cache-mb.`,
       );
     }
     const began = this.#now();

@@ -88,10 +88,10 @@ function checkEndpoint(endpoint: string | undefined): void {
   if (protocol === 'http:' || protocol === 'https:') return;
   throw new LoramuxError(
     'config_invalid',
-    `s3Endpoint "${endpoint}" is not an http or https URL, as in http://127.0.0.1:9000.`,
+    `--s3-endpoint "${endpoint}" is not an http or https URL, as in http://127.0.0.1:9000.`,
   );
 }
 
 function invalid(spec: string, why: string, cause?: unknown): LoramuxError {
-  return new LoramuxError('config_invalid', `blobStore "${spec}": ${why}.`, { cause });
+  return new LoramuxError('config_invalid', `--blob-store "${spec}": ${why}.`, { cause });
 }

@@ -77,7 +77,7 @@ export function checkSize(bytes: number, maxBytes: number): void {
   throw new LoramuxError(
     'adapter_too_large',
     `The adapter's file has ${bytes} bytes; the blob store of the fleet takes ${maxBytes}. Raise ` +
-      'redisBlobMb, or choose an S3 bucket or a shared folder as blobStore.',
+      '--redis-blob-mb, or choose an S3 bucket or a shared folder as --blob-store.',
   );
 }
 

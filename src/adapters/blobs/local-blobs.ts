@@ -192,7 +192,7 @@ class DiskBlobs implements LocalBlobs {
       throw new LoramuxError(
         'adapter_too_large',
         `The adapter's file has ${bytes} bytes, more than the whole disk cache ${this.#root} may ` +
-          `hold (${this.#maxBytes}). Raise diskCacheMb.`,
+          `hold (${this.#maxBytes}). Raise --disk-cache-mb.`,
       );
     }
     const before = this.#files.get(digest)?.bytes ?? 0;

@@ -88,7 +88,7 @@ async function connect(sdk: Sdk, options: S3BlobsOptions): Promise<S3Client> {
     }
     throw new LoramuxError(
       'config_invalid',
-      `The region of s3://${options.bucket} is not known. Set AWS_REGION, or s3Endpoint for a ` +
+      `The region of s3://${options.bucket} is not known. Set AWS_REGION, or --s3-endpoint for a ` +
         'server other than AWS.',
       { cause },
     );

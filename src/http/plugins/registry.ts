@@ -2,11 +2,11 @@
 import { LoramuxError } from '../../errors.ts';
 import type { HttpServices } from '../services.ts';
 
-type Services = Pick<HttpServices, 'adapters' | 'config'>;
+type Services = Pick<HttpServices, 'adapters'>;
 
-/** The registry was never read since the start, and nothing stands in for it. */
-export function isConnecting({ adapters, config }: Services): boolean {
-  return adapters.registry().state === 'connecting' && config.redisAtStart === 'wait';
+/** The registry was never read since the start, and no disk cache stands in for it. */
+export function isConnecting({ adapters }: Services): boolean {
+  return !adapters.isKnown;
 }
 
 /**

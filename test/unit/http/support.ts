@@ -27,7 +27,6 @@ export const CONFIG: HttpConfig = {
   logLevel: 'silent',
   adapterLoadTimeoutMs: 1_000,
   remoteSources: true,
-  redisAtStart: 'wait',
 };
 
 /** A member of the fleet; the server of the tests is replica-1. */

@@ -58,7 +58,7 @@ describe('blobStore', () => {
     'https://bucket.example/',
   ])('refuses "%.40s"', async (spec) => {
     expect(await codeOf(createBlobStore(spec, deps))).toBe('config_invalid');
-    expect(() => parseBlobStore(spec)).toThrow(`blobStore "${spec}"`);
+    expect(() => parseBlobStore(spec)).toThrow(`--blob-store "${spec}"`);
   });
 
   it('makes the store that is named', async () => {

@@ -202,7 +202,7 @@ describe('the budget of local blobs', () => {
     writeFileSync(staged, content(2, 251));
     const refused = blobs.commit(staged, digestOf(2, 251));
     await expect(refused).rejects.toThrow(
-      /251 bytes, more than the whole disk cache .* diskCacheMb/,
+      /251 bytes, more than the whole disk cache .* --disk-cache-mb/,
     );
     expect(await codeOf(refused)).toBe('adapter_too_large');
     expect(existsSync(staged)).toBe(false);
