@@ -73,11 +73,12 @@ export async function preloadAdapters(
     }
     const [configFile, weightsFile] = files;
     try {
-      await adapters.put(name, {
-        kind: 'files',
-        configPath: configFile!.to,
-        weightsPath: weightsFile!.to,
-      });
+      // At every start again: a rollback or a split of the content must outlive it.
+      await adapters.put(
+        name,
+        { kind: 'files', configPath: configFile!.to, weightsPath: weightsFile!.to },
+        { onlyNewContent: true },
+      );
     } catch (thrown) {
       const error = toLoramuxError(thrown);
       throw new LoramuxError(error.code, `--adapter ${entry}: ${error.message}`, { cause: error });

@@ -164,7 +164,9 @@ export class Registrar {
       await files.ensureShared(kept.digest);
       const changed = await this.#change(name, true, (entry, nowSeconds) => {
         checkCondition(name, entry, options);
-        const { canaryWeight } = options;
+        const { canaryWeight, onlyNewContent } = options;
+        const isKept = entry?.generations.some(({ digest }) => digest === kept.digest) ?? false;
+        if (onlyNewContent === true && isKept) return entry;
         return putGeneration(entry, name, kept, { canaryWeight, maxGenerations, nowSeconds });
       });
       const replaced = changed.before !== undefined || changed.wasDamaged;

@@ -37,6 +37,8 @@ export interface Condition {
 export interface PutOptions extends Condition {
   /** Give the new generation this share of the name's requests instead of moving the name. */
   readonly canaryWeight?: number | undefined;
+  /** Leave a name as it is when it keeps this content already, current or not. */
+  readonly onlyNewContent?: boolean | undefined;
 }
 
 export interface PutResult {

@@ -107,6 +107,21 @@ describe('an embedded registry whose files are damaged', () => {
   });
 });
 
+describe('an adapter that is put at every start', () => {
+  it('undoes neither a rollback nor a split of its content, and comes back when it is gone', async () => {
+    const { registry } = await open();
+    const again = () => registry.put('a', upload('one'), { onlyNewContent: true });
+    const one = (await again()).record.generation.digest;
+    const two = (await registry.put('a', upload('two'))).record.generation.digest;
+    expect((await again()).record.generation.digest).toBe(two);
+    await registry.setSplit('a', { digest: one, weight: 0.5 });
+    const { record, replaced } = await again();
+    expect([record.split?.weight, record.generation.digest, replaced]).toEqual([0.5, two, true]);
+    await registry.remove('a');
+    expect((await again()).replaced).toBe(false);
+  });
+});
+
 describe('a change whose outcome is not known', () => {
   it('keeps its file only until it is known', async () => {
     let failing = false;

@@ -155,7 +155,7 @@ export class RegistryReader {
         stored.keyType === 'hash' &&
         known?.revision === stored.revision &&
         known.changeId === stored.changeId;
-      agrees &&= isKnown || this.#known.damaged.has(stored.name);
+      agrees &&= isKnown || isSameDamage(stored, this.#known.damaged.get(stored.name));
       if (!withEntries) continue;
       const result = decodeStored(stored);
       if (isDamaged(result)) damaged.push(result);
@@ -234,4 +234,14 @@ export class RegistryReader {
     );
     return known;
   }
+}
+
+/** Whether a name that was found damaged looks as it did then; another replica may have healed it. */
+function isSameDamage(stored: StoredName, damaged: DamagedName | undefined): boolean {
+  return (
+    damaged !== undefined &&
+    damaged.keyType === stored.keyType &&
+    damaged.changeId === stored.changeId &&
+    damaged.revision === stored.revision
+  );
 }

@@ -144,6 +144,19 @@ describe('Redis that lost or changed what it had', () => {
     expect((await registry.read('a'))?.entry).toEqual(a2);
   });
 
+  it('hears that another replica put back what it had found damaged', async () => {
+    const redis = await bed.redis();
+    const fleet = await bed.fleet(redis.url);
+    const { registry: knows } = await fleet.open({ reconcileMs: 60_000 });
+    await written(knows, 'a', 0, a1);
+    await redis.command('DEL', `${knows.keyRoot}:name:a`);
+    const { listener } = await fleet.open({ reconcileMs: 20 });
+    expect([...listener.damaged.keys()]).toEqual(['a']);
+    await knows.reconcile();
+    await until('it is healthy here too', () => listener.damaged.size === 0);
+    expect(listener.entries.get('a')?.entry).toEqual(a1);
+  });
+
   it('reports a name whose key another program wrote, and works for the others', async () => {
     const redis = await bed.redis();
     const fleet = await bed.fleet(redis.url);
