@@ -323,6 +323,32 @@ describe('Redis that lost its data', () => {
   );
 });
 
+describe('Redis that is full', () => {
+  it('refuses what would grow and lets go what does not', async () => {
+    const [a, b] = servers;
+    await a.upload('full', c[0].dir);
+    await untilAnswers(b, 'full', c[0]);
+    await redis.command('CONFIG', 'SET', 'maxmemory', '1mb');
+    try {
+      for (const refused of [
+        await a.upload('full', c[1].dir),
+        await b.upload('more', c[1].dir),
+        await b.call('POST', '/v1/adapters/full/pin'),
+      ]) {
+        expect(refused.status).toBe(503);
+        expect(refused.body.error.message).toContain('OOM');
+      }
+      expect((await complete(a, 'more')).status).toBe(404);
+      await untilAnswers(b, 'full', c[0]);
+      expect((await remove(b, 'full')).status).toBe(200);
+    } finally {
+      await redis.command('CONFIG', 'SET', 'maxmemory', '0');
+    }
+    expect((await a.upload('full', c[1].dir)).status).toBe(201);
+    await untilAnswers(b, 'full', c[1]);
+  });
+});
+
 describe('Redis that fails over', () => {
   it('to a replica without the last changes: what it has holds, on every server', async () => {
     const [a, b] = servers;
