@@ -110,7 +110,7 @@ export class Registrar {
         if (entry !== undefined) checkCondition(name, entry, condition);
         return undefined;
       });
-      await this.#askIfUnknown(changing);
+      await this.#filesSettled(await this.#askIfUnknown(changing));
     });
   }
 
@@ -169,6 +169,7 @@ export class Registrar {
         if (onlyNewContent === true && isKept) return entry;
         return putGeneration(entry, name, kept, { canaryWeight, maxGenerations, nowSeconds });
       });
+      await this.#filesSettled(changed);
       const replaced = changed.before !== undefined || changed.wasDamaged;
       return { record: knownName(changed.after!).record, replaced };
     } catch (error) {
@@ -239,6 +240,14 @@ export class Registrar {
       );
     }
     return after;
+  }
+
+  /** Waits for the files that a change made superfluous to go. */
+  async #filesSettled({ before, after }: ChangedName): Promise<void> {
+    const kept = new Set(after?.entry.generations.map(({ digest }) => digest));
+    for (const { digest } of before?.entry.generations ?? []) {
+      if (!kept.has(digest)) await this.#digestLock.run(digest, async () => undefined);
+    }
   }
 
   async #askIfUnknown<T>(changing: Promise<T>): Promise<T> {
