@@ -15,6 +15,8 @@ export const GARBAGE_PER_RUN_MAX = 256;
 export const REPAIRS_PER_RUN_MAX = 16;
 /** Further tries of a transfer after the store failed; its own retries come on top. */
 const UNAVAILABLE_RETRIES_MAX = 1;
+/** A store that took longer to fail is away, and who waits should hear it instead of waiting twice. */
+const QUICK_FAILURE_MS = 25_000;
 /** Times that a blob may turn out to have a new location while it is fetched. */
 const MOVES_MAX = 3;
 
@@ -253,6 +255,7 @@ class FleetBlobFiles implements ManagedBlobFiles {
       if (location === missingAt) break;
       if (missingAt !== undefined) moves++;
       missingAt = undefined;
+      const began = this.#now();
       try {
         const found = await this.#download(meta, location, fleet);
         if (found === undefined) return;
@@ -264,7 +267,7 @@ class FleetBlobFiles implements ManagedBlobFiles {
         if (code === 'blob_missing') {
           this.#warn(`The shared blob ${location} is missing: ${messageOf(error)}`);
           missingAt = location;
-        } else if (code !== 'blob_unavailable' || unavailable++ >= UNAVAILABLE_RETRIES_MAX) {
+        } else if (!this.#isWorthRetry(code, unavailable++, began)) {
           throw error;
         }
         if (this.#closed) throw error;
@@ -352,14 +355,20 @@ class FleetBlobFiles implements ManagedBlobFiles {
     }
   }
 
+  #isWorthRetry(code: string | undefined, retries: number, beganMs: number): boolean {
+    const isQuick = this.#now() - beganMs < QUICK_FAILURE_MS;
+    return code === 'blob_unavailable' && retries < UNAVAILABLE_RETRIES_MAX && isQuick;
+  }
+
   /** A second try may go to the same location, because it writes the same bytes. */
   async #upload(store: BlobStore, file: string, location: string): Promise<void> {
     for (let unavailable = 0; ; ) {
+      const began = this.#now();
       try {
         return await store.upload(file, location);
       } catch (error) {
-        const failed = codeOf(error) === 'blob_unavailable';
-        if (!failed || this.#closed || unavailable++ >= UNAVAILABLE_RETRIES_MAX) throw error;
+        const again = this.#isWorthRetry(codeOf(error), unavailable++, began);
+        if (this.#closed || !again) throw error;
       }
     }
   }

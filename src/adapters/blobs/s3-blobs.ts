@@ -25,7 +25,8 @@ const PARTS_MAX = 10_000;
 const PART_BYTES_MAX = 5 * 1024 ** 3;
 /** Parts of one upload that are sent at the same time; each is held in memory. */
 const PART_CONCURRENCY = 2;
-const DEFAULT_TIMEOUT_MS = 20_000;
+/** The SDK tries three times, and somebody waits for it. */
+const DEFAULT_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS_MAX = 5000;
 /** Begun uploads of one blob that are listed for removal. */
 const STRAY_UPLOADS_MAX = 100;

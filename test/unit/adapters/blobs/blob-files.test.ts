@@ -366,6 +366,21 @@ describe('sharing', () => {
     expect(fleet.stored()).toEqual([await fleet.ledger.locate(digestOf(1))]);
   });
 
+  it('does not wait twice for a store that took long to fail', async () => {
+    const fleet = new Fleet();
+    await fleet.share(1);
+    let nowMs = 0;
+    const { files, store, have } = await fleet.replica({ now: () => nowMs });
+    await have(2);
+    store.before = async () => {
+      nowMs += 60_000;
+      throw unavailable();
+    };
+    expect(await codeOf(files.ensureLocal(meta(1)))).toBe('blob_unavailable');
+    expect(await codeOf(files.ensureShared(digestOf(2)))).toBe('blob_unavailable');
+    expect(store.calls).toEqual(['download', 'upload']);
+  });
+
   it('leaves what it could not upload to garbage collection', async () => {
     const fleet = new Fleet();
     const { files, store, have } = await fleet.replica();
