@@ -236,6 +236,9 @@ export class EngineLoop implements Engine {
       this.#dispatch(plan, resultAtMs);
     } else if (this.#scheduler.running.length > 0) {
       throw new RangeError('Sequences run, but none could be scheduled');
+    } else if (plan.rejected.length > 0) {
+      // What was held back for those that have ended now may go on, and nothing else would say so.
+      this.#kick();
     }
   }
 

@@ -175,4 +175,21 @@ describe('starvation', () => {
     expect(request.finishes[0]![0]!.reason).toBe('length');
     expect(submitted).toBeLessThan(20);
   });
+
+  it('ends with the load that failed: what had to wait behind it goes on by itself', async () => {
+    let nowMs = 0;
+    const harness = createHarness({ engine: { adapterWaitMsMax: 0, nowMs: () => nowMs } });
+    const cold = generation('cold');
+    const failed = harness.submit({ prompt, adapter: cold });
+    await Promise.resolve();
+    // Its load began and will turn out to have failed.
+    harness.residency.failing.add(cold.digest);
+    nowMs = 1;
+    const behind = harness.submit({ prompt, sampling: { maxTokens: 2 } });
+    for (let turn = 0; turn < 100 && behind.finishes[0]!.length === 0; turn++) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(failed.finishes[0]![0]!.reason).toBe('error');
+    expect(behind.finishes[0]![0]?.reason).toBe('length');
+  });
 });
