@@ -114,7 +114,8 @@ describe('the loop', () => {
     const { steps } = harness.native;
     for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
     expect(harness.native.steps).toBe(steps);
-    expect(timers()).toHaveLength(before);
+    // The test runner's own may have ended meanwhile.
+    expect(timers().length).toBeLessThanOrEqual(before);
   });
 });
 
