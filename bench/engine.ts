@@ -52,6 +52,7 @@ function everythingResident(maxSlots: number): AdapterResidency {
       if (!slots.has(digest)) slots.set(digest, slots.size);
       return slots.get(digest);
     },
+    waitsForRoom: () => false,
     release() {},
     forget() {},
     prefetch() {},

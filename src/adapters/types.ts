@@ -45,6 +45,11 @@ export interface AdapterResidency {
    * again. Returns an error when the load failed or can never succeed.
    */
   tryAcquire(generation: AdapterGeneration): number | undefined | LoramuxError;
+  /**
+   * Whether an adapter that was asked for waits for room which others have. While its load is under
+   * way, or waits its turn among loads, whoever passes takes nothing from it.
+   */
+  waitsForRoom(generation: AdapterGeneration): boolean;
   /** Gives one reference back. */
   release(generation: AdapterGeneration): void;
   /**

@@ -214,7 +214,7 @@ const ENGINE = {
   maxLogitRowsPerStep: int('Logit rows of one step: sampled and scored tokens.', 256, 1, 65_536),
   maxQueuedRequests: int('Requests that may wait for their first step.', 1024, 1, 1_000_000),
   adapterWaitMs: int(
-    'How long others may pass a request that waits for its adapter, milliseconds.',
+    'How long others may pass a request whose adapter waits for room in memory, milliseconds.',
     5000,
     0,
   ),

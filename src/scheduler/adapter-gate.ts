@@ -36,6 +36,11 @@ export class AdapterGate {
     return 'ready';
   }
 
+  /** Others that go first may keep the room that the lane's adapter waits for. */
+  waitsForRoom({ generation }: Lane<Sequence>): boolean {
+    return generation !== undefined && this.#residency?.waitsForRoom(generation) === true;
+  }
+
   /** Gives the reference back unless a sequence of the group runs. */
   settle(group: SequenceGroup): void {
     const { generation } = group.lane;

@@ -1,7 +1,8 @@
 /**
  * Who enters the batch. The fairest adapter's first sequence is tried until one does not fit *now*:
  * that ends admission for this step, so large requests are not overtaken for ever. A sequence whose
- * adapter is not resident is passed over and holds nothing; see `WaitingQueue.barrier` for how long.
+ * adapter is not resident is passed over and holds nothing; see `WaitingQueue.barrier` for how long
+ * it may have to wait for room.
  */
 import type { BlockPool } from '../kvcache/block-pool.ts';
 import type { AdapterGate } from './adapter-gate.ts';
@@ -52,7 +53,7 @@ export class Admission {
     if (waiting.length === 0 || plan.numTokens >= limits.maxTokensPerStep) return;
     let places = this.#measure();
     if (places <= 0) return;
-    const barrier = waiting.barrier(nowMs);
+    const barrier = waiting.barrier(nowMs, (lane) => this.#gate.waitsForRoom(lane));
     const candidates = waiting.candidates();
     while (places > 0) {
       const lane = candidates.pop();

@@ -12,7 +12,7 @@
  * service W they received over any interval differs by at most 2 * max(INPUT_TOKEN_WEIGHT * L,
  * OUTPUT_TOKEN_WEIGHT * M), with L the longest prompt and M the tokens the KV pool holds. An adapter
  * that is not resident "could not run": it keeps its small counter, so it is first when it can, and
- * `adapterWaitMsMax` bounds how long others may pass it.
+ * `adapterWaitMsMax` bounds how long others may pass it while they have the room that it waits for.
  */
 /** The part of a lane that fairness needs. */
 interface Served {

@@ -124,12 +124,14 @@ export class WaitingQueue {
   }
 
   /**
-   * Arrival order of the sequence that was passed over longest, when that is longer than allowed:
-   * nothing that arrived later is admitted before it. Infinity when nobody starves.
+   * Arrival order of the sequence that was passed over longest, when that is longer than allowed and
+   * it waits for room: nothing that arrived later is admitted before it. Infinity when nobody
+   * starves. A slow load is no starvation: holding others back would not make it faster.
    */
-  barrier(nowMs: number): number {
+  barrier(nowMs: number, waitsForRoom: (lane: Lane) => boolean): number {
     for (const [sequence, sinceMs] of this.#passedOverSinceMs) {
-      return nowMs - sinceMs > this.#adapterWaitMsMax ? sequence.group.order : Infinity;
+      if (nowMs - sinceMs <= this.#adapterWaitMsMax) break;
+      if (waitsForRoom(sequence.group.lane)) return sequence.group.order;
     }
     return Infinity;
   }

@@ -4,7 +4,13 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { answeredBy, complete } from '../support/clients.ts';
-import { answerOf, type Content, type Contents, makeContents } from '../support/contents.ts';
+import {
+  answerOf,
+  CONTENT_MODEL,
+  type Content,
+  type Contents,
+  makeContents,
+} from '../support/contents.ts';
 import { type Fleet, startFleet, untilAnswers } from '../support/fleet.ts';
 import type { Json, TestServer } from '../support/server.ts';
 import {
@@ -20,7 +26,7 @@ import { until } from '../support/until.ts';
 const GRACE_MS = 1000;
 const FLEET_ARGS = [
   ...['--blob-grace-ms', String(GRACE_MS), '--registry-reconcile-ms', '300'],
-  ...['--max-generations', '2', '--max-loras', '4'],
+  ...['--max-generations', '2', '--max-loras', '4', '--adapter-wait-ms', '100'],
 ];
 /** Refusals of a server that cannot get an adapter's file now. */
 const AWAY = ['blob_missing', 'blob_unavailable'];
@@ -150,6 +156,35 @@ describe.each(STORES)('a fleet that keeps files in %s', (_where, open) => {
   });
 
   if (_where === 'a bucket') {
+    it('lets nobody else wait for a bucket that hangs', async () => {
+      const { server } = store as S3SharedBlobs;
+      await a.upload('resident', c[0]!.dir);
+      await a.upload('hanging', c[1]!.dir);
+      await untilAnswers(b, 'resident', c[0]!);
+      server.pause();
+      const hanging = complete(b, 'hanging');
+      await until(
+        'its load is under way',
+        () => b.metric('loramux_adapters_loading'),
+        (loading) => loading === 1,
+      );
+      // Longer than others may pass a request that waits for room.
+      const endMs = performance.now() + 1000;
+      while (performance.now() < endMs) {
+        await untilAnswers(b, 'resident', c[0]!, 5000);
+        expect((await complete(b, CONTENT_MODEL)).status).toBe(200);
+      }
+      server.resume();
+      const { status, body } = await hanging;
+      expect([status, answerOf(body)], JSON.stringify(body)).toEqual([200, c[1]!.answer]);
+      for (const name of ['resident', 'hanging']) await a.call('DELETE', `/v1/adapters/${name}`);
+      await until(
+        'both are collected',
+        () => store.list(),
+        (found) => found.length === 0,
+      );
+    });
+
     it('goes on without the bucket, refuses what needs it, and is whole when it is back', async () => {
       const { server } = store as S3SharedBlobs;
       const [resident, cached, unfetched] = c as [Content, Content, Content];

@@ -78,6 +78,10 @@ export class FakeResidency implements AdapterResidency {
     return undefined;
   }
 
+  waitsForRoom({ digest }: AdapterGeneration): boolean {
+    return this.#queue.has(digest);
+  }
+
   release(generation: AdapterGeneration): void {
     const slot = this.#slots.find(({ digest }) => digest === generation.digest);
     if (slot === undefined || slot.references === 0) {

@@ -88,6 +88,10 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     return undefined;
   }
 
+  waitsForRoom({ digest }: AdapterGeneration): boolean {
+    return this.#book.get(digest)?.state === 'waiting' && this.#loads.size < this.#loadsMax;
+  }
+
   release(generation: AdapterGeneration): void {
     const entry = this.#book.get(generation.digest);
     if (entry === undefined || entry.references === 0) {

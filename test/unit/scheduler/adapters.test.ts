@@ -9,12 +9,18 @@ class ManualResidency {
   readonly maxSlots = 4;
   readonly resident = new Map<string, number>();
   readonly failed = new Set<string>();
+  /** Their load is under way. */
+  readonly loading = new Set<string>();
   readonly calls: string[] = [];
 
   tryAcquire({ digest }: AdapterGeneration): number | undefined | LoramuxError {
     this.calls.push(`acquire ${digest}`);
     if (this.failed.has(digest)) return new LoramuxError('adapter_load_failed', digest);
     return this.resident.get(digest);
+  }
+
+  waitsForRoom({ digest }: AdapterGeneration): boolean {
+    return !this.loading.has(digest) && !this.resident.has(digest);
   }
 
   release({ digest }: AdapterGeneration): void {
@@ -138,6 +144,19 @@ describe('adapters in the schedule', () => {
     const next = harness.step().join();
     expect(next).toContain('3:');
     expect(next).toContain('4:');
+  });
+
+  it('goes on while a load takes long, and stops when it turns out to wait for room', () => {
+    const { residency, harness } = setUp({ adapterWaitMsMax: 100 });
+    residency.loading.add(a.digest);
+    harness.submit({ prompt: prompt(1), adapter: a });
+    harness.plan();
+    harness.nowMs = 10_000;
+    harness.submit({ prompt: prompt(2) });
+    expect(harness.step()).toEqual(['1:0+3']);
+    residency.loading.delete(a.digest);
+    harness.submit({ prompt: prompt(3) });
+    expect(harness.step().join()).not.toContain('2:');
   });
 
   it('withdraws a later load that would keep the starved one out', () => {

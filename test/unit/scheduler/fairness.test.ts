@@ -12,6 +12,7 @@ const resident = (maxSlots: number) => {
       if (!slots.has(digest)) slots.set(digest, slots.size);
       return slots.get(digest);
     },
+    waitsForRoom: () => false,
     release() {},
     forget() {},
     prefetch() {},

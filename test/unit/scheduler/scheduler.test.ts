@@ -92,6 +92,7 @@ describe('plan', () => {
     const resident = {
       maxSlots: 1,
       tryAcquire: () => 0,
+      waitsForRoom: () => false,
       release() {},
       forget() {},
       prefetch() {},
