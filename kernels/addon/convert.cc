@@ -22,10 +22,12 @@ Isa ToIsa(const Napi::Object& options) {
   const Napi::Value value = options.Get("isa");
   if (value.IsUndefined()) return DetectIsa();
   const std::string name = GetString(options, "isa");
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kAllIsas) {
     if (name == IsaName(isa)) return isa;
   }
-  FailType("isa", "'scalar', 'avx2' or 'avx512'");
+  std::string known;
+  for (const Isa isa : kAllIsas) known += std::string(known.empty() ? "" : ", ") + IsaName(isa);
+  FailType("isa", ("one of " + known).c_str());
 }
 
 WeightDtype ToWeightDtype(const std::string& name) {

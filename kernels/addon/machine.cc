@@ -4,7 +4,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "loramux/types.h"
+#include "loramux/cpu_features.h"
 
 namespace loramux::addon {
 namespace {
@@ -20,10 +20,7 @@ constexpr const char* kFeatures[] = {
 
 std::vector<std::string> AvailableIsas() {
   std::vector<std::string> names;
-  const Isa best = DetectIsa();
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
-    if (static_cast<int>(isa) <= static_cast<int>(best)) names.emplace_back(IsaName(isa));
-  }
+  for (const Isa isa : SupportedIsas()) names.emplace_back(IsaName(isa));
   return names;
 }
 

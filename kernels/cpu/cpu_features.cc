@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace loramux {
@@ -80,6 +82,16 @@ std::vector<Feature> QueryFeatures() {
   return false;
 }
 
+#if defined(LORAMUX_HAVE_X86_ISAS)
+// Linux saves tiles only for processes that ask: the state is 8 KiB per thread. Granted once, it
+// holds for every thread. Idempotent; false where the kernel refuses or does not know tiles.
+bool TilesPermitted() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILE_DATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 }  // namespace
 
 std::vector<std::string> CpuFeatures() {
@@ -96,11 +108,26 @@ std::vector<Isa> SupportedIsas() {
   const std::vector<Feature> f = QueryFeatures();
   if (!(Has(f, "avx2") && Has(f, "fma") && Has(f, "f16c"))) return isas;
   isas.push_back(Isa::kAvx2);
-  if (Has(f, "avx512f") && Has(f, "avx512bw") && Has(f, "avx512vl") && Has(f, "avx512dq")) {
-    isas.push_back(Isa::kAvx512);
+  if (Has(f, "avx_vnni")) isas.push_back(Isa::kAvxVnni);
+  if (!(Has(f, "avx512f") && Has(f, "avx512bw") && Has(f, "avx512vl") && Has(f, "avx512dq"))) {
+    return isas;
   }
+  isas.push_back(Isa::kAvx512);
+  if (!Has(f, "avx512_vnni")) return isas;
+  isas.push_back(Isa::kAvx512Vnni);
+  if (!Has(f, "avx512_bf16")) return isas;
+  isas.push_back(Isa::kAvx512Bf16);
+  const bool amx = Has(f, "amx_tile") && Has(f, "amx_int8") && Has(f, "amx_bf16");
+  if (amx && TilesPermitted()) isas.push_back(Isa::kAmx);
 #endif
   return isas;
+}
+
+bool IsSupported(Isa isa) {
+  for (Isa supported : SupportedIsas()) {
+    if (supported == isa) return true;
+  }
+  return false;
 }
 
 Isa DetectIsa() { return SupportedIsas().back(); }
@@ -111,8 +138,16 @@ const char* IsaName(Isa isa) {
       return "scalar";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avx_vnni";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Vnni:
+      return "avx512_vnni";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }

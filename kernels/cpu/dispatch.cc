@@ -9,8 +9,8 @@ namespace loramux {
 
 const KernelTable& KernelsFor(Isa isa) {
 #if defined(LORAMUX_HAVE_X86_ISAS)
-  if (isa == Isa::kAvx512) return isa_avx512::kTable;
-  if (isa == Isa::kAvx2) return isa_avx2::kTable;
+  if (isa >= Isa::kAvx512) return isa_avx512::kTable;
+  if (isa >= Isa::kAvx2) return isa_avx2::kTable;
 #else
   (void)isa;
 #endif

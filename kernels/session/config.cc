@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "loramux/cpu_features.h"
 #include "session/error.h"
 
 namespace loramux {
@@ -63,7 +64,7 @@ void ValidateConfig(const SessionConfig& config) {
   RequireRange("maxSlots", config.max_slots, 0, kMaxSlots);
   RequireRange("maxTokensPerStep", config.max_tokens_per_step, 1, kMaxTokensPerStep);
   RequireRange("maxLogitRowsPerStep", config.max_rows_per_step, 1, kMaxTokensPerStep);
-  Require(static_cast<int32_t>(config.isa) <= static_cast<int32_t>(DetectIsa()),
+  Require(IsSupported(config.isa),
           std::string("isa '") + IsaName(config.isa) + "' is not available on this processor");
 }
 

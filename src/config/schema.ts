@@ -3,6 +3,7 @@
  * environment names and docs/configuration.md all come from it.
  */
 import { type Static, type TSchema, Type } from 'typebox';
+import { ISAS, type Isa } from '../native/addon-types.ts';
 
 /** Largest limit of any kind: positions, slots and Node's buffers are 31-bit. */
 const INT_MAX = 2 ** 31 - 1;
@@ -224,10 +225,10 @@ const ENGINE = {
   }),
   threads: optionalInt('Threads of a step. Default: the cores this process may use.', 1, 1024),
   isa: Type.Optional(
-    Type.Unsafe<'scalar' | 'avx2' | 'avx512'>(
+    Type.Unsafe<Isa>(
       Type.String({
         description: 'Instruction set of the kernels. Default: the best of this processor.',
-        enum: ['scalar', 'avx2', 'avx512'],
+        enum: [...ISAS],
       }),
     ),
   ),

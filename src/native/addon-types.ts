@@ -5,7 +5,17 @@
  */
 
 /** Instruction sets the kernels can be dispatched to, weakest first. */
-export type Isa = 'scalar' | 'avx2' | 'avx512';
+/** Instruction sets of the kernels, weakest first, as kernels/include/loramux/types.h has them. */
+export const ISAS = [
+  'scalar',
+  'avx2',
+  'avx_vnni',
+  'avx512',
+  'avx512_vnni',
+  'avx512_bf16',
+  'amx',
+] as const;
+export type Isa = (typeof ISAS)[number];
 
 /** Element type of the key/value cache. */
 export type KvDtype = 'f32' | 'bf16';

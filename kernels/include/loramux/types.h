@@ -8,8 +8,26 @@
 
 namespace loramux {
 
-// Instruction sets a kernel can be dispatched to, weakest first.
-enum class Isa : int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+// Instruction sets a kernel can be dispatched to, weakest first. A processor need not have all that
+// come before its best one (SupportedIsas). Kernels exist for some of them only: a kernel without
+// one of its own runs the next weaker one, see cpu/dispatch.cc.
+//   kAvx2        AVX2, FMA, F16C
+//   kAvxVnni     kAvx2 and AVX-VNNI
+//   kAvx512      AVX-512 F, BW, VL, DQ
+//   kAvx512Vnni  kAvx512 and AVX512-VNNI
+//   kAvx512Bf16  kAvx512Vnni and AVX512-BF16
+//   kAmx         kAvx512Bf16 and AMX tiles with int8 and bf16
+enum class Isa : int32_t {
+  kScalar = 0,
+  kAvx2 = 1,
+  kAvxVnni = 2,
+  kAvx512 = 3,
+  kAvx512Vnni = 4,
+  kAvx512Bf16 = 5,
+  kAmx = 6,
+};
+inline constexpr Isa kAllIsas[] = {Isa::kScalar,     Isa::kAvx2,       Isa::kAvxVnni, Isa::kAvx512,
+                                   Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
 
 // Element type of the key/value cache.
 enum class KvDtype : int32_t { kF32 = 0, kBf16 = 1 };
