@@ -16,7 +16,9 @@
 // A weight is (level - zero) * scale[group] * column_scale. One blob holds one linear layer.
 //
 // Arithmetic. int8 and int4: activations are rounded to int8, symmetric, one scale per row and group
-// of `activation_group` inputs. Inner groups are min(group, activation_group) wide (activation_group
+// of `activation_group` inputs: m = max |x|; where m < 2^-100 the group is all zeros with scale 0, else
+// scale = m / 127 and q = round-half-even(x * (127 / m)), each operation rounded to float32, clamped to
+// +-127. A group with a NaN or infinity has scale NaN, so the row's result is NaN. Inner groups are min(group, activation_group) wide (activation_group
 // where group is 0). With I the exact integer sum of one inner group and acc starting at +0:
 //   group > 0:  acc = fma(float(I) * scale, activation_scale, acc)
 //   group == 0: acc = fma(float(I), activation_scale, acc)
