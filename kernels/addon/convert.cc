@@ -67,6 +67,7 @@ void ReadModel(const Napi::Object& object, ModelConfig* model) {
     FailType("moduleShapes", "14 entries long: [in, out] of each module");
   }
   std::copy(shapes.data, shapes.data + shapes.length, model->module_shapes.begin());
+  model->packed_weights = GetFlag(object, "packedWeights");
   ReadRope(GetObject(object, "rope"), model);
 }
 

@@ -75,6 +75,13 @@ int32_t GetInt32(const Napi::Object& object, const char* key) {
   return ToInt32(object.Get(key), key);
 }
 
+bool GetFlag(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (value.IsUndefined()) return false;
+  if (!value.IsBoolean()) FailType(key, "true or false");
+  return value.As<Napi::Boolean>().Value();
+}
+
 void ReadArray(const Napi::Value& value, const char* field, napi_typedarray_type type,
                const void** data, size_t* length) {
   napi_typedarray_type actual = napi_int8_array;

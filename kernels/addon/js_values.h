@@ -24,6 +24,8 @@ int64_t GetInteger(const Napi::Object& object, const char* key, int64_t low, int
 // Any int32; ranges are the session's business.
 int32_t ToInt32(const Napi::Value& value, const char* field);
 int32_t GetInt32(const Napi::Object& object, const char* key);
+// A boolean that may be missing: false then.
+bool GetFlag(const Napi::Object& object, const char* key);
 
 template <typename T>
 constexpr napi_typedarray_type kArrayType = napi_int8_array;

@@ -55,6 +55,9 @@ endif()
 if(LORAMUX_BUILD_TESTS)
   find_package(Threads REQUIRED)
   add_library(loramux_kernel_test_support STATIC
+    ${_kernels}/session/error.cc
+    ${_kernels}/session/step_pool.cc
+    ${_kernels}/session/threads.cc
     ${_kernels}/test/adapter_mix.cc
     ${_kernels}/test/paged_case.cc
     ${_kernels}/test/support.cc)
@@ -66,7 +69,8 @@ if(LORAMUX_BUILD_TESTS)
     ${_kernels}/test/convert_test.cc
     ${_kernels}/test/paged_attention_test.cc
     ${_kernels}/test/sampler_test.cc
-    ${_kernels}/test/segmented_lora_test.cc)
+    ${_kernels}/test/segmented_lora_test.cc
+    ${_kernels}/test/step_pool_test.cc)
   target_link_libraries(loramux_kernel_tests PRIVATE loramux_kernel_test_support)
   target_compile_options(loramux_kernel_tests PRIVATE -Wall -Wextra)
 

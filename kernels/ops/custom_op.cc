@@ -10,17 +10,6 @@ namespace {
   throw NativeError(ErrorCode::kStepFailed, message);
 }
 
-// The library has no status-free failure here: a range that cannot run would leave output garbage,
-// so it is run on this thread instead.
-void RunParallel(void* self, size_t n, void (*fn)(void*, size_t), void* arg) {
-  auto* parallel = static_cast<OrtParallel*>(self);
-  ort::OrtStatus* status =
-      ort::KernelParallelFor::Call(parallel->api, parallel->context, fn, n, 0, arg);
-  if (status == nullptr) return;
-  ort::ReleaseStatus::Call(parallel->api, status);
-  for (size_t i = 0; i < n; ++i) fn(arg, i);
-}
-
 }  // namespace
 
 void FillCommon(CustomOp* op) {
@@ -118,8 +107,22 @@ float AttributeFloat(const ort::OrtApi* api, const ort::OrtKernelInfo* info, con
   return value;
 }
 
-Parallel OrtParallel::Get(int32_t threads) {
-  return Parallel{this, threads > 1 ? &RunParallel : nullptr, threads};
+// The library has no status-free failure here: a range that cannot run would leave output garbage,
+// so it is run on this thread instead.
+void KernelParallel::RunOnOrt(void* self, size_t n, void (*fn)(void*, size_t), void* arg) {
+  const auto* parallel = static_cast<const KernelParallel*>(self);
+  ort::OrtStatus* status =
+      ort::KernelParallelFor::Call(parallel->api_, parallel->context_, fn, n, 0, arg);
+  if (status == nullptr) return;
+  ort::ReleaseStatus::Call(parallel->api_, status);
+  for (size_t i = 0; i < n; ++i) fn(arg, i);
+}
+
+Parallel KernelParallel::Get() {
+  if (step_.parallel.run != nullptr) return step_.parallel;
+  const int32_t threads =
+      step_.config->model.packed_weights ? 1 : step_.config->intra_op_threads;
+  return Parallel{this, threads > 1 ? &RunOnOrt : nullptr, threads};
 }
 
 const StepInput& CurrentInput(const CustomOp& op) {

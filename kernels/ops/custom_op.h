@@ -64,11 +64,21 @@ int64_t AttributeInt(const ort::OrtApi* api, const ort::OrtKernelInfo* info, con
                      int64_t low, int64_t high);
 float AttributeFloat(const ort::OrtApi* api, const ort::OrtKernelInfo* info, const char* name);
 
-// ONNX Runtime's intra-op threads as a Parallel; valid while the kernel runs.
-struct OrtParallel {
-  const ort::OrtApi* api;
-  ort::OrtKernelContext* context;
-  Parallel Get(int32_t threads);
+// The threads a kernel may use, valid while it runs: those of the step's own pool where the session
+// has one for the operators (packed weights), else ONNX Runtime's.
+class KernelParallel {
+ public:
+  KernelParallel(const CustomOp& op, ort::OrtKernelContext* context)
+      : api_(op.api), context_(context), step_(*op.context) {}
+  // Borrows this object.
+  Parallel Get();
+
+ private:
+  static void RunOnOrt(void* self, size_t n, void (*fn)(void*, size_t), void* arg);
+
+  const ort::OrtApi* api_;
+  ort::OrtKernelContext* context_;
+  const StepContext& step_;
 };
 
 // The step's data; throws when no step is running (the graph was run by something else).

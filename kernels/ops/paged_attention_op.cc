@@ -75,8 +75,8 @@ void Kernel::Compute(ort::OrtKernelContext* context) const {
   args.slot_mapping = input.slot_mapping.data();
   args.workspace = step.attention_workspace.Reserve(
       PagedAttentionWorkspace(args, config.intra_op_threads));
-  OrtParallel parallel{op->api, context};
-  PagedAttention(args, parallel.Get(config.intra_op_threads), config.isa);
+  KernelParallel parallel(*op, context);
+  PagedAttention(args, parallel.Get(), config.isa);
 }
 
 ort::OrtStatus* Create(const ort::OrtCustomOp* record, const ort::OrtApi*,

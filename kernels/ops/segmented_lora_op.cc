@@ -51,8 +51,8 @@ void Kernel::Compute(ort::OrtKernelContext* context) const {
   args.num_segments = static_cast<int64_t>(step.lora_segments.size());
   args.workspace =
       step.lora_workspace.Reserve(SegmentedLoraWorkspace(args.segments, args.num_segments));
-  OrtParallel parallel{op->api, context};
-  SegmentedLora(args, parallel.Get(step.config->intra_op_threads), step.config->isa);
+  KernelParallel parallel(*op, context);
+  SegmentedLora(args, parallel.Get(), step.config->isa);
 }
 
 ort::OrtStatus* Create(const ort::OrtCustomOp* record, const ort::OrtApi*,

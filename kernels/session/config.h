@@ -46,6 +46,9 @@ struct ModelConfig {
   std::array<int32_t, 2 * kNumModules> module_shapes{};  // [in, out] per module
   std::vector<float> inv_freq;                           // [rotary_dim / 2]
   float attention_scaling = 1.0f;
+  // The graph's linear layers are our operators over packed weights, so that ONNX Runtime has
+  // nothing to share among threads: the step's own pool has all of them, ONNX Runtime one.
+  bool packed_weights = false;
   bool dynamic_rope = false;
   double dynamic_base = 0.0;
   double dynamic_factor = 0.0;

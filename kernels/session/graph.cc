@@ -24,7 +24,8 @@ void Graph::CreateOptions() {
   check(ort::SetExecutionMode::Call(api, options, ort::kSequential));
   check(ort::SetGraphOptimizationLevel::Call(api, options, ort::kOptimizeAll));
   // Explicit, because the default ignores the CPU quota of a container.
-  check(ort::SetIntraOpNumThreads::Call(api, options, config_.intra_op_threads));
+  check(ort::SetIntraOpNumThreads::Call(
+      api, options, config_.model.packed_weights ? 1 : config_.intra_op_threads));
   check(ort::SetInterOpNumThreads::Call(api, options, 1));
   // Every step has other shapes, so a recorded pattern would never fit the next one.
   check(ort::DisableMemPattern::Call(api, options));

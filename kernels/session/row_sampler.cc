@@ -31,9 +31,9 @@ SamplerRow MakeRow(const StepInput& input, size_t r, const float* logits) {
 
 }  // namespace
 
-RowSampler::RowSampler(const SessionConfig& config)
-    : vocab_(config.model.vocab_size), isa_(config.isa), helpers_(config.intra_op_threads) {
-  for (int32_t i = 0; i < helpers_.threads(); ++i) {
+RowSampler::RowSampler(const SessionConfig& config, StepPool* pool)
+    : vocab_(config.model.vocab_size), isa_(config.isa), pool_(pool) {
+  for (int32_t i = 0; i < pool_->threads(); ++i) {
     scratch_.emplace_back(CreateSamplerScratch(vocab_));
   }
 }
@@ -47,7 +47,7 @@ void RowSampler::Sample(const StepInput& input, const float* logits, StepOutput*
   output->top_ids.assign(rows * kMaxTopLogprobs, -1);
   output->top_logprobs.assign(rows * kMaxTopLogprobs, 0.0f);
   output->row_status.assign(rows, RowStatus::kOk);
-  helpers_.Run(rows, [&](int32_t worker, size_t r) {
+  pool_->For(rows, [&](int32_t worker, size_t r) {
     const SamplerRow row = MakeRow(input, r, logits + r * static_cast<size_t>(vocab_));
     SamplerOutput sampled;
     sampled.top_ids = output->top_ids.data() + r * kMaxTopLogprobs;

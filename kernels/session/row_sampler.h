@@ -8,13 +8,14 @@
 #include "session/config.h"
 #include "session/step_input.h"
 #include "session/step_output.h"
-#include "session/threads.h"
+#include "session/step_pool.h"
 
 namespace loramux {
 
 class RowSampler {
  public:
-  explicit RowSampler(const SessionConfig& config);
+  // Shares the rows among the threads of `pool`, which must outlive the sampler.
+  RowSampler(const SessionConfig& config, StepPool* pool);
 
   // logits [R, vocab]. A row that is not finite is marked in row_status with token 0; the other
   // rows are answered.
@@ -27,7 +28,7 @@ class RowSampler {
 
   int32_t vocab_;
   Isa isa_;
-  HelperPool helpers_;
+  StepPool* pool_;
   std::vector<std::unique_ptr<SamplerScratch, ScratchDeleter>> scratch_;  // one per thread
 };
 

@@ -77,7 +77,10 @@ void Session::Load(Done done) {
       rope_table_ = MappedBuffer(sizeof(float) * static_cast<size_t>(config_.max_tokens_per_step) *
                                      static_cast<size_t>(context_.rotary_dim),
                                  "the rope table");
-      sampler_ = std::make_unique<RowSampler>(config_);
+      // Made here, on the step thread, so that the helpers inherit its niceness.
+      pool_ = std::make_unique<StepPool>(config_.intra_op_threads);
+      if (config_.model.packed_weights) context_.parallel = pool_->parallel();
+      sampler_ = std::make_unique<RowSampler>(config_, pool_.get());
       graph_->Load();
       std::vector<uint8_t>().swap(config_.model.model_bytes);
       info_ = {graph_->ort_version(), kv_->bytes(), watch.Ms()};
@@ -116,8 +119,15 @@ void Session::RunStep(bool want_logits) {
   }
   context_.cos_sin = rope_table_.floats();
   context_.input = &input_;
-  graph_->Run(&input_, logits_.floats());
-  sampler_->Sample(input_, logits_.floats(), &output_);
+  if (config_.model.packed_weights) {
+    const PoolAwake awake(pool_.get());
+    graph_->Run(&input_, logits_.floats());
+    sampler_->Sample(input_, logits_.floats(), &output_);
+  } else {
+    // ONNX Runtime's threads need the cores; the helpers only sample.
+    graph_->Run(&input_, logits_.floats());
+    sampler_->Sample(input_, logits_.floats(), &output_);
+  }
   output_.logits.reset();
   if (want_logits) {
     const size_t count =
@@ -201,6 +211,8 @@ void Session::Teardown() {
   }
   graph.reset();
   sampler_.reset();
+  context_.parallel = Parallel{};
+  pool_.reset();
   slots_.Clear();
   context_.kv = nullptr;
   kv_.reset();

@@ -10,7 +10,7 @@
 //   2. the step thread finishes the step under way;
 //   3. it stops and joins the load threads: loads under way end with kSessionClosed;
 //   4. the ONNX Runtime session goes, then its options, the operators, the environment;
-//   5. the sampler's helpers are joined;
+//   5. the step's helpers are joined;
 //   6. adapter memory, then the KV cache, are unmapped;
 //   7. the close callback runs, the step thread ends, the owner joins it.
 // The library itself is never unloaded.
@@ -34,6 +34,7 @@
 #include "session/step_context.h"
 #include "session/step_input.h"
 #include "session/step_output.h"
+#include "session/step_pool.h"
 #include "session/threads.h"
 
 namespace loramux {
@@ -112,6 +113,7 @@ class Session {
   std::unique_ptr<KvPool> kv_;
   std::mutex graph_mutex_;  // graph_ is dropped by the step thread and cancelled by the owner
   std::unique_ptr<Graph> graph_;
+  std::unique_ptr<StepPool> pool_;
   std::unique_ptr<RowSampler> sampler_;
   TaskThreads loads_;
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "loramux/segmented_lora.h"
+#include "loramux/types.h"
 #include "session/config.h"
 #include "session/kv_pool.h"
 #include "session/memory.h"
@@ -20,6 +21,10 @@ struct StepContext {
   const StepInput* input = nullptr;
   const float* cos_sin = nullptr;  // [T, 2, rotary_dim / 2] of this step
   int32_t rotary_dim = 0;
+  // The session's own threads, where the operators do the heavy work themselves (packed weights).
+  // Without `run`, operators use ONNX Runtime's threads, which its matrix products keep busy: two
+  // pools on the same cores would take them from each other. See ops::KernelParallel.
+  Parallel parallel;
 
   // Scratch, reused; the graph runs its nodes one after another, so one of each is enough.
   Workspace lora_workspace{"the adapter workspace"};

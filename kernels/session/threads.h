@@ -1,5 +1,5 @@
-// The session's own threads besides the step thread: a few that read adapters, and helpers that
-// share the sampling of a step's rows.
+// The session's own threads besides the step thread and its helpers (session/step_pool.h): a few
+// that read adapters.
 #pragma once
 
 #include <atomic>
@@ -10,8 +10,6 @@
 #include <mutex>
 #include <thread>
 #include <vector>
-
-#include "loramux/types.h"
 
 namespace loramux {
 
@@ -26,6 +24,10 @@ constexpr int32_t kLoadNiceness = 17;
 // Names the calling thread for debuggers and top (at most 15 characters) and makes it nicer by
 // `niceness` >= 0.
 void BeginThread(const char* name, int32_t niceness);
+
+// In a catch block around the start of a thread: what the system says becomes
+// NativeError(kOutOfMemory), the rest stays what it is.
+[[noreturn]] void FailThread();
 
 // Runs tasks in order of arrival on a fixed number of threads. Tasks must not throw.
 class TaskThreads {
@@ -53,37 +55,6 @@ class TaskThreads {
   std::deque<std::function<void()>> queue_;
   bool ended_ = false;
   std::vector<std::thread> threads_;
-};
-
-// A parallel-for over a fixed set of sleeping helpers and the caller.
-class HelperPool {
- public:
-  // `threads` counts the caller. The helpers run at the niceness of the thread that makes the pool.
-  explicit HelperPool(int32_t threads);
-  ~HelperPool();
-  HelperPool(const HelperPool&) = delete;
-  HelperPool& operator=(const HelperPool&) = delete;
-
-  int32_t threads() const { return static_cast<int32_t>(helpers_.size()) + 1; }
-  // Calls fn(worker, i) once for each i in [0, n); worker in [0, threads) is never used by two
-  // calls at once. fn must not throw. Only one Run at a time.
-  void Run(size_t n, const std::function<void(int32_t worker, size_t i)>& fn);
-
- private:
-  void Join();
-  void Loop(int32_t worker);
-  void Work(int32_t worker);
-
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::condition_variable done_;
-  uint64_t generation_ = 0;
-  int32_t busy_ = 0;
-  bool ended_ = false;
-  const std::function<void(int32_t, size_t)>* fn_ = nullptr;
-  size_t count_ = 0;
-  std::atomic<size_t> next_{0};
-  std::vector<std::thread> helpers_;
 };
 
 }  // namespace loramux

@@ -4,7 +4,6 @@
  * segments, R logit rows of one step.
  */
 
-/** Instruction sets the kernels can be dispatched to, weakest first. */
 /** Instruction sets of the kernels, weakest first, as kernels/include/loramux/types.h has them. */
 export const ISAS = [
   'scalar',
@@ -61,13 +60,18 @@ export interface NativeModel {
   /** Per module number: [inFeatures, outFeatures], flattened, int32 [7 * 2]. */
   moduleShapes: Int32Array;
   rope: RopeParameters;
+  /**
+   * The graph's linear layers are `loramux.PackedLinear`: the operators share a step among the
+   * session's own threads, and ONNX Runtime gets one. False where it is missing.
+   */
+  packedWeights?: boolean;
 }
 
 export interface NativeSessionOptions {
   /** Absolute path of libonnxruntime.so.1. */
   ortLibraryPath: string;
   model: NativeModel;
-  /** Threads of the intra-op pool, >= 1; the step thread is one of them. */
+  /** Threads that compute a step, >= 1; the step thread is one of them. */
   intraOpThreads: number;
   /** Physical blocks of the KV pool. */
   numBlocks: number;
