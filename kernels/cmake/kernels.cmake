@@ -12,6 +12,7 @@ add_library(loramux_kernels STATIC
   ${_kernels}/cpu/cpu_features.cc
   ${_kernels}/cpu/dispatch.cc
   ${_kernels}/cpu/isa_scalar.cc
+  ${_kernels}/cpu/packed/packed_linear.cc
   ${_kernels}/cpu/rope.cc
   ${_kernels}/cpu/sampler.cc
   ${_kernels}/reference/paged_attention.cc
@@ -43,6 +44,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endif()
   set_source_files_properties(${_kernels}/cpu/isa_avx512.cc PROPERTIES
     COMPILE_OPTIONS "${_kernel_flags};${_avx512}")
+  set(_amx ${_avx512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
+  target_sources(loramux_kernels PRIVATE ${_kernels}/cpu/packed/packed_amx.cc)
+  set_source_files_properties(${_kernels}/cpu/packed/packed_amx.cc PROPERTIES
+    COMPILE_OPTIONS "${_kernel_flags};${_amx}")
   target_compile_definitions(loramux_kernels PRIVATE LORAMUX_HAVE_X86_ISAS)
 endif()
 

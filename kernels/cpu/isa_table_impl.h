@@ -4,6 +4,7 @@
 #include "cpu/convert_impl.h"
 #include "cpu/kernel_table.h"
 #include "cpu/paged_attention_impl.h"
+#include "cpu/prologue_impl.h"
 #include "cpu/sampler_impl.h"
 #include "cpu/segmented_lora_impl.h"
 
@@ -13,6 +14,7 @@ const KernelTable kTable = {
     SegmentedLora, PagedAttention,    MaxLogit,   SumExp,
     CountGreater,  FindGreater,       BucketPass, Weights,
     Convert,       ConvertTransposed, AllFinite,  ExpArray,
+    PrologueRow,
 };
 
 }  // namespace loramux::LORAMUX_SIMD_NS

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "loramux/convert.h"
+#include "loramux/packed_linear.h"
 #include "loramux/paged_attention.h"
 #include "loramux/segmented_lora.h"
 #include "loramux/types.h"
@@ -48,6 +49,8 @@ struct KernelTable {
   bool (*all_finite)(const float* values, size_t count);
   // exp of non-positive floats, exposed for its accuracy test.
   void (*exp_non_positive)(const float* x, int64_t count, float* out);
+  // Row x [k] (2k with kSwiGlu) -> out [k]: norm or gate of a packed linear layer.
+  void (*prologue)(const PackedLinearArgs& args, const float* x, float* out);
 };
 
 // Falls back to the portable table where an instruction set is not compiled in. The caller has

@@ -1,0 +1,566 @@
+// Packed linear layers on AMX tiles; compiled for AVX-512 with BF16 and AMX.
+//
+// Activations lie in tiles: blocks of 16 rows, and in a block tile after tile of 64 bytes of depth
+// per row, [row blocks][depth / 64 bytes][16][64]. A panel of weights is a sequence of tiles already.
+// Weights are read from memory once per call: panels are the outer loop, rows the inner ones, and
+// rows are taken in chunks so that an inner group's weights and the chunk's sums stay in the first
+// cache while its activations come from the second.
+#include <immintrin.h>
+
+#include "cpu/packed/packed_table.h"
+
+namespace loramux::packed::amx {
+namespace {
+
+#define LORAMUX_INLINE static inline __attribute__((always_inline))
+#define LORAMUX_INLINE_MEMBER inline __attribute__((always_inline))
+// GCC's tile intrinsics do not say which memory they read and write.
+#define LORAMUX_TILE_FENCE() __asm__ volatile("" ::: "memory")
+
+constexpr int64_t kTileBytes = 1024;
+constexpr int64_t kChunkRows = 128;
+// Activations that stay in the second cache while panels pass by.
+constexpr int64_t kOperandBytesMax = 1280 * 1024;
+constexpr int64_t kBf16Block = 512;       // depth between two visits of a sum, for many rows
+constexpr int64_t kDecodeRows = 32;       // up to here a call is bound by reading weights
+constexpr int64_t kStreamAhead = 8 * 1024;  // bytes that decode fetches ahead of its reading
+constexpr float kSmallest = 0x1p-100f;    // groups below are zero
+
+LORAMUX_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+LORAMUX_INLINE int64_t Max(int64_t a, int64_t b) { return a < b ? b : a; }
+LORAMUX_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+LORAMUX_INLINE int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t column_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Tiles 0 to 3 add up, 4 and 5 hold activations, 6 and 7 weights of `depth` bytes per row or column.
+LORAMUX_INLINE void Configure(int rows, int depth) {
+  TileConfig config;
+  for (int t = 0; t < 4; ++t) {
+    config.rows[t] = static_cast<uint8_t>(rows);
+    config.column_bytes[t] = 64;
+  }
+  for (int t = 4; t < 6; ++t) {
+    config.rows[t] = static_cast<uint8_t>(rows);
+    config.column_bytes[t] = static_cast<uint16_t>(depth);
+  }
+  for (int t = 6; t < 8; ++t) {
+    config.rows[t] = static_cast<uint8_t>(depth / 4);
+    config.column_bytes[t] = 64;
+  }
+  __asm__ volatile("ldtilecfg %0" ::"m"(config));
+}
+
+LORAMUX_INLINE bool IsInt(const Operand& operand) { return operand.format != PackedFormat::kBf16; }
+LORAMUX_INLINE int64_t DepthBytes(const Operand& operand) {
+  return IsInt(operand) ? operand.padded_k : 2 * operand.padded_k;
+}
+LORAMUX_INLINE int64_t RowBlocks(const Operand& operand) {
+  return CeilDiv(operand.rows, kRowsPerBlock);
+}
+LORAMUX_INLINE int64_t BlockBytes(const Operand& operand) {
+  return kRowsPerBlock * DepthBytes(operand);
+}
+LORAMUX_INLINE uint8_t* Tiles(const Operand& operand) {
+  return static_cast<uint8_t*>(operand.data);
+}
+// [groups][row blocks * 16]
+LORAMUX_INLINE float* Scales(const Operand& operand) {
+  return reinterpret_cast<float*>(Tiles(operand) + RowBlocks(operand) * BlockBytes(operand));
+}
+
+int64_t OperandBytes(const Operand& operand) {
+  const int64_t blocks = RowBlocks(operand);
+  const int64_t scales =
+      IsInt(operand) ? operand.Groups() * blocks * kRowsPerBlock * int64_t{sizeof(float)} : 0;
+  return blocks * BlockBytes(operand) + scales;
+}
+
+// Scratch of a worker: tiles as they leave the accumulators, sums of a chunk of rows, and two
+// activation groups of unpacked int4 weights for a pair of panels.
+struct Scratch {
+  int32_t* tiles;
+  float* sums;
+  int8_t* unpacked;
+  int64_t unpacked_bytes;  // of one of the two, a pair of panels
+};
+constexpr int64_t kScratchTiles = 4 * kTileBytes;
+constexpr int64_t kScratchSums = kChunkRows * 2 * kPanelColumns * int64_t{sizeof(float)};
+
+LORAMUX_INLINE int64_t UnpackedBytes(const Operand& operand) {
+  return 2 * kPanelColumns * RoundUp(Min(operand.activation_group, operand.padded_k), 64);
+}
+int64_t ScratchBytes(const Operand& operand, const PackedShape& shape) {
+  return kScratchTiles + kScratchSums +
+         (shape.format == PackedFormat::kInt4 ? 2 * UnpackedBytes(operand) : 0);
+}
+LORAMUX_INLINE Scratch ScratchOf(const MultiplyArgs& args) {
+  auto* at = static_cast<char*>(args.scratch);
+  Scratch s;
+  s.tiles = reinterpret_cast<int32_t*>(at);
+  s.sums = reinterpret_cast<float*>(at + kScratchTiles);
+  s.unpacked = reinterpret_cast<int8_t*>(at + kScratchTiles + kScratchSums);
+  s.unpacked_bytes = UnpackedBytes(args.operand);
+  return s;
+}
+
+int64_t UnitPanels(const Operand& operand, const PackedShape& shape) {
+  if (operand.rows <= kDecodeRows) {
+    // About 128 KiB: long enough to stream, short enough to share out evenly.
+    const int64_t panel_bytes = LayoutOf(shape).panel_bytes;
+    return Max(1, Min(8, 128 * 1024 / Max(1, panel_bytes)));
+  }
+  // Activations that do not fit the second cache are passed once per unit, so units are large then.
+  return OperandBytes(operand) > kOperandBytesMax ? 16 : 2;
+}
+
+LORAMUX_INLINE __mmask16 FirstLanes(int64_t n) {
+  return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1);
+}
+
+// One row to int8, one scale per activation group, see packed_linear.h.
+void PrepareIntRow(const Operand& operand, const float* x, int64_t row) {
+  const int64_t stride = RowBlocks(operand) * kRowsPerBlock;
+  float* scales = Scales(operand) + row;
+  uint8_t* tiles = Tiles(operand) + row / kRowsPerBlock * BlockBytes(operand) +
+                   row % kRowsPerBlock * 64;
+  const int64_t k = operand.k;
+  for (int64_t g = 0; g < operand.Groups(); ++g) {
+    const int64_t begin = g * operand.activation_group;
+    const int64_t end = Min(begin + operand.activation_group, operand.padded_k);
+    __m512i largest = _mm512_setzero_si512();
+    for (int64_t i = begin; i < Min(end, k); i += 16) {
+      const __m512i v = _mm512_castps_si512(_mm512_maskz_loadu_ps(FirstLanes(k - i), x + i));
+      // Compared as integers, so that a NaN is the largest of all.
+      largest = _mm512_max_epi32(largest, _mm512_and_si512(v, _mm512_set1_epi32(0x7fffffff)));
+    }
+    const int32_t bits = _mm512_reduce_max_epi32(largest);
+    const float max = _mm512_cvtss_f32(_mm512_castsi512_ps(_mm512_set1_epi32(bits)));
+    const bool finite = bits < 0x7f800000;
+    const bool zero = finite && max < kSmallest;
+    scales[g * stride] = zero ? 0.0f : finite ? max / 127.0f : __builtin_nanf("");
+    const __m512 inverse = _mm512_set1_ps(zero || !finite ? 0.0f : 127.0f / max);
+    for (int64_t i = begin; i < end; i += 16) {
+      __m512i q = _mm512_setzero_si512();
+      if (i < k && !zero && finite) {
+        const __m512 v = _mm512_maskz_loadu_ps(FirstLanes(k - i), x + i);
+        q = _mm512_cvtps_epi32(_mm512_mul_ps(v, inverse));
+        q = _mm512_max_epi32(q, _mm512_set1_epi32(-127));
+        q = _mm512_min_epi32(q, _mm512_set1_epi32(127));
+      }
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(tiles + i / 64 * kTileBytes + i % 64),
+                       _mm512_cvtepi32_epi8(q));
+    }
+  }
+}
+
+void PrepareBf16Row(const Operand& operand, const float* x, int64_t row) {
+  uint8_t* tiles = Tiles(operand) + row / kRowsPerBlock * BlockBytes(operand) +
+                   row % kRowsPerBlock * 64;
+  const int64_t k = operand.k;
+  for (int64_t i = 0; i < operand.padded_k; i += 16) {
+    __m512 v = _mm512_setzero_ps();
+    if (i < k) v = _mm512_maskz_loadu_ps(FirstLanes(k - i), x + i);
+    const __m256bh half = _mm512_cvtneps_pbh(v);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(tiles + i / 32 * kTileBytes + i % 32 * 2),
+                        reinterpret_cast<const __m256i&>(half));
+  }
+}
+
+void Prepare(const Operand& operand, const float* x, int64_t stride, int64_t first_row,
+             int64_t count) {
+  // Rows of the last block that do not exist are multiplied too: nothing reads the result, but what
+  // was left in memory may be slow (subnormal) numbers.
+  if (count < kRowsPerBlock) {
+    uint8_t* block = Tiles(operand) + first_row / kRowsPerBlock * BlockBytes(operand);
+    for (int64_t i = 0; i < BlockBytes(operand); i += 64) {
+      _mm512_storeu_si512(block + i, _mm512_setzero_si512());
+    }
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    if (IsInt(operand)) {
+      PrepareIntRow(operand, x + r * stride, first_row + r);
+    } else {
+      PrepareBf16Row(operand, x + r * stride, first_row + r);
+    }
+  }
+}
+
+// Depth [begin, end) of an int4 panel as int8 tiles, zero points subtracted.
+LORAMUX_INLINE void UnpackInt4(const MultiplyArgs& args, int64_t panel, int64_t begin, int64_t end,
+                               int8_t* to) {
+  const PackedLayout& layout = args.layout;
+  const uint8_t* from = args.weight.blob + panel * layout.panel_bytes + begin / 8 * 64;
+  const int64_t group = args.weight.shape.group;
+  const __m512i low = _mm512_set1_epi8(15);
+  __m512i zero = _mm512_set1_epi8(8);
+  int64_t zero_end = layout.zeros == 0 ? end : begin;
+  const __m512i spread = _mm512_set_epi32(
+      0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a, 0x09090909,
+      0x08080808, 0x07070707, 0x06060606, 0x05050505, 0x04040404, 0x03030303, 0x02020202,
+      0x01010101, 0x00000000);
+  for (int64_t k = begin; k < end; k += 8) {
+    if (k == zero_end) {
+      const int64_t g = group > 0 ? Min(k / group, layout.groups - 1) : 0;
+      const __m128i z = _mm_loadu_si128(reinterpret_cast<const __m128i*>(
+          args.weight.blob + layout.zeros + (panel * Max(1, layout.groups) + g) * kPanelColumns));
+      zero = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(z), spread);
+      zero_end = group > 0 ? Min(end, (g + 1) * group) : end;
+    }
+    _mm_prefetch(from + kStreamAhead, _MM_HINT_T1);
+    const __m512i v = _mm512_loadu_si512(from);
+    _mm512_storeu_si512(to, _mm512_sub_epi8(_mm512_and_si512(v, low), zero));
+    _mm512_storeu_si512(
+        to + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(v, 4), low), zero));
+    from += 64;
+    to += 128;
+  }
+}
+
+// What a finished sum still needs, for one panel.
+struct Finish {
+  __m512 column_scale;
+  __m512 bias;
+  __mmask16 columns;
+  bool has_bias;
+};
+LORAMUX_INLINE Finish FinishOf(const MultiplyArgs& args, int64_t panel) {
+  Finish f;
+  const int64_t column = panel * kPanelColumns;
+  f.columns = FirstLanes(args.weight.shape.n - column);
+  f.has_bias = args.bias != nullptr;
+  f.bias = f.has_bias ? _mm512_maskz_loadu_ps(f.columns, args.bias + column) : _mm512_setzero_ps();
+  f.column_scale = _mm512_setzero_ps();
+  if (args.layout.column_scale != 0) {
+    f.column_scale = _mm512_loadu_ps(
+        reinterpret_cast<const float*>(args.weight.blob + args.layout.column_scale) + column);
+  }
+  return f;
+}
+LORAMUX_INLINE void StoreRow(const MultiplyArgs& args, const Finish& f, int64_t row,
+                             int64_t column, __m512 v) {
+  if (f.has_bias) v = _mm512_add_ps(v, f.bias);
+  const int64_t at = row * args.y_stride + column;
+  if (args.residual != nullptr) {
+    v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(f.columns, args.residual + at));
+  }
+  _mm512_mask_storeu_ps(args.y + at, f.columns, v);
+}
+
+LORAMUX_INLINE void FetchLines(const uint8_t* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
+}
+
+// Brings what comes next to the second cache, a little with every visit: fetches that come all at
+// once fill the queues that loads need.
+class Fetcher {
+ public:
+  LORAMUX_INLINE_MEMBER Fetcher(const uint8_t* from, int64_t bytes, int64_t visits)
+      : at_(from), end_(from + (from != nullptr ? bytes : 0)),
+        share_(RoundUp(CeilDiv(bytes, Max(1, visits)), 64)) {}
+  LORAMUX_INLINE_MEMBER void Some() {
+    const uint8_t* stop = end_ - at_ > share_ ? at_ + share_ : end_;
+    for (; at_ < stop; at_ += 64) _mm_prefetch(at_, _MM_HINT_T1);
+  }
+
+ private:
+  const uint8_t* at_;
+  const uint8_t* end_;
+  int64_t share_;
+};
+
+// Sums of `blocks` row blocks and `panels` panels (1 or 2 each) over `steps` tiles of depth.
+template <int kBlocks, int kPanels, bool kFloat>
+LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin, int64_t a_step,
+                              const uint8_t* b0, const uint8_t* b1, int64_t b_step, int64_t steps,
+                              bool stream) {
+  // a_begin and a_step are bytes of depth within a row; 64 of them lie side by side in a tile.
+  int64_t depth = a_begin;
+  for (int64_t s = 0; s < steps; ++s, depth += a_step) {
+    if (stream) FetchLines(b0 + s * b_step + kStreamAhead, b_step);
+    const uint8_t* at = a + depth / 64 * kTileBytes + depth % 64;
+    _tile_loadd(4, at, 64);
+    _tile_loadd(6, b0 + s * b_step, 64);
+    if constexpr (kPanels == 2) _tile_loadd(7, b1 + s * b_step, 64);
+    if constexpr (kBlocks == 2) _tile_loadd(5, at + a_block, 64);
+    if constexpr (kFloat) {
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (kPanels == 2) _tile_dpbf16ps(1, 4, 7);
+      if constexpr (kBlocks == 2) _tile_dpbf16ps(2, 5, 6);
+      if constexpr (kBlocks == 2 && kPanels == 2) _tile_dpbf16ps(3, 5, 7);
+    } else {
+      _tile_dpbssd(0, 4, 6);
+      if constexpr (kPanels == 2) _tile_dpbssd(1, 4, 7);
+      if constexpr (kBlocks == 2) _tile_dpbssd(2, 5, 6);
+      if constexpr (kBlocks == 2 && kPanels == 2) _tile_dpbssd(3, 5, 7);
+    }
+  }
+}
+
+template <int kBlocks, int kPanels>
+LORAMUX_INLINE void ZeroTiles() {
+  _tile_zero(0);
+  if constexpr (kPanels == 2) _tile_zero(1);
+  if constexpr (kBlocks == 2) _tile_zero(2);
+  if constexpr (kBlocks == 2 && kPanels == 2) _tile_zero(3);
+}
+// Accumulator (block, panel) to and from [4][16][16] of 4 bytes.
+template <int kBlocks, int kPanels>
+LORAMUX_INLINE void StoreTiles(void* to) {
+  auto* at = static_cast<char*>(to);
+  _tile_stored(0, at, 64);
+  if constexpr (kPanels == 2) _tile_stored(1, at + kTileBytes, 64);
+  if constexpr (kBlocks == 2) _tile_stored(2, at + 2 * kTileBytes, 64);
+  if constexpr (kBlocks == 2 && kPanels == 2) _tile_stored(3, at + 3 * kTileBytes, 64);
+  LORAMUX_TILE_FENCE();
+}
+template <int kBlocks, int kPanels>
+LORAMUX_INLINE void LoadTiles(const void* from) {
+  const auto* at = static_cast<const char*>(from);
+  LORAMUX_TILE_FENCE();
+  _tile_loadd(0, at, 64);
+  if constexpr (kPanels == 2) _tile_loadd(1, at + kTileBytes, 64);
+  if constexpr (kBlocks == 2) _tile_loadd(2, at + 2 * kTileBytes, 64);
+  if constexpr (kBlocks == 2 && kPanels == 2) _tile_loadd(3, at + 3 * kTileBytes, 64);
+}
+
+// Where the inner loops are: a pair of panels (or one), a chunk of rows, a range of depth.
+struct Place {
+  int64_t panel;
+  int64_t row;       // first of the blocks at hand
+  int64_t end_row;   // of the call
+  int64_t chunk_row; // first of the chunk
+  bool stream;       // fetch weights ahead of reading them
+};
+
+// Inner group [begin, end) of one or two row blocks: integer sums, then scaled into the chunk's.
+template <int kBlocks, int kPanels, bool kGrouped>
+LORAMUX_INLINE void IntGroup(const MultiplyArgs& args, const Scratch& s, const Place& at,
+                             int64_t begin, int64_t end, int64_t step, const uint8_t* b0,
+                             const uint8_t* b1, const __m512 (&scale)[2], bool first, bool last,
+                             const Finish (&finish)[2]) {
+  const Operand& operand = args.operand;
+  const int64_t block_bytes = BlockBytes(operand);
+  const uint8_t* a = Tiles(operand) + at.row / kRowsPerBlock * block_bytes;
+  ZeroTiles<kBlocks, kPanels>();
+  TileSteps<kBlocks, kPanels, false>(a, block_bytes, begin, step, b0, b1, step * kPanelColumns,
+                                     (end - begin) / step, at.stream);
+  StoreTiles<kBlocks, kPanels>(s.tiles);
+  const float* row_scale = Scales(operand) +
+                           begin / operand.activation_group * RowBlocks(operand) * kRowsPerBlock +
+                           at.row;
+  const int64_t rows = Min(at.end_row - at.row, kBlocks * kRowsPerBlock);
+  float* sums = s.sums + (at.row - at.chunk_row) * 2 * kPanelColumns;
+  for (int64_t r = 0; r < rows; ++r) {
+    const __m512 by = _mm512_set1_ps(row_scale[r]);
+    const int32_t* tile = s.tiles + (r / 16 * 2) * 256 + r % 16 * 16;
+    for (int c = 0; c < kPanels; ++c) {
+      __m512 x = _mm512_cvtepi32_ps(_mm512_load_si512(tile + c * 256));
+      if constexpr (kGrouped) x = _mm512_mul_ps(x, scale[c]);
+      float* sum = sums + (r * 2 + c) * kPanelColumns;
+      x = _mm512_fmadd_ps(x, by, first ? _mm512_setzero_ps() : _mm512_load_ps(sum));
+      if (last) {
+        StoreRow(args, finish[c], at.row + r, (at.panel + c) * kPanelColumns,
+                 _mm512_mul_ps(x, finish[c].column_scale));
+      } else {
+        _mm512_store_ps(sum, x);
+      }
+    }
+  }
+}
+
+// One or two panels times all rows [row_begin, row_end), int8 or int4.
+template <int kPanels, bool kGrouped>
+void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_t row_begin,
+               int64_t row_end, const uint8_t* fetch) {
+  const Operand& operand = args.operand;
+  const PackedLayout& layout = args.layout;
+  const PackedShape& shape = args.weight.shape;
+  const bool int4 = shape.format == PackedFormat::kInt4;
+  const int64_t outer = operand.activation_group;
+  const int64_t inner = shape.group > 0 ? Min(shape.group, outer) : outer;
+  const int64_t step = inner < 64 ? 32 : 64;
+  const uint8_t* weights = args.weight.blob + panel * layout.panel_bytes;
+  Finish finish[2];
+  for (int c = 0; c < kPanels; ++c) finish[c] = FinishOf(args, panel + c);
+
+  for (int64_t chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
+    const int64_t chunk_end = Min(chunk + kChunkRows, row_end);
+    const bool decode = row_end - row_begin <= kDecodeRows;
+    const auto unpack = [&](int64_t begin, int8_t* to) __attribute__((always_inline)) {
+      const int64_t end = Min(begin + outer, operand.padded_k);
+      for (int c = 0; c < kPanels; ++c) {
+        UnpackInt4(args, panel + c, begin, end, to + c * (s.unpacked_bytes / 2));
+      }
+    };
+    if (int4) unpack(0, s.unpacked);
+    Fetcher fetcher(chunk == row_begin && !decode ? fetch : nullptr, layout.panel_bytes * kPanels,
+                    CeilDiv(operand.padded_k, inner) * CeilDiv(chunk_end - chunk, 2 * kRowsPerBlock));
+    for (int64_t group = 0; group < operand.padded_k; group += outer) {
+      const int64_t group_end = Min(group + outer, operand.padded_k);
+      const uint8_t* b[2] = {};
+      if (int4) {
+        // One group ahead: tiles are not loaded from stores that are still on their way.
+        int8_t* here = s.unpacked + (group / outer % 2) * s.unpacked_bytes;
+        int8_t* next = s.unpacked + ((group / outer + 1) % 2) * s.unpacked_bytes;
+        if (group_end < operand.padded_k) unpack(group_end, next);
+        for (int c = 0; c < kPanels; ++c) {
+          b[c] = reinterpret_cast<uint8_t*>(here + c * (s.unpacked_bytes / 2));
+        }
+      } else {
+        for (int c = 0; c < kPanels; ++c) {
+          b[c] = weights + c * layout.panel_bytes + group * kPanelColumns;
+        }
+      }
+      LORAMUX_TILE_FENCE();
+      for (int64_t begin = group; begin < group_end; begin += inner) {
+        const int64_t end = Min(begin + inner, group_end);
+        __m512 scale[2] = {};
+        if constexpr (kGrouped) {
+          for (int c = 0; c < kPanels; ++c) {
+            scale[c] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(
+                args.weight.blob + layout.scales +
+                ((panel + c) * layout.groups + Min(begin / shape.group, layout.groups - 1)) *
+                    kPanelColumns * 2)));
+          }
+        }
+        const int64_t skip = (begin - group) * kPanelColumns;
+        const uint8_t* b0 = b[0] + skip;
+        const uint8_t* b1 = kPanels == 2 ? b[1] + skip : nullptr;
+        const bool first = begin == 0;
+        const bool last = end == operand.padded_k;
+        Place at{panel, chunk, row_end, chunk, decode && !int4};
+        for (; at.row + kRowsPerBlock < chunk_end; at.row += 2 * kRowsPerBlock) {
+          fetcher.Some();
+          IntGroup<2, kPanels, kGrouped>(args, s, at, begin, end, step, b0, b1, scale, first, last,
+                                         finish);
+        }
+        if (at.row < chunk_end) {
+          fetcher.Some();
+          IntGroup<1, kPanels, kGrouped>(args, s, at, begin, end, step, b0, b1, scale, first, last,
+                                         finish);
+        }
+      }
+    }
+  }
+}
+
+template <int kBlocks, int kPanels>
+LORAMUX_INLINE void Bf16Depth(const MultiplyArgs& args, const Scratch& s, const Place& at,
+                              int64_t begin, int64_t end, const uint8_t* b0, const uint8_t* b1,
+                              bool first, bool last, const Finish (&finish)[2]) {
+  const Operand& operand = args.operand;
+  const int64_t block_bytes = BlockBytes(operand);
+  const uint8_t* a = Tiles(operand) + at.row / kRowsPerBlock * block_bytes;
+  // Sums wait as tiles: what is stored and loaded again has not changed.
+  float* sums = s.sums + (at.row - at.chunk_row) * 2 * kPanelColumns;
+  if (first) {
+    ZeroTiles<kBlocks, kPanels>();
+  } else {
+    LoadTiles<kBlocks, kPanels>(sums);
+  }
+  TileSteps<kBlocks, kPanels, true>(a, block_bytes, begin * 2, 64, b0, b1, kTileBytes,
+                                    (end - begin) / 32, at.stream);
+  if (!last) {
+    StoreTiles<kBlocks, kPanels>(sums);
+    return;
+  }
+  StoreTiles<kBlocks, kPanels>(s.tiles);
+  const int64_t rows = Min(at.end_row - at.row, kBlocks * kRowsPerBlock);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t* tile = s.tiles + (r / 16 * 2) * 256 + r % 16 * 16;
+    for (int c = 0; c < kPanels; ++c) {
+      StoreRow(args, finish[c], at.row + r, (at.panel + c) * kPanelColumns,
+               _mm512_load_ps(tile + c * 256));
+    }
+  }
+}
+
+template <int kPanels>
+void Bf16Panels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_t row_begin,
+                int64_t row_end, const uint8_t* fetch) {
+  const Operand& operand = args.operand;
+  const PackedLayout& layout = args.layout;
+  const uint8_t* weights = args.weight.blob + panel * layout.panel_bytes;
+  Finish finish[2];
+  for (int c = 0; c < kPanels; ++c) finish[c] = FinishOf(args, panel + c);
+  const bool decode = row_end - row_begin <= kDecodeRows;
+  const int64_t depth = kBf16Block;
+  for (int64_t chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
+    const int64_t chunk_end = Min(chunk + kChunkRows, row_end);
+    Fetcher fetcher(chunk == row_begin && !decode ? fetch : nullptr, layout.panel_bytes * kPanels,
+                    CeilDiv(operand.padded_k, depth) * CeilDiv(chunk_end - chunk, 2 * kRowsPerBlock));
+    for (int64_t begin = 0; begin < operand.padded_k; begin += depth) {
+      const int64_t end = Min(begin + depth, operand.padded_k);
+      const int64_t offset = begin * kPanelColumns * 2;
+      const uint8_t* b0 = weights + offset;
+      const uint8_t* b1 = kPanels == 2 ? b0 + layout.panel_bytes : nullptr;
+      const bool first = begin == 0;
+      const bool last = end == operand.padded_k;
+      Place at{panel, chunk, row_end, chunk, decode};
+      for (; at.row + kRowsPerBlock < chunk_end; at.row += 2 * kRowsPerBlock) {
+        fetcher.Some();
+        Bf16Depth<2, kPanels>(args, s, at, begin, end, b0, b1, first, last, finish);
+      }
+      if (at.row < chunk_end) {
+        fetcher.Some();
+        Bf16Depth<1, kPanels>(args, s, at, begin, end, b0, b1, first, last, finish);
+      }
+    }
+  }
+}
+
+template <int kPanels>
+LORAMUX_INLINE void Panels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_t begin,
+                           int64_t end, const uint8_t* fetch) {
+  if (!IsInt(args.operand)) {
+    Bf16Panels<kPanels>(args, s, panel, begin, end, fetch);
+  } else if (args.weight.shape.group > 0) {
+    IntPanels<kPanels, true>(args, s, panel, begin, end, fetch);
+  } else {
+    IntPanels<kPanels, false>(args, s, panel, begin, end, fetch);
+  }
+}
+
+void Multiply(const MultiplyArgs& args) {
+  const Operand& operand = args.operand;
+  const Scratch s = ScratchOf(args);
+  const int64_t inner =
+      IsInt(operand) && args.weight.shape.group > 0 ? args.weight.shape.group : kDepthMultiple;
+  Configure(static_cast<int>(Min(operand.rows, kRowsPerBlock)), inner < 64 ? 32 : 64);
+  // Rows whose activations fit the second cache, a whole number of chunks.
+  const int64_t row_bytes = Max(1, DepthBytes(operand));
+  const int64_t rows_at_once =
+      Max(kChunkRows, kOperandBytesMax / row_bytes / kChunkRows * kChunkRows);
+  const bool decode = operand.rows <= kDecodeRows;
+  for (int64_t begin = 0; begin < operand.rows; begin += rows_at_once) {
+    const int64_t end = Min(begin + rows_at_once, operand.rows);
+    int64_t panel = args.first_panel;
+    // One panel at a time while weights stream: one sequential read. Two when rows are many.
+    for (; !decode && panel + 1 < args.last_panel; panel += 2) {
+      const int64_t next = panel + 2 < args.last_panel ? panel + 2 : args.next_first;
+      const bool more = panel + 2 < args.last_panel || args.next_first < args.next_last;
+      const bool pair = next + 1 < args.layout.panels;
+      Panels<2>(args, s, panel, begin, end,
+                more && pair ? args.weight.blob + next * args.layout.panel_bytes : nullptr);
+    }
+    for (; panel < args.last_panel; ++panel) {
+      const bool more = panel + 1 < args.last_panel;
+      Panels<1>(args, s, panel, begin, end,
+                more ? args.weight.blob + (panel + 1) * args.layout.panel_bytes : nullptr);
+    }
+  }
+  _tile_release();
+}
+
+}  // namespace
+
+const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels};
+
+}  // namespace loramux::packed::amx

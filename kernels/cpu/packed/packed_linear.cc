@@ -1,0 +1,129 @@
+// Drives packed linear layers: which rows and which panels are one unit of work.
+#include "loramux/packed_linear.h"
+
+#include "cpu/kernel_table.h"
+#include "cpu/packed/packed_plan.h"
+#include "cpu/packed/packed_table.h"
+
+
+namespace loramux {
+namespace {
+
+constexpr int64_t kAlign = 64;
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+packed::Operand OperandOf(const PackedLinearArgs& args) {
+  packed::Operand operand;
+  operand.format = args.parts[0].weight.shape.format;
+  operand.rows = args.rows;
+  operand.k = args.k;
+  operand.padded_k = LayoutOf(args.parts[0].weight.shape).padded_k;
+  operand.activation_group = args.activation_group;
+  return operand;
+}
+
+struct Workspace {
+  int64_t operand = 0;         // bytes, at offset 0
+  int64_t row_scratch = 0;     // bytes per worker: rows after the prologue
+  int64_t multiply_scratch = 0;
+  int64_t worker = 0;          // the larger of the two
+};
+
+Workspace Measure(const PackedLinearArgs& args, const packed::PackedTable& table) {
+  Workspace w;
+  const packed::Operand operand = OperandOf(args);
+  w.operand = Aligned(table.operand_bytes(operand));
+  if (args.prologue != Prologue::kNone) {
+    w.row_scratch = Aligned(packed::kRowsPerBlock * args.k * int64_t{sizeof(float)});
+  }
+  for (int32_t p = 0; p < args.num_parts; ++p) {
+    const int64_t bytes = Aligned(table.scratch_bytes(operand, args.parts[p].weight.shape));
+    if (bytes > w.multiply_scratch) w.multiply_scratch = bytes;
+  }
+  w.worker = w.row_scratch > w.multiply_scratch ? w.row_scratch : w.multiply_scratch;
+  return w;
+}
+
+}  // namespace
+
+int64_t PackedLinearWorkspace(const PackedLinearArgs& args, int32_t threads, Isa isa) {
+  const Workspace w = Measure(args, packed::PackedKernelsFor(isa));
+  return w.operand + w.worker * (threads > 1 ? threads : 1);
+}
+
+PackedPlan::PackedPlan(const PackedLinearArgs& args, Isa isa)
+    : args_(&args), table_(&packed::PackedKernelsFor(isa)), kernels_(&KernelsFor(isa)) {
+  const Workspace w = Measure(args, *table_);
+  operand_ = OperandOf(args);
+  operand_.data = args.workspace;
+  worker_base_ = static_cast<char*>(args.workspace) + w.operand;
+  worker_bytes_ = w.worker;
+  prepare_units_ = CeilDiv(args.rows, packed::kRowsPerBlock);
+  for (int32_t p = 0; p < args.num_parts; ++p) {
+    const PackedShape& shape = args.parts[p].weight.shape;
+    layouts_[p] = LayoutOf(shape);
+    unit_panels_[p] = table_->unit_panels(operand_, shape);
+    first_unit_[p] = multiply_units_;
+    first_column_[p] = columns_;
+    multiply_units_ += CeilDiv(layouts_[p].panels, unit_panels_[p]);
+    columns_ += shape.n;
+  }
+}
+
+void PackedPlan::Prepare(int64_t unit, int64_t worker) const {
+  const PackedLinearArgs& args = *args_;
+  const int64_t first = unit * packed::kRowsPerBlock;
+  const int64_t left = args.rows - first;
+  const int64_t count = left < packed::kRowsPerBlock ? left : packed::kRowsPerBlock;
+  const float* x = args.x + first * args.x_stride;
+  int64_t stride = args.x_stride;
+  if (args.prologue != Prologue::kNone || args.prepared != nullptr) {
+    float* rows = args.prepared != nullptr
+                      ? args.prepared + first * args.k
+                      : reinterpret_cast<float*>(worker_base_ + worker * worker_bytes_);
+    for (int64_t r = 0; r < count; ++r) {
+      kernels_->prologue(args, x + r * stride, rows + r * args.k);
+    }
+    x = rows;
+    stride = args.k;
+  }
+  table_->prepare(operand_, x, stride, first, count);
+}
+
+void PackedPlan::Multiply(int64_t unit, int64_t worker) const {
+  const PackedLinearArgs& args = *args_;
+  int32_t p = args.num_parts - 1;
+  while (unit < first_unit_[p]) --p;
+  packed::MultiplyArgs m;
+  m.operand = operand_;
+  m.weight = args.parts[p].weight;
+  m.layout = layouts_[p];
+  const int64_t panels = layouts_[p].panels;
+  m.first_panel = (unit - first_unit_[p]) * unit_panels_[p];
+  m.last_panel = m.first_panel + unit_panels_[p] < panels ? m.first_panel + unit_panels_[p] : panels;
+  // Units are handed out one after another, so this worker's next one is likely the one after the
+  // other workers' present ones.
+  m.next_first = m.first_panel + unit_panels_[p] * threads_;
+  if (m.next_first > panels) m.next_first = panels;
+  m.next_last =
+      m.next_first + unit_panels_[p] < panels ? m.next_first + unit_panels_[p] : panels;
+  m.bias = args.parts[p].bias;
+  m.residual = args.residual == nullptr ? nullptr : args.residual + first_column_[p];
+  m.y = args.y + first_column_[p];
+  m.y_stride = columns_;
+  m.scratch = worker_base_ + worker * worker_bytes_;
+  table_->multiply(m);
+}
+
+void PackedLinear(const PackedLinearArgs& args, const Parallel& parallel, Isa isa) {
+  if (args.rows == 0) return;
+  PackedPlan plan(args, isa);
+  plan.Run(parallel, plan.prepare_units(),
+           [&](int64_t unit, int64_t worker) { plan.Prepare(unit, worker); });
+  plan.Run(parallel, plan.multiply_units(),
+           [&](int64_t unit, int64_t worker) { plan.Multiply(unit, worker); });
+}
+
+}  // namespace loramux
