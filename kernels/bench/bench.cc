@@ -69,11 +69,10 @@ class Bench {
   bool ok_ = true;
 };
 
-void BenchLora(Bench* bench, test::Mix mix, int32_t rows, int32_t rank, int64_t in, int64_t out,
-               bool transposed) {
+void BenchLora(Bench* bench, test::Mix mix, int32_t rows, int32_t rank, int64_t in, int64_t out) {
   const std::string name =
-      Format("lora %s rows %d rank %d %lldx%lld %s", test::MixName(mix), rows, rank,
-             static_cast<long long>(in), static_cast<long long>(out), transposed ? "bt" : "b");
+      Format("lora %s rows %d rank %d %lldx%lld", test::MixName(mix), rows, rank,
+             static_cast<long long>(in), static_cast<long long>(out));
   if (!bench->Wanted(name)) return;
   test::Random random(1);
   // Several layers in turn, so that weights do not stay in the second-level cache.
@@ -81,7 +80,7 @@ void BenchLora(Bench* bench, test::Mix mix, int32_t rows, int32_t rank, int64_t 
   std::vector<test::LoraCase> layers;
   const std::vector<test::MixRun> runs = test::MakeMix(mix, rows, &random);
   for (size_t i = 0; i < kLayers; ++i) {
-    layers.push_back(test::MakeLoraCase(runs, {rank}, in, out, transposed, &random));
+    layers.push_back(test::MakeLoraCase(runs, {rank}, in, out, LoraDtype::kF32, &random));
   }
   double weights = 0.0;
   double row_ranks = 0.0;
@@ -97,10 +96,16 @@ void BenchLora(Bench* bench, test::Mix mix, int32_t rows, int32_t rank, int64_t 
       continue;
     }
     std::vector<float> y = layers[0].y;
-    std::vector<float> workspace;
+    test::AlignedBytes workspace;
     std::vector<SegmentedLoraArgs> args;
-    for (const test::LoraCase& layer : layers) args.push_back(layer.Args(&y, &workspace));
-    for (SegmentedLoraArgs& a : args) a.workspace = workspace.data();
+    for (const test::LoraCase& layer : layers) {
+      y.resize(std::max(y.size(), layer.y.size()));
+      args.push_back(layer.Args(&y, &workspace));
+    }
+    for (SegmentedLoraArgs& a : args) {
+      a.y = y.data();
+      a.workspace = args.back().workspace;
+    }
     bench->Time(name, isa, weights, 2.0 * row_ranks * static_cast<double>(in + out),
                 [&](size_t i) { SegmentedLora(args[i % kLayers], bench->parallel(), isa); });
   }
@@ -178,16 +183,14 @@ void BenchSampler(Bench* bench, const char* kind, int32_t vocab, float spread, S
 void RunAll(Bench* bench) {
   for (int32_t rows : {1, 16, 64}) {
     for (int32_t rank : {8, 16, 64}) {
-      BenchLora(bench, test::Mix::kDistinct, rows, rank, 2048, 2048, true);
+      BenchLora(bench, test::Mix::kDistinct, rows, rank, 2048, 2048);
     }
   }
-  BenchLora(bench, test::Mix::kDistinct, 16, 16, 2048, 2048, false);
-  BenchLora(bench, test::Mix::kZipf, 64, 16, 2048, 2048, true);
-  BenchLora(bench, test::Mix::kUniform, 64, 16, 2048, 5632, true);
+  BenchLora(bench, test::Mix::kZipf, 64, 16, 2048, 2048);
+  BenchLora(bench, test::Mix::kUniform, 64, 16, 2048, 5632);
   for (int32_t rank : {16, 64, 256}) {
-    BenchLora(bench, test::Mix::kIdentical, 512, rank, 2048, 2048, true);
+    BenchLora(bench, test::Mix::kIdentical, 512, rank, 2048, 2048);
   }
-  BenchLora(bench, test::Mix::kIdentical, 512, 16, 2048, 2048, false);
   for (KvDtype dtype : {KvDtype::kF32, KvDtype::kBf16}) {
     BenchAttention(bench, "decode", 16, 1024, 1, 32, 4, 64, dtype);
     BenchAttention(bench, "decode", 16, 1024, 1, 8, 8, 128, dtype);

@@ -12,6 +12,7 @@ add_library(loramux_kernels STATIC
   ${_kernels}/cpu/cpu_features.cc
   ${_kernels}/cpu/dispatch.cc
   ${_kernels}/cpu/isa_scalar.cc
+  ${_kernels}/cpu/lora/segmented_lora.cc
   ${_kernels}/cpu/packed/packed_linear.cc
   ${_kernels}/cpu/rope.cc
   ${_kernels}/cpu/sampler.cc

@@ -17,19 +17,6 @@ const KernelTable& KernelsFor(Isa isa) {
   return isa_scalar::kTable;
 }
 
-int64_t SegmentedLoraWorkspace(const LoraSegment* segments, int64_t num_segments) {
-  int64_t floats = 0;
-  for (int64_t i = 0; i < num_segments; ++i) {
-    const LoraSegment& s = segments[i];
-    if (s.end > s.begin) floats += static_cast<int64_t>(s.end - s.begin) * s.rank;
-  }
-  return floats;
-}
-
-void SegmentedLora(const SegmentedLoraArgs& args, const Parallel& parallel, Isa isa) {
-  KernelsFor(isa).segmented_lora(args, parallel);
-}
-
 int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads) {
   return AttentionLayout(args).TotalFloats(threads > 1 ? threads : 1);
 }

@@ -11,9 +11,18 @@
 namespace loramux::LORAMUX_SIMD_NS {
 
 const KernelTable kTable = {
-    SegmentedLora, PagedAttention,    MaxLogit,   SumExp,
-    CountGreater,  FindGreater,       BucketPass, Weights,
-    Convert,       ConvertTransposed, AllFinite,  ExpArray,
+    {ShrinkF32, ExpandF32},
+    PagedAttention,
+    MaxLogit,
+    SumExp,
+    CountGreater,
+    FindGreater,
+    BucketPass,
+    Weights,
+    Convert,
+    ConvertTransposed,
+    AllFinite,
+    ExpArray,
     PrologueRow,
 };
 

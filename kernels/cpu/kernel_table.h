@@ -1,10 +1,10 @@
 // The functions that exist once per instruction set.
 #pragma once
 
+#include "cpu/lora/lora_kernels.h"
 #include "loramux/convert.h"
 #include "loramux/packed_linear.h"
 #include "loramux/paged_attention.h"
-#include "loramux/segmented_lora.h"
 #include "loramux/types.h"
 
 namespace loramux {
@@ -27,7 +27,7 @@ struct BucketPassArgs {
 };
 
 struct KernelTable {
-  void (*segmented_lora)(const SegmentedLoraArgs& args, const Parallel& parallel);
+  lora::LoraKernels lora_f32;
   void (*paged_attention)(const PagedAttentionArgs& args, const Parallel& parallel);
 
   // Largest value; *unusable is set when one is NaN or +infinity. count >= 1.

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "loramux/segmented_lora.h"
+#include "ops/lora_segments.h"
 #include "ops/ops.h"
 #include "ort/ort_library.h"
 
@@ -32,25 +33,20 @@ void Kernel::Compute(ort::OrtKernelContext* context) const {
     std::memcpy(y, base.data, static_cast<size_t>(rows * out) * sizeof(float));
   }
 
-  step.lora_segments.clear();
-  for (const StepSegment& segment : input.segments) {
-    const AdapterModule& weights = segment.adapter->Module(layer, module);
-    if (weights.rank == 0) continue;
-    step.lora_segments.push_back({segment.begin, segment.end, weights.rank, segment.scale,
-                                  weights.a, nullptr, weights.bt});
-  }
+  CollectLoraSegments(input, layer, module, &step.lora_segments);
   if (step.lora_segments.empty()) return;
 
   SegmentedLoraArgs args;
   args.x = x.data;
+  args.x_stride = in;
   args.y = y;
+  args.y_stride = out;
   args.rows = rows;
   args.in = in;
   args.out = out;
   args.segments = step.lora_segments.data();
   args.num_segments = static_cast<int64_t>(step.lora_segments.size());
-  args.workspace =
-      step.lora_workspace.Reserve(SegmentedLoraWorkspace(args.segments, args.num_segments));
+  args.workspace = step.lora_workspace.ReserveBytes(SegmentedLoraWorkspace(args));
   KernelParallel parallel(*op, context);
   SegmentedLora(args, parallel.Get(), step.config->isa);
 }

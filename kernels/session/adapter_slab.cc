@@ -192,7 +192,7 @@ std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelC
     module.a = at;
     at += Padded(size_a);
     reader.ReadTransposed(pair, model.OutFeatures(pair.module), at);
-    module.bt = at;
+    module.b = at;
     at += Padded(size_b);
     module.rank = pair.rank;
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "loramux/convert.h"
+#include "loramux/segmented_lora.h"
 #include "session/config.h"
 #include "session/memory.h"
 
@@ -36,8 +37,10 @@ struct AdapterImage {
 // rank 0: the adapter does not change this module.
 struct AdapterModule {
   int32_t rank = 0;
-  const float* a = nullptr;   // [rank, in]
-  const float* bt = nullptr;  // [rank, out]
+  LoraDtype dtype = LoraDtype::kF32;
+  float scale = 1.0f;  // of the adapter, where it is not folded into B
+  const void* a = nullptr;
+  const void* b = nullptr;
 };
 
 class AdapterSlab {

@@ -68,14 +68,18 @@ MappedBuffer::~MappedBuffer() {
 }
 
 float* Workspace::Reserve(int64_t floats) {
-  const size_t needed = static_cast<size_t>(floats) * sizeof(float);
+  return static_cast<float*>(ReserveBytes(floats * static_cast<int64_t>(sizeof(float))));
+}
+
+void* Workspace::ReserveBytes(int64_t bytes) {
+  const size_t needed = static_cast<size_t>(bytes);
   if (needed > buffer_.bytes()) {
     // Half as much again, so that steps of slowly rising size do not each map anew.
     const size_t grown = needed + needed / 2;
     buffer_ = MappedBuffer();
     buffer_ = MappedBuffer(grown, what_);
   }
-  return buffer_.floats();
+  return buffer_.data();
 }
 
 }  // namespace loramux

@@ -45,6 +45,7 @@ class Workspace {
  public:
   explicit Workspace(const char* what) : what_(what) {}
   float* Reserve(int64_t floats);
+  void* ReserveBytes(int64_t bytes);
 
  private:
   const char* what_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace loramux::test {
 
@@ -76,7 +77,7 @@ std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
 }
 
 LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks,
-                      int64_t in, int64_t out, bool transposed, Random* random) {
+                      int64_t in, int64_t out, LoraDtype dtype, Random* random) {
   LoraCase c;
   c.in = in;
   c.out = out;
@@ -94,13 +95,11 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
     c.a.push_back(
         random->Normals(r * static_cast<size_t>(in), 1.0f / std::sqrt(static_cast<float>(in))));
     c.b.push_back(random->Normals(r * n, 1.0f / std::sqrt(static_cast<float>(std::max(1, rank)))));
-    c.bt.emplace_back(r * n);
-    for (size_t o = 0; o < n; ++o) {
-      for (size_t k = 0; k < r; ++k) c.bt.back()[k * n + o] = c.b.back()[o * r + k];
-    }
   }
-  c.x = random->Normals(static_cast<size_t>(c.rows * in), 1.0f);
-  c.y = random->Normals(static_cast<size_t>(c.rows * out), 1.0f);
+  c.x_stride = in + random->Int(0, 40);
+  c.y_stride = out + random->Int(0, 40);
+  c.x = random->Normals(static_cast<size_t>(c.rows * c.x_stride), 1.0f);
+  c.y = random->Normals(static_cast<size_t>(c.rows * c.y_stride), 1.0f);
   int32_t row = 0;
   for (const MixRun& run : runs) {
     if (run.adapter >= 0) {
@@ -109,10 +108,10 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
       s.begin = row;
       s.end = row + run.rows;
       s.rank = c.rank[i];
+      s.dtype = dtype;
       s.scale = 0.25f + static_cast<float>(run.adapter % 5) * 0.5f;
       s.a = c.a[i].data();
-      s.b = transposed ? nullptr : c.b[i].data();
-      s.bt = transposed ? c.bt[i].data() : nullptr;
+      s.b = c.b[i].data();
       c.segments.push_back(s);
     }
     row += run.rows;
@@ -120,31 +119,37 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
   return c;
 }
 
-SegmentedLoraArgs LoraCase::Args(std::vector<float>* y_out, std::vector<float>* workspace) const {
+void* AlignedBytes::Reserve(int64_t bytes) {
+  lines_.resize(std::max(lines_.size(), (static_cast<size_t>(bytes) + 63) / 64));
+  if (!lines_.empty()) std::memset(lines_.data(), 0xff, lines_.size() * sizeof(Line));
+  return lines_.data();
+}
+
+SegmentedLoraArgs LoraCase::Args(std::vector<float>* y_out, AlignedBytes* workspace) const {
   SegmentedLoraArgs args;
   args.x = x.data();
+  args.x_stride = x_stride;
   args.y = y_out->data();
+  args.y_stride = y_stride;
   args.rows = rows;
   args.in = in;
   args.out = out;
   args.segments = segments.data();
   args.num_segments = static_cast<int64_t>(segments.size());
-  workspace->assign(static_cast<size_t>(SegmentedLoraWorkspace(args.segments, args.num_segments)),
-                    NAN);
-  args.workspace = workspace->data();
+  args.workspace = workspace->Reserve(SegmentedLoraWorkspace(args));
   return args;
 }
 
 std::vector<float> LoraCase::Run(const Parallel& parallel, Isa isa) const {
   std::vector<float> result = y;
-  std::vector<float> workspace;
+  AlignedBytes workspace;
   SegmentedLora(Args(&result, &workspace), parallel, isa);
   return result;
 }
 
 std::vector<float> LoraCase::RunReference() const {
   std::vector<float> result = y;
-  std::vector<float> workspace;
+  AlignedBytes workspace;
   reference::SegmentedLora(Args(&result, &workspace));
   return result;
 }

@@ -25,23 +25,36 @@ struct MixRun {
 // Runs that sum up to `rows`. Adapters are numbered from 0.
 std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random);
 
+// Memory on a cache line.
+class AlignedBytes {
+ public:
+  // Every byte set, so that reading what nobody wrote gives NaN. Keeps what is large enough.
+  void* Reserve(int64_t bytes);
+
+ private:
+  struct alignas(64) Line {
+    uint8_t bytes[64];
+  };
+  std::vector<Line> lines_;
+};
+
 // One LoRA call with its own memory. Ranks are taken from `ranks` in turn by adapter number.
 struct LoraCase {
   int64_t rows = 0, in = 0, out = 0;
   std::vector<MixRun> runs;
-  std::vector<std::vector<float>> a, b, bt;  // per adapter
-  std::vector<int32_t> rank;                 // per adapter
-  std::vector<float> x, y;
+  int64_t x_stride = 0, y_stride = 0;     // wider than in and out: x and y are column slices
+  std::vector<std::vector<float>> a, b;   // per adapter: A [rank, in], B transposed [rank, out]
+  std::vector<int32_t> rank;              // per adapter
+  std::vector<float> x, y;                // [rows, x_stride], [rows, y_stride]
   std::vector<LoraSegment> segments;
 
-  SegmentedLoraArgs Args(std::vector<float>* y_out, std::vector<float>* workspace) const;
-  // y after the fast kernel.
+  SegmentedLoraArgs Args(std::vector<float>* y_out, AlignedBytes* workspace) const;
+  // y after the fast kernel, with what lies between its rows.
   std::vector<float> Run(const Parallel& parallel, Isa isa) const;
   std::vector<float> RunReference() const;
 };
 
-// transposed: segments carry bt, else b.
 LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks,
-                      int64_t in, int64_t out, bool transposed, Random* random);
+                      int64_t in, int64_t out, LoraDtype dtype, Random* random);
 
 }  // namespace loramux::test

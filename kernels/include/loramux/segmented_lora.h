@@ -7,34 +7,39 @@
 
 namespace loramux {
 
+// How an adapter's weights lie in memory.
+enum class LoraDtype : int32_t {
+  kF32 = 0,  // a [rank, in], b [rank, out] (transposed), float32
+};
+
 // A run of rows [begin, end) under one adapter. rank 0: the adapter does not change this module,
 // rows are left untouched bit for bit.
 struct LoraSegment {
   int32_t begin = 0;
   int32_t end = 0;
   int32_t rank = 0;
+  LoraDtype dtype = LoraDtype::kF32;
   float scale = 1.0f;
-  const float* a = nullptr;  // [rank, in]
-  const float* b = nullptr;  // [out, rank]; the adapter's own scale is folded in
-  // [rank, out], optional: b transposed (ConvertTransposedToF32). When set, b is not read and may
-  // be null. Faster, and the same bits: b is otherwise transposed tile by tile on every call.
-  const float* bt = nullptr;
+  const void* a = nullptr;
+  const void* b = nullptr;
 };
 
 struct SegmentedLoraArgs {
-  const float* x = nullptr;  // [rows, in]
-  float* y = nullptr;        // [rows, out], read and written; holds the base product
+  const float* x = nullptr;  // [rows, x_stride], the first `in` of each row
+  int64_t x_stride = 0;
+  float* y = nullptr;  // [rows, y_stride], the first `out` of each row; holds the base product
+  int64_t y_stride = 0;
   int64_t rows = 0;
   int64_t in = 0;  // >= 1
   int64_t out = 0;
   const LoraSegment* segments = nullptr;  // disjoint, ascending; rows in none are untouched
   int64_t num_segments = 0;
-  float* workspace = nullptr;  // SegmentedLoraWorkspace(...) floats
+  void* workspace = nullptr;  // SegmentedLoraWorkspace(...) bytes, 64-byte aligned
 };
 
-// Floats of workspace for a call: the sum over segments of (rows of the segment * rank). Contents
-// need not be initialised and mean nothing afterwards.
-int64_t SegmentedLoraWorkspace(const LoraSegment* segments, int64_t num_segments);
+// Bytes of workspace. Reads in, out and the segments' bounds, ranks and dtypes only. Contents need
+// not be initialised and mean nothing afterwards.
+int64_t SegmentedLoraWorkspace(const SegmentedLoraArgs& args);
 
 // A row's result depends only on that row, its adapter and the ISA: never on the other rows, the
 // segment's length or the number of threads (bitwise).
@@ -43,6 +48,29 @@ int64_t SegmentedLoraWorkspace(const LoraSegment* segments, int64_t num_segments
 // chunks of 1024 inputs, chunk sums added in order. Expand: y = y + (sum over k ascending of
 // h[k] * B[:, k]), the sum is taken on its own so that a small delta is not rounded at y's size.
 void SegmentedLora(const SegmentedLoraArgs& args, const Parallel& parallel, Isa isa);
+
+// The same work in units, for callers that run it beside other work: all shrink units, in any order
+// and on any threads, then (a barrier) all expand units likewise. x must be complete before the
+// first shrink unit; y need not be before the expand units. Units of one phase never write to the
+// same place. Without segments of a rank above 0 there are none. A unit is worth a few microseconds.
+struct SegmentedLoraPlan {
+  int64_t shrink_units = 0;
+  int64_t expand_units = 0;
+  // Multiply-adds of each phase, to judge how many threads are worth waking.
+  int64_t shrink_cost = 0;
+  int64_t expand_cost = 0;
+
+  // The kernel's own. The tables lie in args.workspace; the segments are borrowed too.
+  SegmentedLoraArgs args;
+  Isa isa = Isa::kScalar;
+  const void* shapes = nullptr;
+  const void* shrink_starts = nullptr;
+  const void* expand_starts = nullptr;
+  float* h = nullptr;
+};
+SegmentedLoraPlan PlanSegmentedLora(const SegmentedLoraArgs& args, Isa isa);
+void SegmentedLoraShrinkUnit(const SegmentedLoraPlan& plan, int64_t unit);
+void SegmentedLoraExpandUnit(const SegmentedLoraPlan& plan, int64_t unit);
 
 namespace reference {
 // Plain loops, double accumulation. Needs no workspace.
