@@ -1,5 +1,13 @@
 /** Public surface of the importer. */
-export { type ImportOptions, importModel } from './import.ts';
+export type { Divergence } from './accuracy/divergence.ts';
+export {
+  type AccuracyFormat,
+  DEFAULT_ACCURACY_FORMATS,
+  parseAccuracyFormats,
+} from './accuracy/formats.ts';
+export { countPositions, type FormatAccuracy, measureAccuracy } from './accuracy/measure.ts';
+export { readSequences, type TextSequence } from './accuracy/texts.ts';
+export { type ImportOptions, importModel, openConfig } from './import.ts';
 export { describeModules, modulePath, moduleShape } from './modules.ts';
 export { type QuantizeOptions, type QuantizeResult, quantizeModel } from './quantize/quantize.ts';
 export {

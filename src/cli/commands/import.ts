@@ -1,9 +1,16 @@
 /** `loramux import`: check a checkpoint, or write quantized weights once. */
 import { Command, Option } from 'commander';
+import {
+  type AccuracyFlags,
+  accuracyText,
+  evaluateAccuracy,
+  wantsAccuracy,
+  withAccuracyOptions,
+} from '../accuracy.ts';
 import { formatBytes, print, printJson, table, UsageError } from '../output.ts';
 import { withProgress } from '../progress.ts';
 
-interface ImportFlags {
+interface ImportFlags extends AccuracyFlags {
   out?: string;
   quantize?: 'int8' | 'int4';
   json?: boolean;
@@ -48,29 +55,38 @@ async function quantize(dir: string, flags: ImportFlags) {
 }
 
 export function importCommand(): Command {
-  return new Command('import')
+  const command = new Command('import')
     .description('check a Hugging Face model folder, and quantize it if asked')
     .argument('<folder>', 'folder with config.json, safetensors weights and tokenizer.json')
     .option('--out <folder>', 'folder for the quantized model')
     .addOption(new Option('--quantize <type>', 'write quantized weights').choices(['int8', 'int4']))
-    .option('--json', 'print one JSON object')
-    .action(async (dir: string, flags: ImportFlags) => {
-      if (flags.out === undefined && flags.quantize === undefined) {
-        const facts = await check(dir);
-        if (flags.json) printJson(facts);
-        else {
-          const rows = Object.entries(facts).map(([key, value]) => [key, String(value)]);
-          print(table(rows));
-          print('The model can be served.');
-        }
-        return;
+    .option('--json', 'print one JSON object');
+  return withAccuracyOptions(command).action(async (dir: string, flags: ImportFlags) => {
+    if (wantsAccuracy(flags)) {
+      if (flags.out !== undefined || flags.quantize !== undefined) {
+        throw new UsageError('--evaluate writes nothing; leave out --out and --quantize');
       }
-      const result = await quantize(dir, flags);
-      if (flags.json) printJson(result);
-      else if (!result.written) print(`${result.dir} holds this quantization already`);
+      const report = await evaluateAccuracy(dir, flags);
+      if (flags.json) printJson({ dir, ...report });
+      else print(accuracyText(report));
+      return;
+    }
+    if (flags.out === undefined && flags.quantize === undefined) {
+      const facts = await check(dir);
+      if (flags.json) printJson(facts);
       else {
-        const { sourceBytes, weightBytes } = result;
-        print(`${result.dir}: ${formatBytes(sourceBytes)} -> ${formatBytes(weightBytes)}`);
+        const rows = Object.entries(facts).map(([key, value]) => [key, String(value)]);
+        print(table(rows));
+        print('The model can be served.');
       }
-    });
+      return;
+    }
+    const result = await quantize(dir, flags);
+    if (flags.json) printJson(result);
+    else if (!result.written) print(`${result.dir} holds this quantization already`);
+    else {
+      const { sourceBytes, weightBytes } = result;
+      print(`${result.dir}: ${formatBytes(sourceBytes)} -> ${formatBytes(weightBytes)}`);
+    }
+  });
 }
