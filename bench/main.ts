@@ -1,17 +1,26 @@
 /**
- * `npm run bench -- <scenario> [--json] [options]`. Benchmarks are not tests: they print figures and
- * ratios of one run and never fail for being slow. With --json the last line is one JSON object.
+ * `npm run bench -- <scenario> [--json] [--plots DIR] [options]`. Benchmarks are not tests: they
+ * print figures and ratios of one run and never fail for being slow. With --json the last line is
+ * one JSON object (result.ts).
  */
-import { buildNative } from '../scripts/process.ts';
+import { mkdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { adaptersScenario } from './adapters.ts';
+import { buildPrograms, ceilingScenario, measureCeiling } from './ceiling.ts';
 import { coldLoadScenario } from './cold-load.ts';
+import { decodeScenario } from './decode.ts';
 import { engineScenario } from './engine.ts';
 import { fleetScenario } from './fleet.ts';
+import { prefillScenario } from './prefill.ts';
+import type { Result } from './result.ts';
 import type { Scenario } from './scenario.ts';
 import { streamsScenario } from './streams.ts';
 import { zipfScenario } from './zipf.ts';
 
 const SCENARIOS: readonly Scenario[] = [
+  ceilingScenario,
+  prefillScenario,
+  decodeScenario,
   adaptersScenario,
   streamsScenario,
   engineScenario,
@@ -23,7 +32,40 @@ const SCENARIOS: readonly Scenario[] = [
 function usage(): string {
   const width = Math.max(...SCENARIOS.map(({ name }) => name.length)) + 2;
   const lines = SCENARIOS.map(({ name, summary }) => `  ${name.padEnd(width)}${summary}`);
-  return `npm run bench -- <scenario> [--json] [options]\n\n${lines.join('\n')}`;
+  return `npm run bench -- <scenario> [--json] [--plots DIR] [options]\n\n${lines.join('\n')}`;
+}
+
+/** Takes `--json` and `--plots DIR` out of the arguments. */
+function takeCommon(args: readonly string[]) {
+  const rest = args.filter((arg) => arg !== '--json');
+  const at = rest.indexOf('--plots');
+  const plots = at < 0 ? undefined : rest[at + 1];
+  if (at >= 0) rest.splice(at, 2);
+  if (at >= 0 && plots === undefined) throw new Error('--plots needs a folder');
+  return { json: args.includes('--json'), plots, rest };
+}
+
+async function runScenario(scenario: Scenario, args: readonly string[]): Promise<void> {
+  const { json, plots, rest } = takeCommon(args);
+  await buildPrograms();
+  const done = await scenario.run(rest);
+  for (const line of done.lines) console.log(line);
+  if (plots !== undefined) {
+    await mkdir(plots, { recursive: true });
+    for (const [name, text] of Object.entries(done.plots ?? {})) {
+      const file = path.join(plots, `${scenario.name}-${name}.svg`);
+      await writeFile(file, text);
+      console.log(`wrote ${file}`);
+    }
+  }
+  if (!json) return;
+  const result: Result = {
+    scenario: scenario.name,
+    machine: done.machine ?? (await measureCeiling()),
+    results: [...done.results],
+    ratios: { ...done.ratios },
+  };
+  console.log(JSON.stringify(result));
 }
 
 const [name, ...args] = process.argv.slice(2);
@@ -35,13 +77,5 @@ if (scenario === undefined) {
     process.exitCode = 1;
   }
 } else {
-  const json = args.includes('--json');
-  await buildNative();
-  const result = await scenario.run(args.filter((arg) => arg !== '--json'));
-  for (const line of result.lines) console.log(line);
-  if (json) {
-    console.log(
-      JSON.stringify({ scenario: scenario.name, results: result.results, ratios: result.ratios }),
-    );
-  }
+  await runScenario(scenario, args);
 }

@@ -2,6 +2,7 @@
 //   node scripts/build-native.mjs            the addon
 //   node scripts/build-native.mjs --tests    also the kernel tests
 //   node scripts/build-native.mjs --tests --run   and runs them; ends with "N passed, N failed"
+//   node scripts/build-native.mjs --bench    also the programs of the benchmarks
 //   --force builds even when nothing changed, --debug makes build/Debug instead,
 //   --install-packages installs missing Debian packages where this process may
 // Needs no network: Node's headers come from the package node-api-headers.
@@ -23,9 +24,16 @@ const lock = path.join(build, '.lock');
 
 const LOCK_WAIT_MS_MAX = 20 * 60_000;
 const LOCK_POLL_MS = 500;
-/** Folders that only the kernel tests use. */
+/** Folders that only the kernel tests and the benchmarks use. */
 const TEST_FOLDERS = new Set(['test', 'bench']);
-const KNOWN_FLAGS = new Set(['--tests', '--run', '--force', '--debug', '--install-packages']);
+const KNOWN_FLAGS = new Set([
+  '--tests',
+  '--run',
+  '--bench',
+  '--force',
+  '--debug',
+  '--install-packages',
+]);
 
 const flags = new Set(process.argv.slice(2));
 const config = flags.has('--debug') ? 'Debug' : 'Release';
@@ -102,7 +110,7 @@ async function compile(targets) {
     'configure',
     ...['--directory', kernels, '--out', build, '--log-level', 'error'],
     ...(config === 'Debug' ? ['--debug'] : []),
-    `--CDLORAMUX_BUILD_TESTS=${flags.has('--tests') ? 'ON' : 'OFF'}`,
+    `--CDLORAMUX_BUILD_TESTS=${flags.has('--tests') || flags.has('--bench') ? 'ON' : 'OFF'}`,
   ]);
   const jobs = String(os.availableParallelism());
   await run('cmake', ['--build', build, '--parallel', jobs, '--target', ...targets]);
@@ -169,6 +177,10 @@ async function main() {
     if (flags.has('--tests')) {
       requireTools();
       await compile(['loramux_kernel_tests']);
+    }
+    if (flags.has('--bench')) {
+      requireTools();
+      await compile(['loramux_ceiling', 'loramux_kernel_bench']);
     }
   });
   if (flags.has('--run')) await run(path.join(build, 'loramux_kernel_tests'), []);

@@ -84,6 +84,12 @@ if(LORAMUX_BUILD_TESTS)
   target_link_libraries(loramux_kernel_bench PRIVATE loramux_kernel_test_support)
   target_compile_options(loramux_kernel_bench PRIVATE -Wall -Wextra)
 
+  add_executable(loramux_ceiling
+    ${_kernels}/bench/ceiling.cc ${_kernels}/bench/ceiling_loops.cc)
+  target_include_directories(loramux_ceiling PRIVATE ${_kernels})
+  target_link_libraries(loramux_ceiling PRIVATE loramux_kernels Threads::Threads)
+  target_compile_options(loramux_ceiling PRIVATE -Wall -Wextra -O2)
+
   enable_testing()
   add_test(NAME kernels COMMAND loramux_kernel_tests)
   add_test(NAME kernel_isa_symbols

@@ -22,7 +22,12 @@ import {
   type TokenLogprobs,
 } from '../../src/engine/index.ts';
 import { importModel } from '../../src/importer/index.ts';
-import { createNativeSession, type KvDtype, type NativeSession } from '../../src/native/index.ts';
+import {
+  createNativeSession,
+  type Isa,
+  type KvDtype,
+  type NativeSession,
+} from '../../src/native/index.ts';
 
 export const FIXTURES = fileURLToPath(new URL('../fixtures/', import.meta.url));
 
@@ -32,6 +37,7 @@ export interface StackOptions {
   maxSlots?: number;
   maxAdapterBytes?: number;
   threads?: number;
+  isa?: Isa;
 }
 
 export interface Ask {
@@ -127,6 +133,7 @@ export class Stack {
       maxSlots,
       maxTokensPerStep: engine.maxTokensPerStep!,
       maxLogitRowsPerStep: engine.maxLogitRowsPerStep!,
+      ...(options.isa === undefined ? {} : { isa: options.isa }),
     });
     const adapters = await createAdapterService({
       dataDir,

@@ -1,0 +1,125 @@
+/** A model in this process, as scenarios that need no HTTP use it. */
+import { availableParallelism } from 'node:os';
+import { importModel, type ModelConfig } from '../src/importer/index.ts';
+import { ISAS, type Isa } from '../src/native/addon-types.ts';
+import { Stack } from '../test/support/stack.ts';
+import { type BatchShape, type BatchTimes, runBatch } from './batch.ts';
+import { type AdapterSet, CACHE_DIR, prepareAdapters, prepareModel } from './checkpoints.ts';
+import { numberOption } from './scenario.ts';
+import type { WeightFormat } from './work.ts';
+
+/** Options that every scenario with a model of its own takes. */
+export const MODEL_OPTIONS = {
+  /** A shape of `loramux synth`, or a Hugging Face folder. */
+  model: { type: 'string', default: 'llama-1.1b' },
+  /** Formats of the weights, with commas in between. */
+  weights: { type: 'string', default: 'float32' },
+  /** Forces an instruction set. */
+  isa: { type: 'string' },
+  threads: numberOption(availableParallelism()),
+  /** Keeps checkpoints and adapters here between runs. */
+  dir: { type: 'string', default: CACHE_DIR },
+} as const;
+
+export interface ModelOptions {
+  readonly model: string;
+  readonly isa: string | undefined;
+  readonly threads: number;
+  readonly dir: string;
+}
+
+export interface Capacity {
+  readonly slots: number;
+  /** Tokens of all requests at once. */
+  readonly tokens: number;
+  /** Longest request. */
+  readonly length: number;
+  readonly tokensPerStep?: number;
+}
+
+const BLOCK_SIZE = 16;
+const ADAPTER_BYTES_MAX = 8 * 1024 ** 3;
+const FORMATS: readonly WeightFormat[] = ['float32'];
+
+/** Reads `--weights`. */
+export function formatsOf(list: string): WeightFormat[] {
+  return list.split(',').map((name) => {
+    const format = FORMATS.find((known) => known === name);
+    if (format === undefined) throw new Error(`--weights ${name}: known are ${FORMATS.join(', ')}`);
+    return format;
+  });
+}
+
+export class BenchModel {
+  readonly format: WeightFormat;
+  readonly config: ModelConfig;
+  readonly stack: Stack;
+  readonly dir: string;
+  readonly #cacheDir: string;
+
+  private constructor(
+    format: WeightFormat,
+    config: ModelConfig,
+    stack: Stack,
+    dirs: { model: string; cache: string },
+  ) {
+    this.format = format;
+    this.config = config;
+    this.stack = stack;
+    this.dir = dirs.model;
+    this.#cacheDir = dirs.cache;
+  }
+
+  static async open(
+    options: ModelOptions,
+    format: WeightFormat,
+    capacity: Capacity,
+  ): Promise<BenchModel> {
+    const modelDir = await prepareModel(options.model, options.dir);
+    const { metadata } = await importModel(modelDir);
+    const isa = isaOf(options.isa);
+    const stack = await Stack.open(modelDir, {
+      maxSlots: capacity.slots,
+      maxAdapterBytes: ADAPTER_BYTES_MAX,
+      threads: options.threads,
+      ...(isa === undefined ? {} : { isa }),
+      // Every turn computes everything itself.
+      engine: {
+        prefixCaching: false,
+        numBlocks: Math.ceil(capacity.tokens / BLOCK_SIZE) + 64,
+        maxModelLen: capacity.length,
+        ...(capacity.tokensPerStep === undefined
+          ? {}
+          : { maxTokensPerStep: capacity.tokensPerStep }),
+      },
+    });
+    return new BenchModel(format, metadata.config, stack, { model: modelDir, cache: options.dir });
+  }
+
+  /** Makes adapters known to the stack; gives their names and ranks. */
+  async addAdapters(set: AdapterSet): Promise<{ name: string; rank: number }[]> {
+    const adapters = await prepareAdapters(this.dir, this.#cacheDir, set);
+    for (const { name, dir } of adapters) await this.stack.put(name, dir);
+    return adapters.map(({ name, rank }) => ({ name, rank }));
+  }
+
+  runBatch(rows: readonly (string | undefined)[], shape: BatchShape): Promise<BatchTimes> {
+    return runBatch(this.stack, rows, shape, this.config.vocabSize);
+  }
+
+  get isa(): Isa {
+    return this.stack.session.info.isa;
+  }
+
+  close(): Promise<void> {
+    return this.stack.close();
+  }
+}
+
+function isaOf(name: string | undefined): Isa | undefined {
+  const isa = ISAS.find((known) => known === name);
+  if (name !== undefined && isa === undefined) {
+    throw new Error(`--isa ${name}: known are ${ISAS.join(', ')}`);
+  }
+  return isa;
+}
