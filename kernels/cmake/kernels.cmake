@@ -13,9 +13,13 @@ add_library(loramux_kernels STATIC
   ${_kernels}/cpu/dispatch.cc
   ${_kernels}/cpu/isa_scalar.cc
   ${_kernels}/cpu/lora/segmented_lora.cc
+  ${_kernels}/cpu/packed/dispatch.cc
+  ${_kernels}/cpu/packed/pack.cc
   ${_kernels}/cpu/packed/packed_linear.cc
+  ${_kernels}/cpu/packed/packed_scalar.cc
   ${_kernels}/cpu/rope.cc
   ${_kernels}/cpu/sampler.cc
+  ${_kernels}/reference/packed_linear.cc
   ${_kernels}/reference/paged_attention.cc
   ${_kernels}/reference/sampler.cc
   ${_kernels}/reference/segmented_lora.cc)
@@ -29,7 +33,8 @@ set(_kernel_flags -Wall -Wextra -Wno-psabi -fno-exceptions -ffp-contract=off -fn
 set(_kernel_optimize $<$<NOT:$<CONFIG:Debug>>:-O3>)
 target_compile_options(loramux_kernels PRIVATE
   -Wall -Wextra -Wno-psabi -ffp-contract=off ${_kernel_optimize})
-set_source_files_properties(${_kernels}/cpu/isa_scalar.cc PROPERTIES
+set_source_files_properties(
+  ${_kernels}/cpu/isa_scalar.cc ${_kernels}/cpu/packed/packed_scalar.cc PROPERTIES
   COMPILE_OPTIONS "${_kernel_flags}")
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
@@ -65,6 +70,7 @@ if(LORAMUX_BUILD_TESTS)
     ${_kernels}/session/step_pool.cc
     ${_kernels}/session/threads.cc
     ${_kernels}/test/adapter_mix.cc
+    ${_kernels}/test/packed_case.cc
     ${_kernels}/test/paged_case.cc
     ${_kernels}/test/support.cc)
   target_include_directories(loramux_kernel_test_support PUBLIC ${_kernels})
@@ -73,6 +79,8 @@ if(LORAMUX_BUILD_TESTS)
   add_executable(loramux_kernel_tests
     ${_kernels}/test/check.cc
     ${_kernels}/test/convert_test.cc
+    ${_kernels}/test/packed_pack_test.cc
+    ${_kernels}/test/packed_tables_test.cc
     ${_kernels}/test/paged_attention_test.cc
     ${_kernels}/test/sampler_test.cc
     ${_kernels}/test/segmented_lora_test.cc

@@ -13,13 +13,21 @@
 //   scales        float16 [panels][groups][16], when group > 0
 //   zeros         int8    [panels][groups][16], int4 with zero points only, 0 to 16; else level 8
 //   column scale  float32 [panels * 16], int8 and int4
-// A weight is (level - zero) * scale[group] * column_scale. One blob holds one linear layer.
+// A weight is (level - zero) * scale[group] * column_scale; scales may be negative. One blob holds one
+// linear layer.
+//
+// Groups cover the padded depth: with groups of 32 the last may be padding only. Padding is level 8
+// in int4, else 0. It adds nothing: activations are 0 in padded depth, scales in padded columns.
+// Where group > 0, the column scale is a power of two that puts the column's largest group scale at
+// the top of float16's range: group scales then keep their precision however small or large weights
+// are, and scales that another tool stored as float16 stay exact.
 //
 // Arithmetic. int8 and int4: activations are rounded to int8, symmetric, one scale per row and group
-// of `activation_group` inputs: m = max |x|; where m < 2^-100 the group is all zeros with scale 0, else
-// scale = m / 127 and q = round-half-even(x * (127 / m)), each operation rounded to float32, clamped to
-// +-127. A group with a NaN or infinity has scale NaN, so the row's result is NaN. Inner groups are min(group, activation_group) wide (activation_group
-// where group is 0). With I the exact integer sum of one inner group and acc starting at +0:
+// of `activation_group` inputs: m = max |x|; where m < 2^-100 the group is all zeros with scale 0,
+// else scale = m / 127 and q = round-half-even(x * (127 / m)), each operation rounded to float32,
+// clamped to +-127. A group with a NaN or infinity has scale NaN, so the row's result is NaN. Inner
+// groups are min(group, activation_group) wide (activation_group where group is 0), see InnerGroup.
+// With I the exact integer sum of one inner group and acc starting at +0:
 //   group > 0:  acc = fma(float(I) * scale, activation_scale, acc)
 //   group == 0: acc = fma(float(I), activation_scale, acc)
 // in ascending order of groups, then y = acc * column_scale, + bias, + residual. I is exact in every
@@ -37,31 +45,41 @@ const char* PackedFormatName(PackedFormat format);
 
 inline constexpr int64_t kPanelColumns = 16;
 inline constexpr int64_t kDepthMultiple = 64;
-// Inputs that share an activation scale, of formats that round activations.
+// Inputs that share an activation scale, of formats that round activations: 32, 64, 128, 256 or 512.
 inline constexpr int32_t kActivationGroup = 256;
+inline constexpr int32_t kLargestActivationGroup = 512;
 // Widths of weight groups: 0 (one scale per column), 32, 64, 128, 256 and multiples of 256.
 inline constexpr int32_t kSmallestGroup = 32;
+// Of n and of k. Sums of activations over a row fit 32 bits up to it.
+inline constexpr int64_t kMaxFeatures = int64_t{1} << 24;
 
 struct PackedShape {
   PackedFormat format = PackedFormat::kBf16;
   int64_t n = 0;           // output features
   int64_t k = 0;           // input features
   int32_t group = 0;       // inputs per weight scale; 0: whole column. bf16: 0
-  bool zero_points = false;  // int4 only
+  bool zero_points = false;  // int4 with group > 0 only
 };
 
 // Sizes and places inside a blob, in bytes.
 struct PackedLayout {
   int64_t panels = 0;
   int64_t padded_k = 0;
-  int64_t groups = 0;       // scale groups per column, 0 where group is 0
+  int64_t groups = 0;       // ceil(padded_k / group) scales per column, 0 where group is 0
   int64_t panel_bytes = 0;  // weights of one panel
   int64_t scales = 0, zeros = 0, column_scale = 0;  // offsets; 0 where there is none
   int64_t bytes = 0;        // of the blob, a multiple of 64
 };
-// False for a shape that does not exist (negative, group not allowed, zero points of another format).
+// False for a shape that does not exist (n or k outside 1 to kMaxFeatures, group not allowed, zero
+// points of another format).
 bool IsValid(const PackedShape& shape);
+// Of a valid shape.
 PackedLayout LayoutOf(const PackedShape& shape);
+// False where activations in groups of that many inputs cannot be multiplied with the shape: one of
+// the two group widths must divide the other. Formats that do not round by group take any.
+bool IsValidActivationGroup(const PackedShape& shape, int32_t activation_group);
+// Inputs that share both scales: a power of two, 32 to 512, of a valid pair; 0 for bf16.
+int32_t InnerGroup(const PackedShape& shape, int32_t activation_group);
 
 struct PackedWeight {
   PackedShape shape;
@@ -75,19 +93,26 @@ struct PackSource {
 };
 // Packs panels [first, last) of a float weight: rounds to nearest in the shape's format (bf16 keeps
 // bf16 sources bit for bit). int8: absmax / 127 per column or group. int4: symmetric levels about 8,
-// or with zero points from minimum and maximum. `blob` is the whole blob. Scales are rounded to
-// float16 before levels are, so their rounding costs nothing. Weights must be finite: a panel with a
-// NaN or infinity makes the result false.
+// the weight of largest magnitude at level 0 (so that all 16 levels are used; the scale may be
+// negative), or with zero points from minimum and maximum. `blob` is the whole blob. Scales are
+// rounded to float16 before levels are, so their rounding costs nothing. A column whose weights are
+// all below 2^-100 is stored as zeros. Weights must be finite, in bf16 too after rounding: a panel
+// with a NaN or infinity makes the result false.
 bool PackPanels(const PackSource& source, const PackedShape& shape, int64_t first, int64_t last,
                 uint8_t* blob);
 
-// Levels that another tool has fixed already (GPTQ, AWQ), to int4 or int8 panels.
+// Levels that another tool has fixed already (GPTQ, AWQ), to int4 or int8 panels. Groups are those
+// that hold weights: ceil(k / group), 1 where group is 0.
 struct PackLevelsSource {
   const uint8_t* levels = nullptr;  // [n, k], one byte each
   const float* scales = nullptr;    // [n, groups]
-  const uint8_t* zeros = nullptr;   // [n, groups]; int8: levels - zeros must fit -127 to 127
+  // [n, groups], or null: 8 for int4, 128 for int8. int8: levels - zeros must fit -127 to 127. int4
+  // without zero points: all 8.
+  const uint8_t* zeros = nullptr;
 };
-// False where a level does not fit, or a scale is not finite.
+// False where a level or zero does not fit, or a scale is not finite. Scales that are zero or
+// float16 values, as such tools store them, are kept exactly; others are rounded to 11 bits. Scales
+// below 2^-27 of the column's largest lose bits of their own.
 bool PackLevels(const PackLevelsSource& source, const PackedShape& shape, int64_t first,
                 int64_t last, uint8_t* blob);
 // Panels [first, last) back to float32 [n, k] rows of `out` (whole matrix).
