@@ -23,7 +23,7 @@ std::vector<PackedShape> AllPackedKinds(int64_t n, int64_t k) {
 
 std::vector<int32_t> ActivationGroups(const PackedShape& shape) {
   if (shape.format == PackedFormat::kBf16) return {kActivationGroup};
-  std::vector<int32_t> groups = {32, 64, 128, 256, 512};
+  std::vector<int32_t> groups = {64, 128, 256, 512};
   std::erase_if(groups, [&](int32_t group) { return !IsValidActivationGroup(shape, group); });
   return groups;
 }
@@ -42,7 +42,9 @@ AlignedBytes PackRandom(const PackedShape& shape, bool levels, Random* random) {
       static_cast<size_t>(shape.group == 0 ? 1 : (shape.k + shape.group - 1) / shape.group);
   std::vector<uint8_t> level(cells), zeros(static_cast<size_t>(shape.n) * groups);
   std::vector<float> scales(zeros.size());
-  for (uint8_t& l : level) l = static_cast<uint8_t>(int8 ? random->Int(1, 255) : random->Int(0, 15));
+  for (uint8_t& l : level) {
+    l = static_cast<uint8_t>(int8 ? random->Int(1, 255) : random->Int(0, 15));
+  }
   for (uint8_t& z : zeros) z = static_cast<uint8_t>(random->Int(0, 16));
   for (float& s : scales) s = static_cast<float>(random->Int(1, 2047)) * 0x1p-18f;
   PackLevels({level.data(), scales.data(), shape.zero_points ? zeros.data() : nullptr}, shape, 0,

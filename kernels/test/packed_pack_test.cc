@@ -256,6 +256,7 @@ LORAMUX_TEST(PackedShapesAreChecked) {
   const PackedShape wide = {PackedFormat::kInt8, 16, 64, 768, false};
   CHECK(IsValidActivationGroup(wide, 256) && !IsValidActivationGroup(wide, 512));
   CHECK(!IsValidActivationGroup(wide, 1024) && !IsValidActivationGroup(wide, 0));
+  CHECK(!IsValidActivationGroup(wide, 32));
   CHECK(InnerGroup(wide, 256) == 256);
   for (const PackedShape& shape : AllPackedKinds(17, 65)) {
     const PackedLayout layout = LayoutOf(shape);

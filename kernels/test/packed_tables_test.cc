@@ -1,6 +1,6 @@
-// Every instruction set's packed products against the reference. Tolerances are multiples of the sum
-// of magnitudes of the products: 2^-20 for int8 and int4 (float32 additions once per group), 2^-18
-// for bf16 (float32 additions of thousands of products).
+// Every instruction set's packed products against the reference. Tolerances are multiples of the
+// sum of magnitudes of the products: 2^-20 for int8 and int4 (float32 additions once per group),
+// 2^-18 for bf16 (float32 additions of thousands of products).
 #include <algorithm>
 #include <cmath>
 

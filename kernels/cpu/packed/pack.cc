@@ -102,8 +102,8 @@ void StorePanel(const PackedShape& shape, const PackedLayout& layout, int64_t in
               sizeof(panel.column_scale));
 }
 
-// Splits the group scales of a column into float16 and a power of two. Afterwards panel.scales holds
-// what the two parts make together.
+// Splits the group scales of a column into float16 and a power of two. Afterwards panel.scales
+// holds what the two parts make together.
 void SplitScales(const PackedLayout& layout, int64_t column, Panel* panel) {
   float largest = 0.0f;
   for (int64_t g = 0; g < layout.groups; ++g) {
@@ -283,7 +283,10 @@ bool IsValid(const PackedShape& shape) {
 
 bool IsValidActivationGroup(const PackedShape& shape, int32_t activation_group) {
   if (shape.format == PackedFormat::kBf16) return true;
-  if (!IsGroupWidth(activation_group) || activation_group > kLargestActivationGroup) return false;
+  if (!IsGroupWidth(activation_group) || activation_group < kSmallestActivationGroup ||
+      activation_group > kLargestActivationGroup) {
+    return false;
+  }
   if (shape.group == 0) return true;
   return shape.group % activation_group == 0 || activation_group % shape.group == 0;
 }

@@ -13,8 +13,8 @@
 //   scales        float16 [panels][groups][16], when group > 0
 //   zeros         int8    [panels][groups][16], int4 with zero points only, 0 to 16; else level 8
 //   column scale  float32 [panels * 16], int8 and int4
-// A weight is (level - zero) * scale[group] * column_scale; scales may be negative. One blob holds one
-// linear layer.
+// A weight is (level - zero) * scale[group] * column_scale; scales may be negative. One blob holds
+// one linear layer.
 //
 // Groups cover the padded depth: with groups of 32 the last may be padding only. Padding is level 8
 // in int4, else 0. It adds nothing: activations are 0 in padded depth, scales in padded columns.
@@ -22,16 +22,16 @@
 // the top of float16's range: group scales then keep their precision however small or large weights
 // are, and scales that another tool stored as float16 stay exact.
 //
-// Arithmetic. int8 and int4: activations are rounded to int8, symmetric, one scale per row and group
-// of `activation_group` inputs: m = max |x|; where m < 2^-100 the group is all zeros with scale 0,
-// else scale = m / 127 and q = round-half-even(x * (127 / m)), each operation rounded to float32,
-// clamped to +-127. A group with a NaN or infinity has scale NaN, so the row's result is NaN. Inner
-// groups are min(group, activation_group) wide (activation_group where group is 0), see InnerGroup.
-// With I the exact integer sum of one inner group and acc starting at +0:
+// Arithmetic. int8 and int4: activations are rounded to int8, symmetric, one scale per row and
+// group of `activation_group` inputs: m = max |x|; where m < 2^-100 the group is all zeros with
+// scale 0, else scale = m / 127 and q = round-half-even(x * (127 / m)), each operation rounded to
+// float32, clamped to +-127. A group with a NaN or infinity has scale NaN, so the row's result is
+// NaN. Inner groups are min(group, activation_group) wide (activation_group where group is 0), see
+// InnerGroup. With I the exact integer sum of one inner group and acc starting at +0:
 //   group > 0:  acc = fma(float(I) * scale, activation_scale, acc)
 //   group == 0: acc = fma(float(I), activation_scale, acc)
-// in ascending order of groups, then y = acc * column_scale, + bias, + residual. I is exact in every
-// order, so all instruction sets and all row counts agree bit for bit in these formats.
+// in ascending order of groups, then y = acc * column_scale, + bias, + residual. I is exact in
+// every order, so all instruction sets and all row counts agree bit for bit in these formats.
 // bf16: activations are rounded to bfloat16 (nearest even), products are added up in float32 in an
 // order that is fixed per instruction set.
 #pragma once
@@ -45,8 +45,9 @@ const char* PackedFormatName(PackedFormat format);
 
 inline constexpr int64_t kPanelColumns = 16;
 inline constexpr int64_t kDepthMultiple = 64;
-// Inputs that share an activation scale, of formats that round activations: 32, 64, 128, 256 or 512.
+// Inputs that share an activation scale, of formats that round activations: 64, 128, 256 or 512.
 inline constexpr int32_t kActivationGroup = 256;
+inline constexpr int32_t kSmallestActivationGroup = 64;
 inline constexpr int32_t kLargestActivationGroup = 512;
 // Widths of weight groups: 0 (one scale per column), 32, 64, 128, 256 and multiples of 256.
 inline constexpr int32_t kSmallestGroup = 32;
@@ -92,8 +93,8 @@ struct PackSource {
   int32_t dtype = 0;              // WeightDtype (convert.h)
 };
 // Packs panels [first, last) of a float weight: rounds to nearest in the shape's format (bf16 keeps
-// bf16 sources bit for bit). int8: absmax / 127 per column or group. int4: symmetric levels about 8,
-// the weight of largest magnitude at level 0 (so that all 16 levels are used; the scale may be
+// bf16 sources bit for bit). int8: absmax / 127 per column or group. int4: symmetric levels about
+// 8, the weight of largest magnitude at level 0 (so that all 16 levels are used; the scale may be
 // negative), or with zero points from minimum and maximum. `blob` is the whole blob. Scales are
 // rounded to float16 before levels are, so their rounding costs nothing. A column whose weights are
 // all below 2^-100 is stored as zeros. Weights must be finite, in bf16 too after rounding: a panel
@@ -130,8 +131,8 @@ struct PackedPart {
   const float* bias = nullptr;  // [n] or null
 };
 
-// Up to three weights that share an input (q, k, v; gate, up): columns of the parts lie side by side
-// in y. All parts have the same format, k and group.
+// Up to three weights that share an input (q, k, v; gate, up): columns of the parts lie side by
+// side in y. All parts have the same format, k and group.
 inline constexpr int32_t kMaxParts = 3;
 
 struct PackedLinearArgs {
@@ -155,8 +156,8 @@ struct PackedLinearArgs {
 // Bytes of workspace. Reads counts and shapes only. Contents need not be initialised.
 int64_t PackedLinearWorkspace(const PackedLinearArgs& args, int32_t threads, Isa isa);
 
-// A row's result depends on that row and the ISA alone (bitwise): not on the other rows, their number
-// or the number of threads.
+// A row's result depends on that row and the ISA alone (bitwise): not on the other rows, their
+// number or the number of threads.
 void PackedLinear(const PackedLinearArgs& args, const Parallel& parallel, Isa isa);
 
 namespace reference {
