@@ -18,6 +18,7 @@ const KernelTable kTable = {
     CountGreater,
     FindGreater,
     BucketPass,
+    FindBucket,
     Weights,
     Convert,
     ConvertTransposed,

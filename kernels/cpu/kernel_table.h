@@ -9,11 +9,16 @@
 
 namespace loramux {
 
-// Buckets of the sampler's histogram: width 1/16 over [0, 32) below the maximum (after
-// temperature), the last one takes the rest. kNoBucket: the token is not a candidate.
-constexpr int32_t kSampleBuckets = 513;
+// Buckets of the sampler's histogram: width 1/16 over [0, 64) below the maximum (after
+// temperature). What is lower is no candidate: a whole vocabulary there (kMaxVocab) weighs less than
+// 2^-68 of the best token, and a uniform number of 53 bits never falls on it. kNoBucket: no
+// candidate.
+constexpr int32_t kSampleBuckets = 1024;
 constexpr double kSampleBucketsPerUnit = 16.0;
-constexpr uint16_t kNoBucket = 0xffff;
+constexpr uint16_t kNoBucket = kSampleBuckets;
+// Tokens that are looked at together; each has a histogram of its own, so that neighbours that fall
+// into one bucket do not wait for each other's sum.
+constexpr int32_t kSampleLanes = 8;
 
 struct BucketPassArgs {
   const float* logits = nullptr;  // [count]
@@ -21,9 +26,10 @@ struct BucketPassArgs {
   float max = 0.0f;  // largest logit
   double inverse_temperature = 1.0;
   double lowest_scaled = 0.0;  // candidates have (logit - max) / temperature >= this
-  uint16_t* bucket = nullptr;  // out [count]; rounded up to a multiple of 8 entries
-  double* mass = nullptr;      // [kSampleBuckets], added to: sum of exp((logit - max) / T)
-  int32_t* tokens = nullptr;   // [kSampleBuckets], added to
+  uint16_t* bucket = nullptr;  // out [count], rounded up to whole kSampleLanes (kNoBucket)
+  double* lanes = nullptr;     // scratch [kSampleBuckets + 1, kSampleLanes]
+  const double* upper = nullptr;  // [kSampleBuckets]: weight at the upper end of each bucket
+  double* mass = nullptr;  // out [kSampleBuckets]: sum of exp((logit - max) / T)
 };
 
 struct KernelTable {
@@ -37,9 +43,14 @@ struct KernelTable {
   int64_t (*count_greater)(const float* logits, int64_t count, float threshold);
   // First index in [begin, count) whose value is greater than threshold, or count.
   int64_t (*find_greater)(const float* logits, int64_t begin, int64_t count, float threshold);
+  // The sums are the same bits on every instruction set: lane l adds up the tokens l, l + 8, ... in
+  // order, then the lanes are added in pairs.
   void (*bucket_pass)(const BucketPassArgs& args);
-  // Weights exp((logit - max) * inverse_temperature) of a list of logits; the same bits as
-  // bucket_pass adds up.
+  // Writes the indices i in [0, count) with bucket[i] == wanted to out, ascending; how many. count
+  // is a multiple of kSampleLanes.
+  int64_t (*find_bucket)(const uint16_t* bucket, int64_t count, uint16_t wanted, int32_t* out);
+  // Weights exp((logit - max) * inverse_temperature) of a list of logits, the same bits on every
+  // instruction set; bucket_pass adds up the same numbers to about 1e-14.
   void (*weights)(const float* logits, int64_t count, float max, double inverse_temperature,
                   double* out);
 

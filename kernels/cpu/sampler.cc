@@ -23,24 +23,36 @@ struct Candidate {
 struct SamplerScratch {
   std::vector<float> logits;      // [vocab] after bias and penalties
   std::vector<int32_t> marks;     // [vocab] all zero between calls
-  std::vector<uint16_t> bucket;   // [vocab rounded up to 8]
+  std::vector<uint16_t> bucket;   // [RoundUp(vocab)]
   std::vector<Candidate> sorted;  // up to [vocab]
   std::vector<float> values;      // up to [vocab]: logits of `sorted`
   std::vector<double> weights;    // up to [vocab]: weights of `sorted`
+  std::vector<int32_t> ids;       // up to [vocab]: ids of `sorted`
+  std::vector<double> lanes;      // [kSampleBuckets + 1, kSampleLanes]
+  std::vector<double> upper;      // [kSampleBuckets]: weight at the upper end of each bucket
   std::vector<double> mass;       // [kSampleBuckets]
-  std::vector<int32_t> tokens;    // [kSampleBuckets]
+  std::vector<int32_t> tokens;    // [kSampleBuckets + 1]
 
   void Reserve(int32_t vocab) {
     const size_t n = static_cast<size_t>(vocab);
     if (logits.size() >= n) return;
     logits.resize(n);
     marks.resize(n, 0);
-    bucket.resize((n + 7) / 8 * 8);
+    bucket.resize(RoundUp(n));
     sorted.reserve(n);
     values.resize(n);
     weights.resize(n);
+    ids.resize(n);
+    lanes.resize((kSampleBuckets + 1) * kSampleLanes);
+    upper.resize(kSampleBuckets);
+    for (int32_t b = 0; b < kSampleBuckets; ++b) {
+      upper[static_cast<size_t>(b)] = std::exp(b / -kSampleBucketsPerUnit);
+    }
     mass.resize(kSampleBuckets);
-    tokens.resize(kSampleBuckets);
+    tokens.resize(kSampleBuckets + 1);
+  }
+  static size_t RoundUp(size_t n) {
+    return (n + kSampleLanes - 1) / kSampleLanes * kSampleLanes;
   }
 };
 
@@ -167,10 +179,11 @@ int32_t DrawFromSorted(const DrawParameters& p, const KernelTable& kernels, Samp
 // The kept tokens as a prefix of the descending order: whole buckets, then some of one bucket.
 struct Prefix {
   int32_t bucket;      // kept tokens of later buckets: none
-  size_t in_bucket;    // kept tokens of `bucket`, in order
+  size_t in_bucket;    // kept tokens of `bucket`, in order; kWhole is all
   double mass_before;  // of the buckets before it
   double mass;         // of the prefix
 };
+constexpr size_t kWhole = std::numeric_limits<size_t>::max();
 
 class BucketDraw {
  public:
@@ -179,8 +192,6 @@ class BucketDraw {
       : p_(p), logits_(logits), vocab_(vocab), kernels_(kernels), s_(s) {}
 
   int32_t Run() {
-    std::fill(s_->mass.begin(), s_->mass.end(), 0.0);
-    std::fill(s_->tokens.begin(), s_->tokens.end(), 0);
     BucketPassArgs pass;
     pass.logits = logits_;
     pass.count = vocab_;
@@ -188,8 +199,9 @@ class BucketDraw {
     pass.inverse_temperature = p_.inverse_temperature;
     pass.lowest_scaled = p_.lowest_scaled;
     pass.bucket = s_->bucket.data();
+    pass.lanes = s_->lanes.data();
+    pass.upper = s_->upper.data();
     pass.mass = s_->mass.data();
-    pass.tokens = s_->tokens.data();
     kernels_.bucket_pass(pass);
     Prefix kept = All();
     if (p_.top_k > 0) kept = CutByCount(kept);
@@ -199,13 +211,12 @@ class BucketDraw {
 
  private:
   double Mass(int32_t b) const { return s_->mass[static_cast<size_t>(b)]; }
-  size_t Tokens(int32_t b) const { return static_cast<size_t>(s_->tokens[static_cast<size_t>(b)]); }
 
+  // A bucket without mass holds nothing that can be drawn.
   Prefix All() const {
-    Prefix all{0, Tokens(0), 0.0, Mass(0)};
+    Prefix all{0, kWhole, 0.0, Mass(0)};
     for (int32_t b = 1; b < kSampleBuckets; ++b) {
-      if (Tokens(b) == 0) continue;
-      all = {b, Tokens(b), all.mass, all.mass + Mass(b)};
+      if (Mass(b) > 0.0) all = {b, kWhole, all.mass, all.mass + Mass(b)};
     }
     return all;
   }
@@ -214,10 +225,14 @@ class BucketDraw {
   void Sort(int32_t b) {
     if (sorted_ == b) return;
     sorted_ = b;
+    const size_t padded = SamplerScratch::RoundUp(static_cast<size_t>(vocab_));
+    const int64_t count =
+        kernels_.find_bucket(s_->bucket.data(), static_cast<int64_t>(padded),
+                             static_cast<uint16_t>(b), s_->ids.data());
     s_->sorted.clear();
-    const uint16_t* bucket = s_->bucket.data();
-    for (int32_t i = 0; i < vocab_; ++i) {
-      if (bucket[i] == b) s_->sorted.push_back({logits_[i], i});
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t id = s_->ids[static_cast<size_t>(i)];
+      s_->sorted.push_back({logits_[id], id});
     }
     std::sort(s_->sorted.begin(), s_->sorted.end(), Precedes);
     ComputeWeights(p_.max, p_.inverse_temperature, kernels_, s_);
@@ -231,12 +246,15 @@ class BucketDraw {
   }
 
   Prefix CutByCount(const Prefix& kept) {
+    std::fill(s_->tokens.begin(), s_->tokens.end(), 0);
+    for (int32_t i = 0; i < vocab_; ++i) ++s_->tokens[s_->bucket[static_cast<size_t>(i)]];
     size_t left = static_cast<size_t>(p_.top_k);
     double before = 0.0;
     for (int32_t b = 0; b <= kept.bucket; ++b) {
-      if (Tokens(b) > left) return CutInside(b, left, before);
-      if (Tokens(b) == left) return {b, left, before, before + Mass(b)};
-      left -= Tokens(b);
+      const auto tokens = static_cast<size_t>(s_->tokens[static_cast<size_t>(b)]);
+      if (tokens > left) return CutInside(b, left, before);
+      if (tokens == left) return {b, left, before, before + Mass(b)};
+      left -= tokens;
       before += Mass(b);
     }
     return kept;
@@ -245,8 +263,7 @@ class BucketDraw {
   Prefix CutByMass(const Prefix& kept, double wanted) {
     double before = 0.0;
     for (int32_t b = 0; b < kept.bucket; ++b) {
-      if (Tokens(b) > 0 && before + Mass(b) >= wanted)
-        return CutAtMass(b, Tokens(b), before, wanted);
+      if (Mass(b) > 0.0 && before + Mass(b) >= wanted) return CutAtMass(b, kWhole, before, wanted);
       before += Mass(b);
     }
     return CutAtMass(kept.bucket, kept.in_bucket, kept.mass_before, wanted);
@@ -254,7 +271,8 @@ class BucketDraw {
 
   Prefix CutAtMass(int32_t b, size_t tokens, double before, double wanted) {
     Sort(b);
-    return CutInside(b, TopPPrefix(s_->weights.data(), tokens, before, wanted), before);
+    const size_t count = std::min(tokens, s_->sorted.size());
+    return CutInside(b, TopPPrefix(s_->weights.data(), count, before, wanted), before);
   }
 
   int32_t TokenAt(const Prefix& kept, double target) {
@@ -265,7 +283,7 @@ class BucketDraw {
       before += Mass(b);
     }
     Sort(b);
-    const size_t count = b == kept.bucket ? kept.in_bucket : s_->sorted.size();
+    const size_t count = std::min(b == kept.bucket ? kept.in_bucket : kWhole, s_->sorted.size());
     double sum = before;
     for (size_t i = 0; i < count; ++i) {
       sum += s_->weights[i];
@@ -342,12 +360,15 @@ bool SampleRow(const SamplerRow& row, int32_t vocab, SamplerScratch* scratch, Sa
   const int32_t token =
       row.target_id >= 0 ? row.target_id : ChooseToken(row, vocab, max, kernels, scratch);
   if (token < 0) return false;
+  out->token_id = token;
+  out->logprob = 0.0f;
+  out->rank = 0;
+  if (row.num_top_logprobs < 0) return true;
   const double log_sum =
       static_cast<double>(max) + std::log(kernels.sum_exp(row.logits, vocab, max));
   const auto logprob = [log_sum](float logit) {
     return static_cast<float>(static_cast<double>(logit) - log_sum);
   };
-  out->token_id = token;
   out->logprob = logprob(row.logits[token]);
   out->rank = 1 + static_cast<int32_t>(kernels.count_greater(row.logits, vocab, row.logits[token]));
   const int32_t top = std::min({row.num_top_logprobs, kMaxTopLogprobs, vocab});

@@ -6,19 +6,35 @@
 
 namespace loramux::LORAMUX_SIMD_NS {
 
+// A NaN compares with nothing, so it is looked for among the bits: without their sign they are
+// ordered as numbers, and above infinity there are only NaNs.
+LORAMUX_INLINE VU Magnitude(VF v) { return (VU)v << 1; }
+LORAMUX_INLINE VU LargerOf(VU a, VU b) { return a > b ? a : b; }
+
 inline float MaxLogit(const float* logits, int64_t count, bool* unusable) {
-  const VF infinity = Set1(__builtin_inff());
-  VF largest = -infinity;
-  VI bad{};
+  constexpr uint32_t kInfinity = 0xff000000u;  // its Magnitude
+  const VF lowest = Set1(-__builtin_inff());
+  // Several, for the next one need not wait; the largest of all is the same in any order.
+  VF largest[4] = {lowest, lowest, lowest, lowest};
+  VU magnitude[4] = {};
   int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    for (int part = 0; part < 4; ++part) {
+      const VF v = Load(logits + i + part * kLanes);
+      largest[part] = Max(largest[part], v);
+      magnitude[part] = LargerOf(magnitude[part], Magnitude(v));
+    }
+  }
   for (; i + kLanes <= count; i += kLanes) {
     const VF v = Load(logits + i);
-    bad |= ~(VI)(v < infinity);
-    largest = Max(largest, v);
+    largest[0] = Max(largest[0], v);
+    magnitude[0] = LargerOf(magnitude[0], Magnitude(v));
   }
-  float max = ReduceMax(largest);
-  bool any = false;
-  for (int lane = 0; lane < kLanes; ++lane) any = any || bad[lane] != 0;
+  const VU all = LargerOf(LargerOf(magnitude[0], magnitude[1]),
+                          LargerOf(magnitude[2], magnitude[3]));
+  float max = ReduceMax(Max(Max(largest[0], largest[1]), Max(largest[2], largest[3])));
+  bool any = !(max < __builtin_inff());
+  for (int lane = 0; lane < kLanes; ++lane) any = any || all[lane] > kInfinity;
   for (; i < count; ++i) {
     any = any || !(logits[i] < __builtin_inff());
     if (logits[i] > max) max = logits[i];
@@ -87,37 +103,105 @@ LORAMUX_INLINE D8 LoadEight(const float* p, int64_t n) {
   return __builtin_convertvector(v, D8);
 }
 
+LORAMUX_INLINE D8 ToDouble(F8 v) {
+#if defined(LORAMUX_SIMD_AVX512)
+  return (D8)_mm512_cvtps_pd((__m256)v);  // the compiler would do it in two halves
+#else
+  return __builtin_convertvector(v, D8);
+#endif
+}
+
+// e^x for |x| <= 1/16 to about 1e-14 relative; e^0 is exactly 1.
+LORAMUX_INLINE D8 ExpSmall(D8 x) {
+  D8 p = D8{} + 1.0 / 5040.0;
+  p = p * x + 1.0 / 720.0;
+  p = p * x + 1.0 / 120.0;
+  p = p * x + 1.0 / 24.0;
+  p = p * x + 1.0 / 6.0;
+  p = p * x + 0.5;
+  p = p * x + 1.0;
+  return p * x + 1.0;
+}
+
+// A token's weight is that of its bucket's upper end, which the whole bucket shares, times what it
+// is below that: only the latter is computed for each token. The best tokens weigh exactly 1, so that
+// ties among them are shared out evenly.
+LORAMUX_INLINE void BucketEight(const BucketPassArgs& args, D8 logits, uint16_t* bucket_out,
+                                double* lanes) {
+  typedef uint16_t U16x8 __attribute__((vector_size(16)));
+  const D8 scaled = (logits - static_cast<double>(args.max)) * args.inverse_temperature;
+  const D8 position = scaled * -kSampleBucketsPerUnit;
+  const I8 candidate =
+      (scaled >= args.lowest_scaled) & (position < static_cast<double>(kSampleBuckets));
+  const D8 none = D8{} + static_cast<double>(kNoBucket);
+  const D8 kept = (D8)(((I8)position & candidate) | ((I8)none & ~candidate));
+  const I8Narrow bucket = __builtin_convertvector(kept, I8Narrow);
+  const D8 offset = kept - __builtin_convertvector(bucket, D8);
+  const D8 weight = ExpSmall(offset * (-1.0 / kSampleBucketsPerUnit));
+  const U16x8 narrow = __builtin_convertvector(bucket, U16x8);
+  __builtin_memcpy(bucket_out, &narrow, sizeof(narrow));
+  for (int lane = 0; lane < kSampleLanes; ++lane) {
+    lanes[bucket[lane] * kSampleLanes + lane] += weight[lane];
+  }
+}
+
 inline void BucketPass(const BucketPassArgs& args) {
-  constexpr int kLast = kSampleBuckets - 1;
-  const double max = static_cast<double>(args.max);
-  D8 rest{};
-  for (int64_t i = 0; i < args.count; i += 8) {
-    const D8 scaled = (LoadEight(args.logits + i, args.count - i) - max) * args.inverse_temperature;
-    const D8 weight = ExpNonPositive(scaled);
-    D8 position = scaled * -kSampleBucketsPerUnit;
-    const I8 far = ~(position < static_cast<double>(kLast));
-    position = (D8)(((I8)position & ~far) | ((I8)(D8{} + static_cast<double>(kLast)) & far));
-    const I8Narrow bucket = __builtin_convertvector(position, I8Narrow);
-    const I8 candidate = scaled >= args.lowest_scaled;
-    int all_far = 1;
-    for (int lane = 0; lane < 8; ++lane) {
-      all_far &= static_cast<int>((far[lane] & candidate[lane]) != 0);
-      args.bucket[i + lane] =
-          candidate[lane] != 0 ? static_cast<uint16_t>(bucket[lane]) : kNoBucket;
+  const int64_t count = args.count;
+  __builtin_memset(args.lanes, 0,
+                   static_cast<size_t>((kSampleBuckets + 1) * kSampleLanes) * sizeof(double));
+  // No candidate is at or below this: a quick look at many tokens spares most of them when the rest
+  // of the distribution is far away. The margin covers the rounding of both sides.
+  const double lowest = MaxOf(args.lowest_scaled, -(kSampleBuckets / kSampleBucketsPerUnit)) - 1e-3;
+  const double best = static_cast<double>(args.max);
+  const double below = best + lowest / args.inverse_temperature;
+  const double magnitude = MaxOf(MaxOf(best, -best), MaxOf(below, -below));
+  const VF far = Set1(static_cast<float>(below - 1e-6 * magnitude));
+  constexpr int64_t kBlock = kLanes > kSampleLanes ? kLanes : kSampleLanes;
+  int64_t i = 0;
+  for (; i + kBlock <= count; i += kBlock) {
+    uint32_t any = 0;
+    for (int64_t at = i; at < i + kBlock; at += kLanes) {
+      any |= GreaterMask(Load(args.logits + at), far);
     }
-    // Most of a vocabulary is usually far below the maximum; it is added up eight at a time.
-    if (all_far != 0) {
-      rest += weight;
-      args.tokens[kLast] += 8;
+    if (any == 0) {
+      for (int64_t at = i; at < i + kBlock; ++at) args.bucket[at] = kNoBucket;
       continue;
     }
-    for (int lane = 0; lane < 8; ++lane) {
-      if (candidate[lane] == 0) continue;
-      args.mass[bucket[lane]] += weight[lane];
-      ++args.tokens[bucket[lane]];
+    for (int64_t at = i; at < i + kBlock; at += kSampleLanes) {
+      F8 v;
+      __builtin_memcpy(&v, args.logits + at, sizeof(v));
+      BucketEight(args, ToDouble(v), args.bucket + at, args.lanes);
     }
   }
-  for (int lane = 0; lane < 8; ++lane) args.mass[kLast] += rest[lane];
+  for (; i < count; i += kSampleLanes) {
+    BucketEight(args, LoadEight(args.logits + i, count - i), args.bucket + i, args.lanes);
+  }
+  for (int b = 0; b < kSampleBuckets; ++b) {
+    const double* l = args.lanes + b * kSampleLanes;
+    const double sum = ((l[0] + l[1]) + (l[2] + l[3])) + ((l[4] + l[5]) + (l[6] + l[7]));
+    args.mass[b] = sum * args.upper[b];
+  }
+}
+
+inline int64_t FindBucket(const uint16_t* bucket, int64_t count, uint16_t wanted, int32_t* out) {
+  typedef uint16_t U16x32 __attribute__((vector_size(64)));
+  int64_t n = 0;
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    U16x32 v;
+    __builtin_memcpy(&v, bucket + i, sizeof(v));
+    const U8 equal = (U8)(v == wanted);
+    for (int part = 0; part < 8; ++part) {
+      if (equal[part] == 0) continue;
+      for (int64_t at = i + part * 4; at < i + part * 4 + 4; ++at) {
+        if (bucket[at] == wanted) out[n++] = static_cast<int32_t>(at);
+      }
+    }
+  }
+  for (; i < count; ++i) {
+    if (bucket[i] == wanted) out[n++] = static_cast<int32_t>(i);
+  }
+  return n;
 }
 
 inline void Weights(const float* logits, int64_t count, float max, double inverse_temperature,

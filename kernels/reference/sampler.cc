@@ -94,6 +94,10 @@ bool SampleRow(const SamplerRow& row, int32_t vocab, SamplerOutput* out) {
   const int32_t token = row.target_id >= 0 ? row.target_id : Choose(row, vocab);
   if (token < 0) return false;
 
+  out->token_id = token;
+  out->logprob = 0.0f;
+  out->rank = 0;
+  if (row.num_top_logprobs < 0) return true;
   const std::vector<int32_t> order = Descending(raw);
   const double max = static_cast<double>(raw[static_cast<size_t>(order[0])]);
   double sum = 0.0;
@@ -102,7 +106,6 @@ bool SampleRow(const SamplerRow& row, int32_t vocab, SamplerOutput* out) {
     return static_cast<float>(static_cast<double>(raw[static_cast<size_t>(id)]) - max -
                               std::log(sum));
   };
-  out->token_id = token;
   out->logprob = logprob(token);
   out->rank = 1;
   for (float v : raw) out->rank += v > raw[static_cast<size_t>(token)];

@@ -233,7 +233,7 @@ void StepInput::AssignRows(const StepPacketView& packet) {
   Copy("sampling.sampleIndex", packet.sample_index, rows, &sample_index);
   RequireRange("sampling.sampleIndex", sample_index, 0, INT32_MAX);
   Copy("sampling.numTopLogprobs", packet.num_top_logprobs, rows, &num_top_logprobs);
-  RequireRange("sampling.numTopLogprobs", num_top_logprobs, 0, kMaxTopLogprobs);
+  RequireRange("sampling.numTopLogprobs", num_top_logprobs, -1, kMaxTopLogprobs);
   Copy("sampling.seed", packet.seed, rows * 2, &seed);
   const auto finite = [](float v) { return std::isfinite(v); };
   Copy("sampling.temperature", packet.temperature, rows, &temperature);

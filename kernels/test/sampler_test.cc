@@ -110,7 +110,8 @@ Request RandomRequest(Random* random) {
   }
   r.row.seed = random->Next();
   r.row.sample_index = random->Int(0, 5000);
-  r.row.num_top_logprobs = random->Int(0, kMaxTopLogprobs);
+  r.row.num_top_logprobs = random->Int(-2, kMaxTopLogprobs);
+  r.row.num_top_logprobs = std::max(r.row.num_top_logprobs, -1);
   if (random->Int(0, 7) == 0) r.row.target_id = random->Int(0, vocab - 1);
   return r;
 }

@@ -4,6 +4,8 @@ import type { Sequence } from '../scheduler/sequence.ts';
 import type { SamplingParams } from './types.ts';
 
 const LOW_32 = 0xffff_ffffn;
+/** The token alone, see `SamplingArrays.numTopLogprobs`. */
+const NO_LOGPROBS = -1;
 
 export class SamplingPacker {
   readonly arrays: SamplingArrays;
@@ -72,7 +74,7 @@ export class SamplingPacker {
     arrays.seed[row * 2] = Number(seed & LOW_32);
     arrays.seed[row * 2 + 1] = Number(seed >> 32n);
     arrays.sampleIndex[row] = sequence.numOutput;
-    arrays.numTopLogprobs[row] = sampling.logprobs ?? 0;
+    arrays.numTopLogprobs[row] = sampling.logprobs ?? NO_LOGPROBS;
     this.#packHistory(row, sequence, sampling);
     this.#packBias(row, sequence, sampling);
   }

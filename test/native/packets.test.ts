@@ -62,6 +62,28 @@ function validPacket(): StepPacket {
   );
 }
 
+describe('log-probabilities', () => {
+  it('are left out for a row that wants none, and the token is the same', async () => {
+    const step = async (numTopLogprobs: number) => {
+      const packet = packStep([
+        {
+          tokens: [5, 6, 7],
+          cached: 0,
+          blocks: [2],
+          slot: 0,
+          rows: [{ at: 2, row: { temperature: 1, seed: 7n, numTopLogprobs } }],
+        },
+      ]);
+      return session.step(packet);
+    };
+    const [without, withSome] = [await step(-1), await step(0)];
+    expect(without.tokenIds).toEqual(withSome.tokenIds);
+    expect([...without.logprobs, ...without.ranks]).toEqual([0, 0]);
+    expect(withSome.logprobs[0]).toBeLessThan(0);
+    expect(withSome.ranks[0]).toBeGreaterThan(0);
+  });
+});
+
 describe('a packet is refused', () => {
   const cases: [string, (packet: StepPacket) => void][] = [
     ['numTokens', (p) => Object.assign(p, { numTokens: 0 })],
@@ -109,6 +131,7 @@ describe('a packet is refused', () => {
     ['seed', (p) => Object.assign(p.sampling, { seed: new Uint32Array(5) })],
     ['sampleIndex', (p) => p.sampling.sampleIndex.set([-1], 0)],
     ['numTopLogprobs', (p) => p.sampling.numTopLogprobs.set([21], 0)],
+    ['numTopLogprobs', (p) => p.sampling.numTopLogprobs.set([-2], 0)],
     ['historyStart', (p) => p.sampling.historyStart.set([2], 3)],
     ['history', (p) => p.sampling.historyStart.set([999], 3)],
     ['history', (p) => p.sampling.history.set([320], 0)],

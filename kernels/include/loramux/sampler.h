@@ -25,6 +25,8 @@ struct SamplerRow {
   float frequency_penalty = 0.0f;
   uint64_t seed = 0;
   int32_t sample_index = 0;
+  // Best tokens to report, up to kMaxTopLogprobs. -1: the token alone, without the passes over the
+  // vocabulary that its log-probability and rank cost (both are 0 then).
   int32_t num_top_logprobs = 0;
   const int32_t* history = nullptr;  // prompt then output tokens
   int32_t history_length = 0;

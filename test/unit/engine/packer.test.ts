@@ -151,7 +151,7 @@ describe('step packets', () => {
     ]);
     expect(ints(packet!.logitRows, 4)).toEqual([0, 1, 2, 4]);
     expect(ints(packet!.sampling.targetIds, 4)).toEqual([2, 3, -1, -1]);
-    expect(ints(packet!.sampling.numTopLogprobs, 4)).toEqual([2, 2, 0, 0]);
+    expect(ints(packet!.sampling.numTopLogprobs, 4)).toEqual([2, 2, -1, -1]);
   });
 
   it('grow the variable arrays and keep what is in them', async () => {
