@@ -37,6 +37,7 @@ function instantSession(rows: number) {
     topIds: new Int32Array(rows * MAX_TOP_LOGPROBS),
     topLogprobs: new Float32Array(rows * MAX_TOP_LOGPROBS),
     nativeMs: 0,
+    gapMs: 0,
   };
   return {
     step: (_packet: StepPacket) =>

@@ -120,6 +120,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       eventLoopDelayP99Ms: readMetric(after, 'loramux_nodejs_eventloop_lag_p99_seconds') * 1000,
       eventLoopDelayMaxMs: readMetric(after, 'loramux_nodejs_eventloop_lag_max_seconds') * 1000,
       outsideNativeMsPerStep: (delta('loramux_engine_outside_native_seconds_total') * 1000) / steps,
+      gapMsPerStep: (delta('loramux_engine_step_gap_seconds_total') * 1000) / steps,
       nativeMsPerStep: (delta('loramux_engine_native_seconds_total') * 1000) / steps,
     };
     return {

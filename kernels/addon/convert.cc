@@ -247,6 +247,7 @@ Napi::Object FromOutput(Napi::Env env, StepOutput* output, int32_t vocab) {
     object.Set("rowStatus", Napi::Uint8Array::New(env, rows, buffer, status));
   }
   object.Set("nativeMs", output->native_ms);
+  object.Set("gapMs", output->gap_ms);
   if (output->logits != nullptr) {
     const size_t count = rows * static_cast<size_t>(vocab);
     float* data = output->logits.release();

@@ -117,31 +117,36 @@ void Graph::CheckSignature() const {
       kOutputs, "outputs");
 }
 
+const ort::OrtValue* Graph::Refresh(StepTensor* tensor, void* data, size_t element,
+                                    std::array<int64_t, 2> dims, size_t rank,
+                                    ort::ElementType type) {
+  const bool same = tensor->value.get() != nullptr && tensor->data == data && tensor->dims == dims;
+  if (same) return tensor->value.get();
+  const ort::OrtApi* api = library_.api;
+  size_t bytes = element;
+  for (size_t i = 0; i < rank; ++i) bytes *= static_cast<size_t>(dims[i]);
+  tensor->value = ort::ValueHandle(api);
+  ort::Check(api,
+             ort::CreateTensorWithData::Call(api, memory_info_.get(), data, bytes, dims.data(),
+                                             rank, type, tensor->value.out()),
+             ErrorCode::kStepFailed, "step tensors");
+  tensor->data = data;
+  tensor->dims = dims;
+  return tensor->value.get();
+}
+
 void Graph::Run(StepInput* input, float* logits) {
   const ort::OrtApi* api = library_.api;
-  const auto tensor = [&](void* data, size_t element, std::initializer_list<int64_t> dims,
-                          ort::ElementType type) {
-    size_t bytes = element;
-    for (int64_t dim : dims) bytes *= static_cast<size_t>(dim);
-    ort::ValueHandle value(api);
-    ort::Check(api,
-               ort::CreateTensorWithData::Call(api, memory_info_.get(), data, bytes, dims.begin(),
-                                               dims.size(), type, value.out()),
-               ErrorCode::kStepFailed, "step tensors");
-    return value;
-  };
-  const ort::ValueHandle ids =
-      tensor(input->input_ids.data(), sizeof(int32_t), {input->num_tokens}, ort::kElementInt32);
-  // An empty vector has no address, which the library takes for a missing tensor.
-  int32_t no_row = 0;
-  const ort::ValueHandle rows =
-      tensor(input->num_rows > 0 ? input->logit_rows.data() : &no_row, sizeof(int32_t),
-             {input->num_rows}, ort::kElementInt32);
-  const ort::ValueHandle out =
-      tensor(logits, sizeof(float), {input->num_rows, config_.model.vocab_size},
-             ort::kElementFloat);
-  const ort::OrtValue* inputs[] = {ids.get(), rows.get()};
-  ort::OrtValue* outputs[] = {out.get()};
+  // Without rows there may be no memory, which the library takes for a missing tensor.
+  int32_t* const rows = input->num_rows > 0 ? input->logit_rows.data() : &no_row_;
+  const ort::OrtValue* inputs[] = {
+      Refresh(&input_ids_, input->input_ids.data(), sizeof(int32_t), {input->num_tokens, 0}, 1,
+              ort::kElementInt32),
+      Refresh(&logit_rows_, rows, sizeof(int32_t), {input->num_rows, 0}, 1,
+              ort::kElementInt32)};
+  ort::OrtValue* outputs[] = {const_cast<ort::OrtValue*>(
+      Refresh(&logits_, logits, sizeof(float), {input->num_rows, config_.model.vocab_size}, 2,
+              ort::kElementFloat))};
   ort::Check(api,
              ort::Run::Call(api, session_.get(), run_options_.get(), kInputs, inputs, 2, kOutputs,
                             1, outputs),

@@ -2,6 +2,7 @@
 // inputs.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <mutex>
 
@@ -16,8 +17,8 @@ namespace loramux {
 class Graph {
  public:
   Graph(const SessionConfig& config, StepContext* context);
-  // Members go in reverse order of declaration: value descriptions, session, options, operators,
-  // environment. The session must go before the operators it calls.
+  // Members go in reverse order of declaration: step tensors, value descriptions, session, options,
+  // operators, environment. The session must go before the operators it calls.
   ~Graph() = default;
 
   // Opens the library and loads the model. Throws kOrtLibrary, kOrtVersion, kModelLoad.
@@ -31,8 +32,17 @@ class Graph {
   void Cancel();
 
  private:
+  // A tensor over our memory, kept from step to step while shape and memory stay the same.
+  struct StepTensor {
+    ort::ValueHandle value;
+    const void* data = nullptr;
+    std::array<int64_t, 2> dims{};
+  };
+
   void CreateOptions();
   void CheckSignature() const;
+  const ort::OrtValue* Refresh(StepTensor* tensor, void* data, size_t element,
+                               std::array<int64_t, 2> dims, size_t rank, ort::ElementType type);
 
   const SessionConfig& config_;
   StepContext* context_;
@@ -46,6 +56,10 @@ class Graph {
   ort::RunOptionsHandle run_options_;
   ort::SessionHandle session_;
   ort::MemoryInfoHandle memory_info_;
+  StepTensor input_ids_;
+  StepTensor logit_rows_;
+  StepTensor logits_;
+  int32_t no_row_ = 0;  // what the logit rows of a step without any point to
 };
 
 }  // namespace loramux

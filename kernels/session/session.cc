@@ -7,19 +7,22 @@
 
 #include "loramux/paged_attention.h"
 #include "session/error.h"
+#include "session/spin.h"
 
 namespace loramux {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 class Stopwatch {
  public:
+  Clock::time_point start() const { return start_; }
   double Ms() const {
-    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_)
-        .count();
+    return std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
   }
 
  private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  Clock::time_point start_ = Clock::now();
 };
 
 // Checks before any member is built from the values.
@@ -97,21 +100,38 @@ void Session::Step(const StepPacketView& packet, bool want_logits, Done done) {
     throw NativeError(ErrorCode::kInvalidArgument, "a step is in flight; one may run at a time");
   }
   input_.Assign(packet, slots_);
-  Post([this, want_logits, done = std::move(done)] {
-    std::exception_ptr error;
-    try {
-      RunStep(want_logits);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    context_.input = nullptr;
-    done(error);
-  });
-  step_in_flight_ = true;  // last: where nothing was queued, nothing is in flight
+  want_logits_ = want_logits;
+  step_done_ = std::move(done);
+  step_in_flight_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    step_posted_ = true;
+    posts_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_one();
 }
 
-void Session::RunStep(bool want_logits) {
+void Session::RunStep() {
+  std::exception_ptr error;
   const Stopwatch watch;
+  output_.gap_ms = last_step_end_ == Clock::time_point{}
+                       ? 0.0
+                       : std::chrono::duration<double, std::milli>(watch.start() - last_step_end_)
+                             .count();
+  try {
+    Compute();
+    output_.native_ms = watch.Ms();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  context_.input = nullptr;
+  last_step_end_ = Clock::now();
+  // Taken out first: once it has run, the owner may post the next step.
+  const Done done = std::move(step_done_);
+  done(error);
+}
+
+void Session::Compute() {
   kv_->CopyBlocks(input_.block_copies.data(), input_.num_block_copies);
   if (context_.rotary_dim > 0) {
     RopeTable(MakeRopeConfig(config_.model), input_.positions.data(), input_.rope_lengths.data(),
@@ -129,13 +149,12 @@ void Session::RunStep(bool want_logits) {
     sampler_->Sample(input_, logits_.floats(), &output_);
   }
   output_.logits.reset();
-  if (want_logits) {
+  if (want_logits_) {
     const size_t count =
         static_cast<size_t>(input_.num_rows) * static_cast<size_t>(config_.model.vocab_size);
     output_.logits.reset(new float[count]);
     std::memcpy(output_.logits.get(), logits_.floats(), count * sizeof(float));
   }
-  output_.native_ms = watch.Ms();
 }
 
 void Session::LoadAdapter(int32_t slot, AdapterImage image, AdapterDone done) {
@@ -238,21 +257,41 @@ void Session::Post(std::function<void()> job) {
   {
     const std::lock_guard lock(mutex_);
     jobs_.push_back(std::move(job));
+    posts_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_one();
 }
 
 void Session::StepLoop() {
+  bool spins = false;
+  uint32_t seen = 0;
   for (;;) {
+    if (spins) {
+      SpinUntil(kStepSpin,
+                [this, seen] { return posts_.load(std::memory_order_acquire) != seen; });
+    }
     std::function<void()> job;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return ended_ || !jobs_.empty(); });
+      wake_.wait(lock, [this] { return ended_ || step_posted_ || !jobs_.empty(); });
       if (ended_) return;
-      job = std::move(jobs_.front());
-      jobs_.pop_front();
+      seen = posts_.load(std::memory_order_relaxed);
+      // Jobs besides steps are the first one, which loads, and the last one, which tears down; a
+      // step that was posted before the last one runs before it.
+      if (step_posted_) {
+        step_posted_ = false;
+      } else {
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
     }
-    job();
+    if (job) {
+      job();
+      spins = false;
+    } else {
+      RunStep();
+      spins = config_.intra_op_threads > 1;
+    }
   }
 }
 

@@ -16,7 +16,10 @@
 // The library itself is never unloaded.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -52,6 +55,11 @@ struct AdapterLoadResult {
 
 class Session {
  public:
+  // What the step thread spins after a step for the next one before it sleeps: an owner that has
+  // more to do answers within this time, and to wake a thread takes as long again. Only where
+  // another core is left for the owner.
+  static constexpr std::chrono::microseconds kStepSpin{200};
+
   // Null when all went well, else a NativeError or std::bad_alloc.
   using Done = std::function<void(std::exception_ptr error)>;
   using AdapterDone = std::function<void(AdapterLoadResult result, std::exception_ptr error)>;
@@ -95,7 +103,8 @@ class Session {
  private:
   void Post(std::function<void()> job);
   void StepLoop();
-  void RunStep(bool want_logits);
+  void RunStep();
+  void Compute();
   void Teardown();
   void RequireOpen() const;
 
@@ -117,10 +126,19 @@ class Session {
   std::unique_ptr<RowSampler> sampler_;
   TaskThreads loads_;
 
+  // The step in flight, written before it is posted. A place of its own, because a queue would
+  // allocate for each step.
+  bool want_logits_ = false;
+  Done step_done_;
+  std::chrono::steady_clock::time_point last_step_end_{};  // step thread only
+
   std::mutex mutex_;
   std::condition_variable wake_;
+  bool step_posted_ = false;
   std::deque<std::function<void()>> jobs_;
   bool ended_ = false;
+  // Changes whenever the step thread has something new to look at.
+  std::atomic<uint32_t> posts_{0};
   std::thread step_thread_;
 };
 

@@ -20,6 +20,7 @@ struct StepOutput {
   std::vector<RowStatus> row_status;  // [R]
   std::unique_ptr<float[]> logits;   // [R, vocab], only when asked for
   double native_ms = 0.0;
+  double gap_ms = 0.0;  // from the end of the step before, 0 for the first one
 };
 
 }  // namespace loramux

@@ -2,40 +2,14 @@
 
 #include <algorithm>
 
+#include "session/spin.h"
 #include "session/threads.h"
 
 namespace loramux {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // Indices that one word of next_ can hold; more go in several regions.
 constexpr size_t kMaxRegion = size_t{1} << 30;
-// Looks at what is awaited between two looks at the clock, which costs as much as several.
-constexpr int32_t kLooksPerClock = 32;
-
-void Pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield" ::: "memory");
-#endif
-}
-
-// Looks until done() or until `longest` has passed; whether done() was true.
-template <typename Done>
-bool SpinUntil(std::chrono::microseconds longest, Done done) {
-  Clock::time_point end{};
-  for (;;) {
-    for (int32_t i = 0; i < kLooksPerClock; ++i) {
-      if (done()) return true;
-      Pause();
-    }
-    const Clock::time_point now = Clock::now();
-    if (end == Clock::time_point{}) end = now + longest;
-    if (now >= end) return false;
-  }
-}
 
 }  // namespace
 

@@ -249,7 +249,7 @@ export class EngineLoop implements Engine {
     const step = callStep(this.#native, packet);
     if (resultAtMs !== undefined) this.#stats.outside(performance.now() - resultAtMs);
     step.then(
-      (result) => this.#settle(() => this.#succeeded(plan, result)),
+      (result) => this.#settle(() => this.#succeeded(plan, result, resultAtMs !== undefined)),
       (error: unknown) => this.#settle(() => this.#stepFailed(plan, error)),
     );
   }
@@ -270,9 +270,9 @@ export class EngineLoop implements Engine {
     else settle();
   }
 
-  #succeeded(plan: StepPlan, result: StepResult): void {
+  #succeeded(plan: StepPlan, result: StepResult, followedAnother: boolean): void {
     this.#numConsecutiveFailures = 0;
-    this.#stats.native(result.nativeMs);
+    this.#stats.native(result.nativeMs, followedAnother ? result.gapMs : 0);
     this.#committer.commit(plan, result, this.#plannedMs);
   }
 

@@ -10,6 +10,7 @@ type Sums = Pick<
   | 'maxSequencesInOneStep'
   | 'nativeMsSum'
   | 'outsideNativeMsSum'
+  | 'gapMsSum'
 >;
 
 export class StepStats {
@@ -21,6 +22,7 @@ export class StepStats {
     maxSequencesInOneStep: 0,
     nativeMsSum: 0,
     outsideNativeMsSum: 0,
+    gapMsSum: 0,
   };
 
   dispatched(numSequences: number, numAdapters: number): void {
@@ -32,8 +34,10 @@ export class StepStats {
     sums.maxAdaptersInOneStep = Math.max(sums.maxAdaptersInOneStep, numAdapters);
   }
 
-  native(ms: number): void {
+  /** @param gapMs since the step before, when it led to this one */
+  native(ms: number, gapMs: number): void {
     this.#sums.nativeMsSum += ms;
+    this.#sums.gapMsSum += gapMs;
   }
 
   /** From a result to the next dispatch. */

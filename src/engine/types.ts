@@ -137,4 +137,9 @@ export interface EngineStats {
   /** Milliseconds in native calls, and from one result to the next dispatch (commit + plan + pack). */
   nativeMsSum: number;
   outsideNativeMsSum: number;
+  /**
+   * Milliseconds from the end of one native step to the start of the next, over steps that followed
+   * another at once: what `outsideNativeMsSum` holds and the way between the threads.
+   */
+  gapMsSum: number;
 }

@@ -61,6 +61,7 @@ function engineValues(
     adapters: stats.batchAdaptersSum,
     nativeSeconds: stats.nativeMsSum / 1000,
     outsideSeconds: stats.outsideNativeMsSum / 1000,
+    gapSeconds: stats.gapMsSum / 1000,
     preemptions: stats.preemptions,
     prefixQueries: stats.prefixQueryTokens,
     prefixHits: stats.prefixHitTokens,

@@ -17,6 +17,10 @@ export const ENGINE_COUNTERS = {
     'engine_outside_native_seconds_total',
     'Time from one step result to the next dispatch: commit, plan, pack.',
   ],
+  gapSeconds: [
+    'engine_step_gap_seconds_total',
+    'Time the step thread waited between steps that followed each other at once.',
+  ],
   preemptions: ['num_preemptions_total', 'Sequences preempted for lack of KV blocks.'],
   prefixQueries: ['prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.'],
   prefixHits: ['prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.'],

@@ -150,7 +150,10 @@ export interface SamplingArrays {
   seed: Uint32Array;
   /** int32 [R]: tokens this sequence has generated so far; the counter of the generator. */
   sampleIndex: Int32Array;
-  /** int32 [R]: how many top log-probabilities to return, 0 to 20. */
+  /**
+   * int32 [R]: how many top log-probabilities to return, 0 to 20; -1 none at all: the row's
+   * `logprobs` and `ranks` are 0 then, and two passes over the vocabulary are spared.
+   */
   numTopLogprobs: Int32Array;
   /** int32 [R+1]: rows of `history`; empty for rows without penalties. */
   historyStart: Int32Array;
@@ -182,6 +185,8 @@ export interface StepResult {
   rowStatus?: Uint8Array;
   /** Milliseconds the step thread spent on this step. */
   nativeMs: number;
+  /** Milliseconds from the end of the step before to the start of this one; 0 for the first. */
+  gapMs: number;
   /** Raw logits float32 [R, vocabSize]; only when `wantLogits` was passed. */
   logits?: Float32Array;
 }

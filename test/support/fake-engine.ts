@@ -142,6 +142,7 @@ export class FakeEngine implements Engine {
       maxSequencesInOneStep: 1,
       nativeMsSum: this.#steps,
       outsideNativeMsSum: 0,
+      gapMsSum: 0,
     };
   }
 

@@ -178,6 +178,7 @@ function sampleRows(
     topLogprobs: new Float32Array(numRows * MAX_TOP_LOGPROBS),
     rowStatus: new Uint8Array(numRows),
     nativeMs: 0,
+    gapMs: 0,
   };
   for (let r = 0; r < numRows; r++) {
     const token = packet.logitRows[r]!;
@@ -194,6 +195,7 @@ function sampleRows(
     const total = Math.log(raw.reduce((sum, logit) => sum + Math.exp(logit), 0));
     const order = raw.map((_, v) => v).sort((a, b) => raw[b]! - raw[a]! || a - b);
     result.tokenIds[r] = chosen;
+    if (packet.sampling.numTopLogprobs[r]! < 0) continue;
     result.logprobs[r] = raw[chosen]! - total;
     result.ranks[r] = 1 + raw.filter((logit) => logit > raw[chosen]!).length;
     for (let i = 0; i < packet.sampling.numTopLogprobs[r]!; i++) {
