@@ -50,6 +50,19 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endif()
   set_source_files_properties(${_kernels}/cpu/isa_avx512.cc PROPERTIES
     COMPILE_OPTIONS "${_kernel_flags};${_avx512}")
+  # A file per set for packed linear layers: cpu/packed/packed_SET.cc.
+  foreach(_set_and_flags
+      "avx2" "avx_vnni;-mavxvnni" "avx512" "avx512_vnni;-mavx512vnni"
+      "avx512_bf16;-mavx512vnni;-mavx512bf16")
+    list(POP_FRONT _set_and_flags _set)
+    set(_base ${_avx2})
+    if(_set MATCHES "^avx512")
+      set(_base ${_avx512})
+    endif()
+    target_sources(loramux_kernels PRIVATE ${_kernels}/cpu/packed/packed_${_set}.cc)
+    set_source_files_properties(${_kernels}/cpu/packed/packed_${_set}.cc PROPERTIES
+      COMPILE_OPTIONS "${_kernel_flags};${_base};${_set_and_flags}")
+  endforeach()
   set(_amx ${_avx512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
   target_sources(loramux_kernels PRIVATE ${_kernels}/cpu/packed/packed_amx.cc)
   set_source_files_properties(${_kernels}/cpu/packed/packed_amx.cc PROPERTIES

@@ -5,7 +5,22 @@ namespace loramux::packed {
 
 const PackedTable& PackedKernelsFor(Isa isa) {
 #if defined(LORAMUX_HAVE_X86_ISAS)
-  if (isa == Isa::kAmx) return amx::kTable;
+  switch (isa) {
+    case Isa::kAmx:
+      return amx::kTable;
+    case Isa::kAvx512Bf16:
+      return avx512_bf16::kTable;
+    case Isa::kAvx512Vnni:
+      return avx512_vnni::kTable;
+    case Isa::kAvx512:
+      return avx512::kTable;
+    case Isa::kAvxVnni:
+      return avx_vnni::kTable;
+    case Isa::kAvx2:
+      return avx2::kTable;
+    case Isa::kScalar:
+      break;
+  }
 #endif
   (void)isa;
   return scalar::kTable;

@@ -1,0 +1,196 @@
+// Products of levels without VNNI: bytes are multiplied and added in 16 bits. Levels of 4 bits
+// leave room there for 32 inputs (8 sums of two products, 15 * 127 each). An int8 weight plus 128
+// is taken as two such levels, low and high; zero points come off as multiples of the sums of
+// activations.
+#pragma once
+
+#include "cpu/packed/strip_impl.h"
+
+namespace loramux::packed::LORAMUX_PACKED_NS {
+
+constexpr int32_t kInt8Zero = 128;
+constexpr int32_t kInt4Zero = 8;
+constexpr int kBlockSteps = static_cast<int>(kSumBlock) / 4;  // that 16 bits can hold
+
+enum Source { kInt8Stored, kInt8Halves, kInt4Stored, kBytes };
+
+LORAMUX_INLINE void LoadSums(const Tile& tile, int rows, VF (*sum)[kStripVectors]) {
+  for (int r = 0; r < rows; ++r) {
+    for (int v = 0; v < kStripVectors; ++v) {
+      sum[r][v] = tile.begin > 0 ? Load(tile.sums + r * kStripColumns + v * kLanes) : Zero();
+    }
+  }
+}
+LORAMUX_INLINE void StoreSums(const Tile& tile, int rows, const VF (*sum)[kStripVectors]) {
+  for (int r = 0; r < rows; ++r) {
+    for (int v = 0; v < kStripVectors; ++v) {
+      Store(tile.sums + r * kStripColumns + v * kLanes, sum[r][v]);
+    }
+  }
+}
+
+// Depth d to d + 4: two vectors of levels with every row.
+template <int kRows>
+LORAMUX_INLINE void LevelStep(const Tile& tile, int64_t d, VB w0, VB w1, VB (&block)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const VB a = RepeatInt(tile.rows + r * tile.row_bytes + d);
+    block[r][0] = AddShorts(block[r][0], MulBytes(w0, a));
+    block[r][1] = AddShorts(block[r][1], MulBytes(w1, a));
+  }
+}
+template <int kRows>
+LORAMUX_INLINE void ClearBlock(VB (&block)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) block[r][0] = block[r][1] = NoBytes();
+}
+
+template <int kRows, Source kSource>
+void Int4Tile(const Tile& tile) {
+  const VB one = SetShorts(1);
+  const uint8_t* w0 = tile.weights[0];
+  const uint8_t* w1 = tile.weights[1];
+  VF sum[kRows][kStripVectors];
+  LoadSums(tile, kRows, sum);
+  GroupCursor cursor = CursorAt(tile);
+  for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
+    const int64_t end = MinOf(begin + tile.inner, tile.end);
+    VB dot[kRows][kStripVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kStripVectors; ++v) {
+        dot[r][v] = StartOfSum(tile, cursor, r, v, begin, end);
+      }
+    }
+    for (int64_t d = begin; d < end; d += kSumBlock) {
+      VB block[kRows][2];
+      ClearBlock(block);
+      if (kSource == kInt4Stored) {
+        const uint8_t* ahead0 = Ahead(tile, 0, w0);
+        const uint8_t* ahead1 = Ahead(tile, 1, w1);
+        for (int s = 0; s < kBlockSteps; s += 2, w0 += 64, w1 += 64) {
+          Fetch(ahead0 + s * 32);
+          if (kStripPanels > 1) Fetch(ahead1 + s * 32);
+          const VB v0 = LoadBytes(w0);
+          const VB v1 = LoadBytes(w1);
+          LevelStep(tile, d + s * 4, LowLevels(v0), LowLevels(v1), block);
+          LevelStep(tile, d + s * 4 + 4, HighLevels(v0), HighLevels(v1), block);
+        }
+      } else {
+        for (int s = 0; s < kBlockSteps; ++s, w0 += 64, w1 += 64) {
+          LevelStep(tile, d + s * 4, LoadBytes(w0), LoadBytes(w1), block);
+        }
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        dot[r][0] = AddInts(dot[r][0], MulShorts(block[r][0], one));
+        dot[r][1] = AddInts(dot[r][1], MulShorts(block[r][1], one));
+      }
+    }
+    const VF scale0 = GroupScale(tile, cursor, 0);
+    const VF scale1 = GroupScale(tile, cursor, 1);
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] = AddGroup(tile, cursor, r, dot[r][0], scale0, sum[r][0]);
+      sum[r][1] = AddGroup(tile, cursor, r, dot[r][1], scale1, sum[r][1]);
+    }
+    Step(&cursor);
+  }
+  StoreSums(tile, kRows, sum);
+}
+
+template <int kRows, Source kSource>
+void Int8Tile(const Tile& tile) {
+  const VB one = SetShorts(1);
+  const VB sixteen = SetShorts(16);
+  const VB flip = SetBytes(kInt8Zero);
+  VF sum[kRows][kStripVectors];
+  LoadSums(tile, kRows, sum);
+  GroupCursor cursor = CursorAt(tile);
+  constexpr int64_t kStepBytes = kSource == kInt8Stored ? 64 : 128;
+  for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
+    const int64_t end = MinOf(begin + tile.inner, tile.end);
+    for (int v = 0; v < kStripVectors; ++v) {
+      VB dot[kRows];
+      for (int r = 0; r < kRows; ++r) dot[r] = StartOfSum(tile, cursor, r, v, begin, end);
+      const uint8_t* w = tile.weights[v] + (begin - tile.begin) / 4 * kStepBytes;
+      for (int64_t d = begin; d < end; d += kSumBlock) {
+        VB block[kRows][2];
+        ClearBlock(block);
+        if (kSource == kInt8Stored) {
+          const uint8_t* ahead = Ahead(tile, v, w);
+          for (int s = 0; s < kBlockSteps; ++s, w += kStepBytes) {
+            if (kStripPanels > 1 || v == 0) Fetch(ahead + s * 64);
+            const VB levels = Xor(LoadBytes(w), flip);
+            LevelStep(tile, d + s * 4, LowLevels(levels), HighLevels(levels), block);
+          }
+        } else {
+          for (int s = 0; s < kBlockSteps; ++s, w += kStepBytes) {
+            LevelStep(tile, d + s * 4, LoadBytes(w), LoadBytes(w + 64), block);
+          }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const VB low = MulShorts(block[r][0], one);
+          dot[r] = AddInts(dot[r], AddInts(low, MulShorts(block[r][1], sixteen)));
+        }
+      }
+      const VF scale = GroupScale(tile, cursor, v);
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][v] = AddGroup(tile, cursor, r, dot[r], scale, sum[r][v]);
+      }
+    }
+    Step(&cursor);
+  }
+  StoreSums(tile, kRows, sum);
+}
+
+// [depth / 4][low, high][16][4]
+void ExpandInt8(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to) {
+  const VB flip = SetBytes(kInt8Zero);
+  for (int64_t d = 0; d < depth; d += 4) {
+    Fetch(next);
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const VB levels = Xor(LoadBytes(from + v * kLanes * 4), flip);
+      StoreBytes(to + v * kLanes * 4, LowLevels(levels));
+      StoreBytes(to + 64 + v * kLanes * 4, HighLevels(levels));
+    }
+    from += 64, next += 64, to += 128;
+  }
+}
+// [depth / 4][16][4]
+void ExpandInt4(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to) {
+  for (int64_t d = 0; d < depth; d += 8) {
+    Fetch(next);
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const VB levels = LoadBytes(from + v * kLanes * 4);
+      StoreBytes(to + v * kLanes * 4, LowLevels(levels));
+      StoreBytes(to + 64 + v * kLanes * 4, HighLevels(levels));
+    }
+    from += 64, next += 64, to += 128;
+  }
+}
+
+#if defined(LORAMUX_SIMD_AVX512)
+#define LORAMUX_TILES(tile, source) \
+  {tile<8, source>, tile<4, source>, tile<3, source>, tile<2, source>, tile<1, source>}
+constexpr TileSet<5> kInt8Tiles = {{8, 4, 3, 2, 1}, LORAMUX_TILES(Int8Tile, kInt8Stored),
+                                   LORAMUX_TILES(Int8Tile, kInt8Halves), ExpandInt8, 32, 8};
+constexpr TileSet<5> kInt4Tiles = {{8, 4, 3, 2, 1}, LORAMUX_TILES(Int4Tile, kInt4Stored),
+                                   LORAMUX_TILES(Int4Tile, kBytes), ExpandInt4, 16, 8};
+#else
+#define LORAMUX_TILES(tile, source) \
+  {tile<4, source>, tile<3, source>, tile<2, source>, tile<1, source>}
+constexpr TileSet<4> kInt8Tiles = {{4, 3, 2, 1}, LORAMUX_TILES(Int8Tile, kInt8Stored),
+                                   LORAMUX_TILES(Int8Tile, kInt8Halves), ExpandInt8, 32, 4};
+constexpr TileSet<4> kInt4Tiles = {{4, 3, 2, 1}, LORAMUX_TILES(Int4Tile, kInt4Stored),
+                                   LORAMUX_TILES(Int4Tile, kBytes), ExpandInt4, 16, 4};
+#endif
+#undef LORAMUX_TILES
+
+LORAMUX_INLINE void MultiplyInt8(const MultiplyArgs& args) {
+  MultiplyStrips(args, kInt8Tiles, IntTile(args, kInt8Zero), RowBlock(args.operand, 1));
+}
+LORAMUX_INLINE void MultiplyInt4(const MultiplyArgs& args) {
+  MultiplyStrips(args, kInt4Tiles, IntTile(args, kInt4Zero), RowBlock(args.operand, 1));
+}
+
+}  // namespace loramux::packed::LORAMUX_PACKED_NS

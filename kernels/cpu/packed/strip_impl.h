@@ -1,0 +1,252 @@
+// How products over packed weights are blocked on vector registers. A strip is two vectors of
+// columns: two panels of AVX-512, one of AVX2. Few rows pass over a strip's whole depth, weights
+// read as they are stored. Many rows take it in chunks, whose weights are brought once into the
+// form that the tiles want and stay in the first cache while the rows pass. Sums are kept as floats
+// between chunks, so a row is added up in the same order either way.
+#pragma once
+
+#include "cpu/packed/operand.h"
+#include "cpu/packed/vector_bytes.h"
+
+namespace loramux::packed::LORAMUX_PACKED_NS {
+
+constexpr int kPanelVectors = static_cast<int>(kPanelColumns) / kLanes;
+constexpr int kStripVectors = 2;
+constexpr int kStripPanels = kStripVectors / kPanelVectors;
+constexpr int kStripColumns = kStripVectors * kLanes;
+// A multiple of every inner group.
+constexpr int64_t kChunkDepth = kLargestActivationGroup;
+// Bytes that a tile asks for ahead of its reading.
+constexpr int64_t kFetchAhead = 4096;
+// Rows whose activations should stay in the second cache while strips pass by.
+constexpr int64_t kRowBlockMax = 240;
+constexpr int64_t kRowBlockBytes = 768 * 1024;
+constexpr int64_t kRowBlockMin = 48;
+// Bytes of weights of a unit of work where reading them takes the time.
+constexpr int64_t kUnitBytes = 128 * 1024;
+
+// One pass of a few rows over depth [begin, end) of a strip.
+struct Tile {
+  const uint8_t* weights[kStripVectors];  // of each vector, at `begin`
+  // Where each vector's panel ends, and what is wanted after it: for fetching ahead.
+  const uint8_t* weights_end[kStripVectors];
+  const uint8_t* next[kStripVectors];
+  const uint8_t* rows;  // activations of the first row, at depth 0
+  int64_t row_bytes;
+  int64_t begin, end;
+  float* sums;  // [rows][kStripColumns], read where begin > 0, written
+  // Formats with levels.
+  const float* row_scales;  // [rows][row_groups]
+  int64_t row_groups;
+  const int32_t* level_sums;  // [rows][level_sum_stride]
+  int64_t level_sum_stride;
+  const uint8_t* scales[kStripVectors];  // float16, of the panel's first group; null without groups
+  const uint8_t* zeros[kStripVectors];   // int8 likewise; null: `zero`
+  int32_t zero;
+  int32_t inner, group, activation_group;
+};
+typedef void (*TileFunction)(const Tile& tile);
+
+// Rows of tiles, largest first; the last is 1.
+template <int kSizes>
+struct TileSet {
+  int64_t rows[kSizes];
+  TileFunction direct[kSizes];    // weights as stored
+  TileFunction expanded[kSizes];  // weights as `expand` leaves them
+  // Brings `depth` (a multiple of 64) of a panel into the tiles' form and fetches `next`, which is
+  // as long. Null: tiles read what is stored.
+  void (*expand)(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to);
+  int64_t expanded_bytes;  // per depth and panel
+  int64_t direct_rows;     // up to so many rows take the weights as stored
+};
+
+// Where prefetches go: on in the same panel, then into what follows it.
+LORAMUX_INLINE const uint8_t* Ahead(const Tile& tile, int vector, const uint8_t* at) {
+  const int64_t left = tile.weights_end[vector] - at;
+  return left > kFetchAhead ? at + kFetchAhead : tile.next[vector] + (kFetchAhead - left);
+}
+LORAMUX_INLINE void Fetch(const uint8_t* at) {
+  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+}
+
+// Which scales an inner group has; steps from one group to the next without dividing.
+struct GroupCursor {
+  int32_t weight_steps, row_steps;  // inner groups per group
+  int32_t weight_left, row_left;
+  int64_t weight, row;
+};
+LORAMUX_INLINE GroupCursor CursorAt(const Tile& tile) {
+  GroupCursor c;
+  const int32_t group = tile.group > 0 ? tile.group : tile.inner;
+  c.weight_steps = group / tile.inner;
+  c.row_steps = tile.activation_group / tile.inner;
+  c.weight = tile.begin / group;
+  c.row = tile.begin / tile.activation_group;
+  c.weight_left = c.weight_steps - static_cast<int32_t>(tile.begin % group) / tile.inner;
+  c.row_left =
+      c.row_steps - static_cast<int32_t>(tile.begin % tile.activation_group) / tile.inner;
+  return c;
+}
+LORAMUX_INLINE void Step(GroupCursor* c) {
+  if (--c->weight_left == 0) c->weight_left = c->weight_steps, ++c->weight;
+  if (--c->row_left == 0) c->row_left = c->row_steps, ++c->row;
+}
+
+// Minus the zero points times the row's levels: what an inner group's sum starts with.
+LORAMUX_INLINE VB StartOfSum(const Tile& tile, const GroupCursor& c, int row, int vector,
+                             int64_t begin, int64_t end) {
+  const int32_t* sums = tile.level_sums + row * tile.level_sum_stride;
+  const int32_t levels = sums[end / kSumBlock] - sums[begin / kSumBlock];
+  if (tile.zeros[vector] == nullptr) return SetInts(-tile.zero * levels);
+  const VB zeros = LoadSignedBytesAsInts(tile.zeros[vector] + c.weight * kPanelColumns);
+  return MulInts(zeros, SetInts(-levels));
+}
+
+// An inner group's sum into the running one, in the order that packed_linear.h fixes.
+LORAMUX_INLINE VF AddGroup(const Tile& tile, const GroupCursor& c, int row, VB dot, VF scale,
+                           VF sum) {
+  VF product = IntsToFloats(dot);
+  if (tile.scales[0] != nullptr) product = product * scale;
+  return Fma(product, Set1(tile.row_scales[row * tile.row_groups + c.row]), sum);
+}
+LORAMUX_INLINE VF GroupScale(const Tile& tile, const GroupCursor& c, int vector) {
+  if (tile.scales[vector] == nullptr) return Set1(1.0f);
+  return WidenF16(LoadHalves(tile.scales[vector] + c.weight * kPanelColumns * 2));
+}
+
+LORAMUX_INLINE int64_t RowBytes(const Operand& operand, int64_t element) {
+  return operand.padded_k * element + kRowPadBytes;
+}
+LORAMUX_INLINE int64_t RowBlock(const Operand& operand, int64_t element) {
+  const int64_t fit = kRowBlockBytes / RowBytes(operand, element);
+  return MinOf(kRowBlockMax, MaxOf(kRowBlockMin, fit / kRowBlockMin * kRowBlockMin));
+}
+
+// Columns of a strip that exist: sum * column scale + bias + residual.
+LORAMUX_INLINE void FinishStrip(const MultiplyArgs& args, int64_t panel, int64_t first_row,
+                                int64_t count, const float* sums) {
+  const int64_t first = panel * kPanelColumns;
+  const int64_t n = MinOf(args.weight.shape.n, args.last_panel * kPanelColumns);
+  const float* scales = reinterpret_cast<const float*>(args.weight.blob + args.layout.column_scale);
+  for (int v = 0; v < kStripVectors; ++v) {
+    const int64_t column = first + v * kLanes;
+    const int width = static_cast<int>(MinOf<int64_t>(kLanes, n - column));
+    if (width <= 0) break;
+    const VF scale = args.layout.column_scale > 0 ? Load(scales + column) : Zero();
+    const VF bias = args.bias != nullptr ? LoadN(args.bias + column, width) : Zero();
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t at = (first_row + r) * args.y_stride + column;
+      VF y = Load(sums + r * kStripColumns + v * kLanes);
+      if (args.layout.column_scale > 0) y = y * scale;
+      if (args.bias != nullptr) y = y + bias;
+      if (args.residual != nullptr) y = y + LoadN(args.residual + at, width);
+      StoreN(args.y + at, y, width);
+    }
+  }
+}
+
+template <int kSizes>
+LORAMUX_INLINE int64_t StripScratch(const TileSet<kSizes>& set) {
+  return kRowBlockMax * kStripColumns * static_cast<int64_t>(sizeof(float)) +
+         kStripPanels * kChunkDepth * set.expanded_bytes;
+}
+
+// Depth [begin, end) of all rows of a block.
+template <int kSizes>
+LORAMUX_INLINE void PassRows(const TileSet<kSizes>& set, const TileFunction* functions, Tile tile,
+                             int64_t count) {
+  int size = 0;
+  while (count > 0) {
+    while (set.rows[size] > count) ++size;
+    functions[size](tile);
+    const int64_t done = set.rows[size];
+    count -= done;
+    tile.rows += done * tile.row_bytes;
+    tile.row_scales += done * tile.row_groups;
+    tile.level_sums += done * tile.level_sum_stride;
+    tile.sums += done * kStripColumns;
+  }
+}
+
+// The panels of a call: one after another, each with all rows. `tile` holds what all have in
+// common, rows at row 0.
+template <int kSizes>
+LORAMUX_INLINE void MultiplyStrips(const MultiplyArgs& args, const TileSet<kSizes>& set, Tile tile,
+                                   int64_t row_block) {
+  const PackedLayout& layout = args.layout;
+  const int64_t depth = layout.padded_k;
+  const int64_t depth_bytes = layout.panel_bytes / depth * 64;  // of 64 deep
+  const int64_t rows = args.operand.rows;
+  const bool expand = set.expand != nullptr && rows > set.direct_rows;
+  const int64_t chunk = rows > set.direct_rows ? kChunkDepth : depth;
+  float* sums = static_cast<float*>(args.scratch);
+  uint8_t* expanded = static_cast<uint8_t*>(args.scratch) +
+                      kRowBlockMax * kStripColumns * static_cast<int64_t>(sizeof(float));
+  const Tile first = tile;
+  for (int64_t row = 0; row < rows; row += row_block) {
+    const int64_t count = MinOf(row_block, rows - row);
+    tile.rows = first.rows + row * first.row_bytes;
+    tile.row_scales = first.row_scales + row * first.row_groups;
+    tile.level_sums = first.level_sums + row * first.level_sum_stride;
+    tile.sums = sums;
+    for (int64_t panel = args.first_panel; panel < args.last_panel; panel += kStripPanels) {
+      int64_t after = panel + kStripPanels;
+      if (after >= args.last_panel && args.next_first < args.next_last) after = args.next_first;
+      const uint8_t* panels[kStripVectors];
+      for (int v = 0; v < kStripVectors; ++v) {
+        // The second of a strip's panels may not exist: the first is computed twice then.
+        const int64_t ahead = v / kPanelVectors;
+        const int64_t p = panel + ahead < args.last_panel ? panel + ahead : panel;
+        panels[v] = args.weight.blob + p * layout.panel_bytes;
+        const int64_t columns = v % kPanelVectors * kLanes;
+        tile.weights_end[v] = panels[v] + layout.panel_bytes;
+        tile.next[v] =
+            args.weight.blob + MinOf(after + ahead, layout.panels - 1) * layout.panel_bytes;
+        const int64_t cell = p * layout.groups * kPanelColumns + columns;
+        tile.scales[v] =
+            layout.groups > 0 ? args.weight.blob + layout.scales + cell * 2 : nullptr;
+        tile.zeros[v] = layout.zeros > 0 ? args.weight.blob + layout.zeros + cell : nullptr;
+      }
+      for (int64_t begin = 0; begin < depth; begin += chunk) {
+        tile.begin = begin;
+        tile.end = MinOf(begin + chunk, depth);
+        const int64_t offset = begin / 64 * depth_bytes;
+        for (int v = 0; v < kStripVectors; ++v) {
+          const int64_t lane_bytes = v % kPanelVectors * kLanes * 4;
+          if (expand) {
+            uint8_t* to = expanded + v / kPanelVectors * kChunkDepth * set.expanded_bytes;
+            if (v % kPanelVectors == 0) {
+              const uint8_t* from = panels[v] + offset;
+              const int64_t bytes = (tile.end - begin) / 64 * depth_bytes;
+              set.expand(from, tile.end - begin,
+                         tile.end < depth ? from + bytes : tile.next[v], to);
+            }
+            tile.weights[v] = to + lane_bytes;
+          } else {
+            tile.weights[v] = panels[v] + offset + lane_bytes;
+          }
+        }
+        PassRows(set, expand ? set.expanded : set.direct, tile, count);
+      }
+      FinishStrip(args, panel, row, count, sums);
+    }
+  }
+}
+
+LORAMUX_INLINE Tile IntTile(const MultiplyArgs& args, int32_t zero) {
+  const IntRows rows = IntRowsOf(args.operand);
+  Tile tile = {};
+  tile.rows = reinterpret_cast<const uint8_t*>(rows.levels);
+  tile.row_bytes = rows.stride;
+  tile.row_scales = rows.scales;
+  tile.row_groups = rows.groups;
+  tile.level_sums = rows.sums;
+  tile.level_sum_stride = rows.sum_stride;
+  tile.zero = zero;
+  tile.activation_group = args.operand.activation_group;
+  tile.group = args.weight.shape.group;
+  tile.inner = InnerGroup(args.weight.shape, args.operand.activation_group);
+  return tile;
+}
+
+}  // namespace loramux::packed::LORAMUX_PACKED_NS

@@ -1,0 +1,55 @@
+// The table of an instruction set with vectors, from its products of bfloat16 and of levels.
+#pragma once
+
+#include "cpu/packed/dot_bf16_impl.h"
+
+namespace loramux::packed::LORAMUX_PACKED_NS {
+
+LORAMUX_INLINE bool IsInt(PackedFormat format) { return format != PackedFormat::kBf16; }
+
+int64_t OperandBytes(const Operand& operand) {
+  if (IsInt(operand.format)) return IntRowsOf(operand).bytes;
+  return Align64(operand.rows * RowBytes(operand, sizeof(Bf16Element)));
+}
+
+int64_t ScratchBytes(const Operand&, const PackedShape& shape) {
+  switch (shape.format) {
+    case PackedFormat::kBf16:
+      return StripScratch(kBf16Tiles);
+    case PackedFormat::kInt8:
+      return StripScratch(kInt8Tiles);
+    case PackedFormat::kInt4:
+      return StripScratch(kInt4Tiles);
+  }
+  return 0;
+}
+
+void Prepare(const Operand& operand, const float* x, int64_t stride, int64_t first_row,
+             int64_t count) {
+  if (IsInt(operand.format)) {
+    PrepareIntRows(operand, x, stride, first_row, count);
+  } else {
+    PrepareBf16Rows<Bf16Element>(operand, x, stride, first_row, count);
+  }
+}
+
+void Multiply(const MultiplyArgs& args) {
+  switch (args.operand.format) {
+    case PackedFormat::kBf16:
+      return MultiplyBf16(args);
+    case PackedFormat::kInt8:
+      return MultiplyInt8(args);
+    case PackedFormat::kInt4:
+      return MultiplyInt4(args);
+  }
+}
+
+int64_t UnitPanels(const Operand& operand, const PackedShape& shape) {
+  const int64_t pair = 2;  // whole strips
+  if (operand.rows > kRowBlockMin) return 2 * pair;
+  return MaxOf(pair, MinOf<int64_t>(16, kUnitBytes / LayoutOf(shape).panel_bytes) / pair * pair);
+}
+
+extern const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels};
+
+}  // namespace loramux::packed::LORAMUX_PACKED_NS
