@@ -281,8 +281,8 @@ LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin
                               const uint8_t* b0, const uint8_t* b1, int64_t b_step, int64_t steps,
                               bool stream) {
   // a_begin and a_step are bytes of depth within a row; 64 of them lie side by side in a tile.
-  int64_t depth = a_begin;
-  for (int64_t s = 0; s < steps; ++s, depth += a_step) {
+  uint64_t depth = static_cast<uint64_t>(a_begin);
+  for (int64_t s = 0; s < steps; ++s, depth += static_cast<uint64_t>(a_step)) {
     if (stream) FetchLines(b0 + s * b_step + kStreamAhead, b_step);
     const uint8_t* at = a + depth / 64 * kTileBytes + depth % 64;
     _tile_loadd(4, at, 64);
@@ -339,38 +339,51 @@ struct Place {
   bool stream;       // fetch weights ahead of reading them
 };
 
-// Inner group [begin, end) of one or two row blocks: integer sums, then scaled into the chunk's.
+// One inner group of one or two row blocks: integer sums over `steps` tiles of depth, then scaled
+// and added to the chunk's sums. a_begin and a_step are depths, row_scale the activations' scales.
 template <int kBlocks, int kPanels, bool kGrouped>
-LORAMUX_INLINE void IntGroup(const MultiplyArgs& args, const Scratch& s, const Place& at,
-                             int64_t begin, int64_t end, int64_t step, const uint8_t* b0,
-                             const uint8_t* b1, const __m512 (&scale)[2], bool first, bool last,
-                             const Finish (&finish)[2]) {
-  const Operand& operand = args.operand;
-  const int64_t block_bytes = BlockBytes(operand);
-  const uint8_t* a = Tiles(operand) + at.row / kRowsPerBlock * block_bytes;
+LORAMUX_INLINE void IntGroup(const uint8_t* a, int64_t block_bytes, int64_t a_begin, int64_t a_step,
+                             const uint8_t* b0, const uint8_t* b1, int64_t steps, bool stream,
+                             const float* row_scale, int64_t rows, const __m512 (&scale)[2],
+                             int32_t* tiles, float* sums) {
   ZeroTiles<kBlocks, kPanels>();
-  TileSteps<kBlocks, kPanels, false>(a, block_bytes, begin, step, b0, b1, step * kPanelColumns,
-                                     (end - begin) / step, at.stream);
-  StoreTiles<kBlocks, kPanels>(s.tiles);
-  const float* row_scale = Scales(operand) +
-                           begin / operand.activation_group * RowBlocks(operand) * kRowsPerBlock +
-                           at.row;
-  const int64_t rows = Min(at.end_row - at.row, kBlocks * kRowsPerBlock);
-  float* sums = s.sums + (at.row - at.chunk_row) * 2 * kPanelColumns;
-  for (int64_t r = 0; r < rows; ++r) {
-    const __m512 by = _mm512_set1_ps(row_scale[r]);
-    const int32_t* tile = s.tiles + (r / 16 * 2) * 256 + r % 16 * 16;
+  TileSteps<kBlocks, kPanels, false>(a, block_bytes, a_begin, a_step, b0, b1,
+                                     a_step * kPanelColumns, steps, stream);
+  StoreTiles<kBlocks, kPanels>(tiles);
+  const auto add_row = [&](const int32_t* tile, float by, float* sum) __attribute__((
+                           always_inline)) {
+    const __m512 factor = _mm512_set1_ps(by);
+#pragma GCC unroll 2
     for (int c = 0; c < kPanels; ++c) {
       __m512 x = _mm512_cvtepi32_ps(_mm512_load_si512(tile + c * 256));
       if constexpr (kGrouped) x = _mm512_mul_ps(x, scale[c]);
-      float* sum = sums + (r * 2 + c) * kPanelColumns;
-      x = _mm512_fmadd_ps(x, by, first ? _mm512_setzero_ps() : _mm512_load_ps(sum));
-      if (last) {
-        StoreRow(args, finish[c], at.row + r, (at.panel + c) * kPanelColumns,
-                 _mm512_mul_ps(x, finish[c].column_scale));
-      } else {
-        _mm512_store_ps(sum, x);
-      }
+      float* at = sum + c * kPanelColumns;
+      _mm512_store_ps(at, _mm512_fmadd_ps(x, factor, _mm512_load_ps(at)));
+    }
+  };
+  const int64_t head = Min(rows, kRowsPerBlock);
+  for (int64_t r = 0; r < head; ++r) {
+    add_row(tiles + r * 16, row_scale[r], sums + r * 2 * kPanelColumns);
+  }
+  if constexpr (kBlocks == 2) {
+    tiles += 2 * 256;
+    row_scale += kRowsPerBlock;
+    sums += kRowsPerBlock * 2 * kPanelColumns;
+    for (int64_t r = 0; r < rows - kRowsPerBlock; ++r) {
+      add_row(tiles + r * 16, row_scale[r], sums + r * 2 * kPanelColumns);
+    }
+  }
+}
+
+// Sums of a chunk's rows to their places.
+template <int kPanels>
+LORAMUX_INLINE void FinishRows(const MultiplyArgs& args, const Finish (&finish)[2], int64_t panel,
+                               int64_t first_row, int64_t end_row, const float* sums) {
+  for (int64_t row = first_row; row < end_row; ++row, sums += 2 * kPanelColumns) {
+#pragma GCC unroll 2
+    for (int c = 0; c < kPanels; ++c) {
+      StoreRow(args, finish[c], row, (panel + c) * kPanelColumns,
+               _mm512_mul_ps(_mm512_load_ps(sums + c * kPanelColumns), finish[c].column_scale));
     }
   }
 }
@@ -390,25 +403,35 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
   Finish finish[2];
   for (int c = 0; c < kPanels; ++c) finish[c] = FinishOf(args, panel + c);
 
+  const bool decode = row_end - row_begin <= kDecodeRows;
+  const bool stream = decode && !int4;
+  const int64_t block_bytes = BlockBytes(operand);
+  const int64_t scale_stride = RowBlocks(operand) * kRowsPerBlock;
+  const int64_t groups_per_panel = layout.groups;
+  const auto unpack = [&](int64_t begin, int8_t* to) __attribute__((always_inline)) {
+    const int64_t end = Min(begin + outer, operand.padded_k);
+    for (int c = 0; c < kPanels; ++c) {
+      UnpackInt4(args, panel + c, begin, end, to + c * (s.unpacked_bytes / 2));
+    }
+  };
+
   for (int64_t chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
     const int64_t chunk_end = Min(chunk + kChunkRows, row_end);
-    const bool decode = row_end - row_begin <= kDecodeRows;
-    const auto unpack = [&](int64_t begin, int8_t* to) __attribute__((always_inline)) {
-      const int64_t end = Min(begin + outer, operand.padded_k);
-      for (int c = 0; c < kPanels; ++c) {
-        UnpackInt4(args, panel + c, begin, end, to + c * (s.unpacked_bytes / 2));
-      }
-    };
-    if (int4) unpack(0, s.unpacked);
+    for (int64_t i = 0; i < (chunk_end - chunk) * 2 * kPanelColumns; i += 16) {
+      _mm512_store_ps(s.sums + i, _mm512_setzero_ps());
+    }
     Fetcher fetcher(chunk == row_begin && !decode ? fetch : nullptr, layout.panel_bytes * kPanels,
-                    CeilDiv(operand.padded_k, inner) * CeilDiv(chunk_end - chunk, 2 * kRowsPerBlock));
-    for (int64_t group = 0; group < operand.padded_k; group += outer) {
+                    CeilDiv(operand.padded_k, inner) *
+                        CeilDiv(chunk_end - chunk, 2 * kRowsPerBlock));
+    if (int4) unpack(0, s.unpacked);
+    int64_t scale_group = 0;
+    for (int64_t group = 0, number = 0; group < operand.padded_k; group += outer, ++number) {
       const int64_t group_end = Min(group + outer, operand.padded_k);
       const uint8_t* b[2] = {};
       if (int4) {
         // One group ahead: tiles are not loaded from stores that are still on their way.
-        int8_t* here = s.unpacked + (group / outer % 2) * s.unpacked_bytes;
-        int8_t* next = s.unpacked + ((group / outer + 1) % 2) * s.unpacked_bytes;
+        int8_t* here = s.unpacked + (number & 1) * s.unpacked_bytes;
+        int8_t* next = s.unpacked + (~number & 1) * s.unpacked_bytes;
         if (group_end < operand.padded_k) unpack(group_end, next);
         for (int c = 0; c < kPanels; ++c) {
           b[c] = reinterpret_cast<uint8_t*>(here + c * (s.unpacked_bytes / 2));
@@ -419,35 +442,44 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
         }
       }
       LORAMUX_TILE_FENCE();
+      const float* row_scale = Scales(operand) + number * scale_stride + chunk;
       for (int64_t begin = group; begin < group_end; begin += inner) {
         const int64_t end = Min(begin + inner, group_end);
+        const int64_t steps = (end - begin) >> (step == 64 ? 6 : 5);
         __m512 scale[2] = {};
         if constexpr (kGrouped) {
+          // A weight group wider than the activations' is read once per activation group.
+          if (begin >= (scale_group + 1) * shape.group) ++scale_group;
+          const int64_t g = Min(scale_group, groups_per_panel - 1);
           for (int c = 0; c < kPanels; ++c) {
             scale[c] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(
                 args.weight.blob + layout.scales +
-                ((panel + c) * layout.groups + Min(begin / shape.group, layout.groups - 1)) *
-                    kPanelColumns * 2)));
+                ((panel + c) * groups_per_panel + g) * kPanelColumns * 2)));
           }
         }
         const int64_t skip = (begin - group) * kPanelColumns;
         const uint8_t* b0 = b[0] + skip;
         const uint8_t* b1 = kPanels == 2 ? b[1] + skip : nullptr;
-        const bool first = begin == 0;
-        const bool last = end == operand.padded_k;
-        Place at{panel, chunk, row_end, chunk, decode && !int4};
-        for (; at.row + kRowsPerBlock < chunk_end; at.row += 2 * kRowsPerBlock) {
+        const uint8_t* a = Tiles(operand) + chunk / kRowsPerBlock * block_bytes;
+        float* sums = s.sums;
+        int64_t row = chunk;
+        for (; row + kRowsPerBlock < chunk_end; row += 2 * kRowsPerBlock) {
           fetcher.Some();
-          IntGroup<2, kPanels, kGrouped>(args, s, at, begin, end, step, b0, b1, scale, first, last,
-                                         finish);
+          IntGroup<2, kPanels, kGrouped>(a, block_bytes, begin, step, b0, b1, steps, stream,
+                                         row_scale + (row - chunk), Min(chunk_end - row, 32),
+                                         scale, s.tiles, sums);
+          a += 2 * block_bytes;
+          sums += 4 * kPanelColumns * kRowsPerBlock;
         }
-        if (at.row < chunk_end) {
+        if (row < chunk_end) {
           fetcher.Some();
-          IntGroup<1, kPanels, kGrouped>(args, s, at, begin, end, step, b0, b1, scale, first, last,
-                                         finish);
+          IntGroup<1, kPanels, kGrouped>(a, block_bytes, begin, step, b0, b1, steps, stream,
+                                         row_scale + (row - chunk), chunk_end - row, scale,
+                                         s.tiles, sums);
         }
       }
     }
+    FinishRows<kPanels>(args, finish, panel, chunk, chunk_end, s.sums);
   }
 }
 
