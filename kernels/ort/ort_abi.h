@@ -42,7 +42,14 @@ enum ExecutionMode : int32_t { kSequential = 0 };
 enum GraphOptimizationLevel : int32_t { kOptimizeNone = 0, kOptimizeAll = 99 };
 enum AllocatorType : int32_t { kDeviceAllocator = 0, kArenaAllocator = 1 };
 enum MemType : int32_t { kMemTypeDefault = 0 };
-enum ElementType : int32_t { kElementUndefined = 0, kElementFloat = 1, kElementInt32 = 6 };
+enum ElementType : int32_t {
+  kElementUndefined = 0,
+  kElementFloat = 1,
+  kElementUint8 = 2,
+  kElementInt32 = 6,
+  kElementFloat16 = 10,
+  kElementBfloat16 = 16,
+};
 enum Characteristic : int32_t { kRequired = 0, kOptional = 1 };
 
 // An operator implemented outside the library. The library reads `version` to know which of the
@@ -174,6 +181,7 @@ using AddCustomOpDomain = S<28, OrtSessionOptions*, OrtCustomOpDomain*>;
 using ReleaseCustomOpDomain = Function<101, void(OrtCustomOpDomain*)>;
 using GetAttributeFloat = S<85, const OrtKernelInfo*, const char*, float*>;
 using GetAttributeInt = S<86, const OrtKernelInfo*, const char*, int64_t*>;
+using GetConstantInput = S<249, const OrtKernelInfo*, size_t, int*, const OrtValue**>;
 using KernelGetInputCount = S<88, const OrtKernelContext*, size_t*>;
 using KernelGetInput = S<90, const OrtKernelContext*, size_t, const OrtValue**>;
 using KernelGetOutput = S<91, OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**>;

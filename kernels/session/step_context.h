@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "loramux/packed_linear.h"
 #include "loramux/segmented_lora.h"
 #include "loramux/types.h"
 #include "session/config.h"
@@ -30,6 +31,9 @@ struct StepContext {
   Workspace lora_workspace{"the adapter workspace"};
   Workspace attention_workspace{"the attention workspace"};
   std::vector<LoraSegment> lora_segments;
+  std::vector<LoraSegment> part_segments[kMaxParts];
+  Workspace packed_workspace{"the workspace of packed weights"};
+  Workspace prepared_rows{"normalised rows"};
 };
 
 }  // namespace loramux

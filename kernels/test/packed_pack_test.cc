@@ -243,8 +243,8 @@ LORAMUX_TEST(PackedLevelsThatDoNotFitAreRefused) {
 
 LORAMUX_TEST(PackedShapesAreChecked) {
   CHECK(IsValid({PackedFormat::kInt4, 1, 1, 32, true}));
-  CHECK(IsValid({PackedFormat::kInt8, kMaxFeatures, kMaxFeatures, 768, false}));
-  CHECK(!IsValid({PackedFormat::kInt8, kMaxFeatures + 1, 64, 0, false}));
+  CHECK(IsValid({PackedFormat::kInt8, kMaxPackedFeatures, kMaxPackedFeatures, 768, false}));
+  CHECK(!IsValid({PackedFormat::kInt8, kMaxPackedFeatures + 1, 64, 0, false}));
   CHECK(!IsValid({PackedFormat::kInt8, 0, 64, 0, false}));
   CHECK(!IsValid({PackedFormat::kInt8, 16, -1, 0, false}));
   CHECK(!IsValid({PackedFormat::kInt8, 16, 64, 48, false}));

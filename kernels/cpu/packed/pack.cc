@@ -268,7 +268,7 @@ const char* PackedFormatName(PackedFormat format) {
 }
 
 bool IsValid(const PackedShape& shape) {
-  const auto fits = [](int64_t size) { return size >= 1 && size <= kMaxFeatures; };
+  const auto fits = [](int64_t size) { return size >= 1 && size <= kMaxPackedFeatures; };
   if (!fits(shape.n) || !fits(shape.k)) return false;
   switch (shape.format) {
     case PackedFormat::kBf16:

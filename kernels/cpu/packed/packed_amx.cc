@@ -24,6 +24,9 @@ constexpr int64_t kOperandBytesMax = 1280 * 1024;
 constexpr int64_t kBf16Block = 512;       // depth between two visits of a sum, for many rows
 constexpr int64_t kDecodeRows = 32;       // up to here a call is bound by reading weights
 constexpr int64_t kStreamAhead = 8 * 1024;  // bytes that decode fetches ahead of its reading
+// Results larger than this are written past the caches, which could not keep them: a store that
+// fetches its line first would read as much as it writes.
+constexpr int64_t kResultBytesMax = 1024 * 1024;
 constexpr float kSmallest = 0x1p-100f;    // groups below are zero
 
 LORAMUX_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -134,45 +137,64 @@ LORAMUX_INLINE __mmask16 FirstLanes(int64_t n) {
   return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1);
 }
 
+// Largest magnitude of a group's bit patterns, compared as integers, so that a NaN is the largest.
+LORAMUX_INLINE __m512i Magnitude(__m512 v) {
+  return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+}
+
+// 64 inputs to int8. No clamp: |x| <= m, so that x * (127 / m) rounds to at most 127.
+LORAMUX_INLINE __m512i RoundToInt8(const __m512 (&v)[4], __m512 by) {
+  __m512i q[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], by));
+  const __m512i words = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]),
+                                           _mm512_packs_epi32(q[2], q[3]));
+  // Packing went lane by lane: put the quads of each source back in a row.
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  return _mm512_permutexvar_epi32(order, words);
+}
+
 // One row to int8, one scale per activation group, see packed_linear.h.
 void PrepareIntRow(const Operand& operand, const float* x, int64_t row) {
   const int64_t stride = RowBlocks(operand) * kRowsPerBlock;
   float* scales = Scales(operand) + row;
-  uint8_t* tiles = Tiles(operand) + row / kRowsPerBlock * BlockBytes(operand) +
-                   row % kRowsPerBlock * 64;
+  uint8_t* tile = Tiles(operand) + row / kRowsPerBlock * BlockBytes(operand) +
+                  row % kRowsPerBlock * 64;
+  int32_t* sums =
+      row < kFewRows ? Sums(operand) + row * (operand.padded_k / kSumDepth) : nullptr;
   const int64_t k = operand.k;
-  for (int64_t g = 0; g < operand.Groups(); ++g) {
-    const int64_t begin = g * operand.activation_group;
+  for (int64_t begin = 0; begin < operand.padded_k; begin += operand.activation_group) {
     const int64_t end = Min(begin + operand.activation_group, operand.padded_k);
+    const auto load = [&](int64_t at, __m512 (&v)[4]) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const int64_t left = k - at - 16 * i;
+        v[i] = left >= 16 ? _mm512_loadu_ps(x + at + 16 * i)
+                          : _mm512_maskz_loadu_ps(FirstLanes(Max(0, left)), x + at + 16 * i);
+      }
+    };
     __m512i largest = _mm512_setzero_si512();
-    for (int64_t i = begin; i < Min(end, k); i += 16) {
-      const __m512i v = _mm512_castps_si512(_mm512_maskz_loadu_ps(FirstLanes(k - i), x + i));
-      // Compared as integers, so that a NaN is the largest of all.
-      largest = _mm512_max_epi32(largest, _mm512_and_si512(v, _mm512_set1_epi32(0x7fffffff)));
+    __m512 v[4];
+    for (int64_t at = begin; at < end; at += 64) {
+      load(at, v);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) largest = _mm512_max_epi32(largest, Magnitude(v[i]));
     }
     const int32_t bits = _mm512_reduce_max_epi32(largest);
     const float max = _mm512_cvtss_f32(_mm512_castsi512_ps(_mm512_set1_epi32(bits)));
     const bool finite = bits < 0x7f800000;
     const bool zero = finite && max < kSmallest;
-    scales[g * stride] = zero ? 0.0f : finite ? max / 127.0f : __builtin_nanf("");
-    const __m512 inverse = _mm512_set1_ps(zero || !finite ? 0.0f : 127.0f / max);
-    __m512i sum = _mm512_setzero_si512();
-    for (int64_t i = begin; i < end; i += 16) {
-      __m512i q = _mm512_setzero_si512();
-      if (i < k && !zero && finite) {
-        const __m512 v = _mm512_maskz_loadu_ps(FirstLanes(k - i), x + i);
-        q = _mm512_cvtps_epi32(_mm512_mul_ps(v, inverse));
-        q = _mm512_max_epi32(q, _mm512_set1_epi32(-127));
-        q = _mm512_min_epi32(q, _mm512_set1_epi32(127));
-      }
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(tiles + i / 64 * kTileBytes + i % 64),
-                       _mm512_cvtepi32_epi8(q));
-      sum = _mm512_add_epi32(sum, q);
-      if (row < kFewRows && i % kSumDepth != 0) {
-        Sums(operand)[row * (operand.padded_k / kSumDepth) + i / kSumDepth] =
-            _mm512_reduce_add_epi32(sum);
-        sum = _mm512_setzero_si512();
-      }
+    *scales = zero ? 0.0f : finite ? max / 127.0f : __builtin_nanf("");
+    scales += stride;
+    const __m512 by = _mm512_set1_ps(zero || !finite ? 0.0f : 127.0f / max);
+    for (int64_t at = begin; at < end; at += 64, tile += kTileBytes) {
+      load(at, v);
+      __m512i q = zero || !finite ? _mm512_setzero_si512() : RoundToInt8(v, by);
+      _mm512_storeu_si512(tile, q);
+      if (sums == nullptr) continue;
+      const __m512i quads = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), q);
+      sums[at / kSumDepth] = _mm512_mask_reduce_add_epi32(0x00ff, quads);
+      sums[at / kSumDepth + 1] = _mm512_mask_reduce_add_epi32(0xff00, quads);
     }
   }
 }
@@ -246,12 +268,16 @@ struct Finish {
   __m512 bias;
   __mmask16 columns;
   bool has_bias;
+  bool stream;  // whole aligned lines of a large result
 };
 LORAMUX_INLINE Finish FinishOf(const MultiplyArgs& args, int64_t panel) {
   Finish f;
   const int64_t column = panel * kPanelColumns;
   f.columns = FirstLanes(args.weight.shape.n - column);
   f.has_bias = args.bias != nullptr;
+  f.stream = f.columns == 0xffff && args.y_stride % 16 == 0 &&
+             (reinterpret_cast<uintptr_t>(args.y) & 63) == 0 &&
+             args.operand.rows * args.y_stride * int64_t{sizeof(float)} > kResultBytesMax;
   f.bias = f.has_bias ? _mm512_maskz_loadu_ps(f.columns, args.bias + column) : _mm512_setzero_ps();
   f.column_scale = _mm512_setzero_ps();
   if (args.layout.column_scale != 0) {
@@ -267,7 +293,11 @@ LORAMUX_INLINE void StoreRow(const MultiplyArgs& args, const Finish& f, int64_t 
   if (args.residual != nullptr) {
     v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(f.columns, args.residual + at));
   }
-  _mm512_mask_storeu_ps(args.y + at, f.columns, v);
+  if (f.stream) {
+    _mm512_stream_ps(args.y + at, v);
+  } else {
+    _mm512_mask_storeu_ps(args.y + at, f.columns, v);
+  }
 }
 
 LORAMUX_INLINE void FetchLines(const uint8_t* from, int64_t bytes) {
@@ -702,6 +732,7 @@ void Multiply(const MultiplyArgs& args) {
     }
   }
   _tile_release();
+  _mm_sfence();  // streamed results are seen by whoever comes after the region
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ inline constexpr int32_t kLargestActivationGroup = 512;
 // Widths of weight groups: 0 (one scale per column), 32, 64, 128, 256 and multiples of 256.
 inline constexpr int32_t kSmallestGroup = 32;
 // Of n and of k. Sums of activations over a row fit 32 bits up to it.
-inline constexpr int64_t kMaxFeatures = int64_t{1} << 24;
+inline constexpr int64_t kMaxPackedFeatures = int64_t{1} << 24;
 
 struct PackedShape {
   PackedFormat format = PackedFormat::kBf16;
@@ -71,7 +71,7 @@ struct PackedLayout {
   int64_t scales = 0, zeros = 0, column_scale = 0;  // offsets; 0 where there is none
   int64_t bytes = 0;        // of the blob, a multiple of 64
 };
-// False for a shape that does not exist (n or k outside 1 to kMaxFeatures, group not allowed, zero
+// False for a shape that does not exist (n or k outside 1 to kMaxPackedFeatures, group not allowed, zero
 // points of another format).
 bool IsValid(const PackedShape& shape);
 // Of a valid shape.
