@@ -5,7 +5,7 @@ import { type Contender, inTurn, measurement, ratioLines, table } from './in-tur
 import { BenchModel, formatsOf, MODEL_OPTIONS } from './model.ts';
 import { barChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
-import { kvBytes, type WeightFormat, weightBytes } from './work.ts';
+import type { WeightFormat } from './work.ts';
 
 const OPTIONS = {
   ...MODEL_OPTIONS,
@@ -37,11 +37,11 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       })),
     );
     const rates = await inTurn(contenders, values.rounds, ceiling);
-    const results = models.flatMap(({ format, config }) =>
+    const results = models.flatMap(({ format, weightBytes, kvBytesPerToken }) =>
       counts.map((count) =>
         measurement(nameOf(format, count), rates, (rate) => {
-          const cache = count * kvBytes(config, 4) * (values.prompt + values.tokens / 2);
-          const bytes = weightBytes(config, format) + cache;
+          const cache = count * kvBytesPerToken * (values.prompt + values.tokens / 2);
+          const bytes = weightBytes + cache;
           return (bytes * rate) / count / 1e9 / ceiling.value('read')!;
         }),
       ),

@@ -11,6 +11,8 @@ import { coldLoadScenario } from './cold-load.ts';
 import { decodeScenario } from './decode.ts';
 import { engineScenario } from './engine.ts';
 import { fleetScenario } from './fleet.ts';
+import { mixedScenario } from './mixed.ts';
+import { peersScenario } from './peers.ts';
 import { prefillScenario } from './prefill.ts';
 import type { Result } from './result.ts';
 import type { Scenario } from './scenario.ts';
@@ -21,6 +23,8 @@ const SCENARIOS: readonly Scenario[] = [
   ceilingScenario,
   prefillScenario,
   decodeScenario,
+  mixedScenario,
+  peersScenario,
   adaptersScenario,
   streamsScenario,
   engineScenario,

@@ -6,7 +6,7 @@ import { Stack } from '../test/support/stack.ts';
 import { type BatchShape, type BatchTimes, runBatch } from './batch.ts';
 import { type AdapterSet, CACHE_DIR, prepareAdapters, prepareModel } from './checkpoints.ts';
 import { numberOption } from './scenario.ts';
-import type { WeightFormat } from './work.ts';
+import { kvBytes, type WeightFormat, weightBytes } from './work.ts';
 
 /** Options that every scenario with a model of its own takes. */
 export const MODEL_OPTIONS = {
@@ -39,6 +39,8 @@ export interface Capacity {
 
 const BLOCK_SIZE = 16;
 const ADAPTER_BYTES_MAX = 8 * 1024 ** 3;
+/** The cache holds float32 unless a scenario says otherwise. */
+const KV_BYTES = 4;
 const FORMATS: readonly WeightFormat[] = ['float32'];
 
 /** Reads `--weights`. */
@@ -50,11 +52,22 @@ export function formatsOf(list: string): WeightFormat[] {
   });
 }
 
+/** Reads `--weights` of a scenario that takes one format. */
+export function formatOf(list: string): WeightFormat {
+  const [format, ...others] = formatsOf(list);
+  if (format === undefined || others.length > 0) throw new Error(`--weights ${list}: give one`);
+  return format;
+}
+
 export class BenchModel {
   readonly format: WeightFormat;
   readonly config: ModelConfig;
   readonly stack: Stack;
+  /** The checkpoint, before it was packed. */
   readonly dir: string;
+  /** Bytes of weights that every step reads. */
+  readonly weightBytes: number;
+  readonly kvBytesPerToken: number;
   readonly #cacheDir: string;
 
   private constructor(
@@ -68,6 +81,8 @@ export class BenchModel {
     this.stack = stack;
     this.dir = dirs.model;
     this.#cacheDir = dirs.cache;
+    this.weightBytes = weightBytes(config, format);
+    this.kvBytesPerToken = kvBytes(config, KV_BYTES);
   }
 
   static async open(
