@@ -111,6 +111,10 @@ if(LORAMUX_BUILD_TESTS)
   target_link_libraries(loramux_ceiling PRIVATE loramux_kernels Threads::Threads)
   target_compile_options(loramux_ceiling PRIVATE -Wall -Wextra -O2)
 
+  add_executable(loramux_packed_bench ${_kernels}/bench/packed_bench.cc)
+  target_link_libraries(loramux_packed_bench PRIVATE loramux_kernel_test_support)
+  target_compile_options(loramux_packed_bench PRIVATE -Wall -Wextra ${_kernel_optimize})
+
   enable_testing()
   add_test(NAME kernels COMMAND loramux_kernel_tests)
   add_test(NAME kernel_isa_symbols

@@ -14,19 +14,19 @@ constexpr int kBlockSteps = static_cast<int>(kSumBlock) / 4;  // that 16 bits ca
 
 enum Source { kInt8Stored, kInt8Halves, kInt4Stored, kBytes };
 
-LORAMUX_INLINE void LoadSums(const Tile& tile, int rows, VF (*sum)[kStripVectors]) {
-  for (int r = 0; r < rows; ++r) {
-    for (int v = 0; v < kStripVectors; ++v) {
-      sum[r][v] = tile.begin > 0 ? Load(tile.sums + r * kStripColumns + v * kLanes) : Zero();
-    }
-  }
-}
-LORAMUX_INLINE void StoreSums(const Tile& tile, int rows, const VF (*sum)[kStripVectors]) {
-  for (int r = 0; r < rows; ++r) {
-    for (int v = 0; v < kStripVectors; ++v) {
-      Store(tile.sums + r * kStripColumns + v * kLanes, sum[r][v]);
-    }
-  }
+// sum += products, in 16 bits. GCC 12 would turn a chain of these into a tree, for which it has not
+// the registers.
+LORAMUX_INLINE void AddProducts(VB* sum, VB weights, VB levels) {
+  VB products;
+#if defined(LORAMUX_SIMD_AVX512)
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0"
+          : "+v"(*sum), "=&v"(products)
+          : "v"(weights), "v"(levels));
+#else
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0"
+          : "+x"(*sum), "=&x"(products)
+          : "x"(weights), "x"(levels));
+#endif
 }
 
 // Depth d to d + 4: two vectors of levels with every row.
@@ -35,8 +35,8 @@ LORAMUX_INLINE void LevelStep(const Tile& tile, int64_t d, VB w0, VB w1, VB (&bl
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const VB a = RepeatInt(tile.rows + r * tile.row_bytes + d);
-    block[r][0] = AddShorts(block[r][0], MulBytes(w0, a));
-    block[r][1] = AddShorts(block[r][1], MulBytes(w1, a));
+    AddProducts(&block[r][0], w0, a);
+    AddProducts(&block[r][1], w1, a);
   }
 }
 template <int kRows>
@@ -50,8 +50,7 @@ void Int4Tile(const Tile& tile) {
   const VB one = SetShorts(1);
   const uint8_t* w0 = tile.weights[0];
   const uint8_t* w1 = tile.weights[1];
-  VF sum[kRows][kStripVectors];
-  LoadSums(tile, kRows, sum);
+  ClearSums(tile, kRows);
   GroupCursor cursor = CursorAt(tile);
   for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
     const int64_t end = MinOf(begin + tile.inner, tile.end);
@@ -89,12 +88,11 @@ void Int4Tile(const Tile& tile) {
     const VF scale0 = GroupScale(tile, cursor, 0);
     const VF scale1 = GroupScale(tile, cursor, 1);
     for (int r = 0; r < kRows; ++r) {
-      sum[r][0] = AddGroup(tile, cursor, r, dot[r][0], scale0, sum[r][0]);
-      sum[r][1] = AddGroup(tile, cursor, r, dot[r][1], scale1, sum[r][1]);
+      AddGroup(tile, cursor, r, 0, dot[r][0], scale0);
+      AddGroup(tile, cursor, r, 1, dot[r][1], scale1);
     }
     Step(&cursor);
   }
-  StoreSums(tile, kRows, sum);
 }
 
 template <int kRows, Source kSource>
@@ -102,8 +100,7 @@ void Int8Tile(const Tile& tile) {
   const VB one = SetShorts(1);
   const VB sixteen = SetShorts(16);
   const VB flip = SetBytes(kInt8Zero);
-  VF sum[kRows][kStripVectors];
-  LoadSums(tile, kRows, sum);
+  ClearSums(tile, kRows);
   GroupCursor cursor = CursorAt(tile);
   constexpr int64_t kStepBytes = kSource == kInt8Stored ? 64 : 128;
   for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
@@ -134,13 +131,10 @@ void Int8Tile(const Tile& tile) {
         }
       }
       const VF scale = GroupScale(tile, cursor, v);
-      for (int r = 0; r < kRows; ++r) {
-        sum[r][v] = AddGroup(tile, cursor, r, dot[r], scale, sum[r][v]);
-      }
+      for (int r = 0; r < kRows; ++r) AddGroup(tile, cursor, r, v, dot[r], scale);
     }
     Step(&cursor);
   }
-  StoreSums(tile, kRows, sum);
 }
 
 // [depth / 4][low, high][16][4]

@@ -10,15 +10,14 @@ namespace loramux::packed::LORAMUX_PACKED_NS {
 constexpr int32_t kInt8Zero = 128;
 constexpr int32_t kInt4Zero = 8;
 
+// GCC 12 copies and spills accumulators around the intrinsic, whose operands have another type.
+LORAMUX_INLINE void Dot(VB* sum, VB weights, VB levels) {
 #if defined(LORAMUX_SIMD_AVX512)
-LORAMUX_INLINE VB Dot(VB sum, VB weights, VB levels) {
-  return _mm512_dpbusd_epi32(sum, weights, levels);
-}
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(levels));
 #else
-LORAMUX_INLINE VB Dot(VB sum, VB weights, VB levels) {
-  return _mm256_dpbusd_avx_epi32(sum, weights, levels);
-}
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sum) : "x"(weights), "x"(levels));
 #endif
+}
 
 enum Source { kInt8Stored, kInt4Stored, kBytes };
 
@@ -29,8 +28,8 @@ LORAMUX_INLINE void DotStep(const Tile& tile, int64_t d, VB w0, VB w1,
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const VB a = RepeatInt(tile.rows + r * tile.row_bytes + d);
-    dot[r][0] = Dot(dot[r][0], w0, a);
-    dot[r][1] = Dot(dot[r][1], w1, a);
+    Dot(&dot[r][0], w0, a);
+    Dot(&dot[r][1], w1, a);
   }
 }
 
@@ -38,12 +37,7 @@ template <int kRows, Source kSource>
 void IntDotTile(const Tile& tile) {
   const uint8_t* w0 = tile.weights[0];
   const uint8_t* w1 = tile.weights[1];
-  VF sum[kRows][kStripVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kStripVectors; ++v) {
-      sum[r][v] = tile.begin > 0 ? Load(tile.sums + r * kStripColumns + v * kLanes) : Zero();
-    }
-  }
+  ClearSums(tile, kRows);
   GroupCursor cursor = CursorAt(tile);
   for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
     const int64_t end = MinOf(begin + tile.inner, tile.end);
@@ -83,15 +77,10 @@ void IntDotTile(const Tile& tile) {
     const VF scale1 = GroupScale(tile, cursor, 1);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      sum[r][0] = AddGroup(tile, cursor, r, dot[r][0], scale0, sum[r][0]);
-      sum[r][1] = AddGroup(tile, cursor, r, dot[r][1], scale1, sum[r][1]);
+      AddGroup(tile, cursor, r, 0, dot[r][0], scale0);
+      AddGroup(tile, cursor, r, 1, dot[r][1], scale1);
     }
     Step(&cursor);
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kStripVectors; ++v) {
-      Store(tile.sums + r * kStripColumns + v * kLanes, sum[r][v]);
-    }
   }
 }
 

@@ -102,12 +102,19 @@ LORAMUX_INLINE VB StartOfSum(const Tile& tile, const GroupCursor& c, int row, in
   return MulInts(zeros, SetInts(-levels));
 }
 
-// An inner group's sum into the running one, in the order that packed_linear.h fixes.
-LORAMUX_INLINE VF AddGroup(const Tile& tile, const GroupCursor& c, int row, VB dot, VF scale,
-                           VF sum) {
+// An inner group's sum into the running one, in the order that packed_linear.h fixes. Running sums
+// live in memory, in the first cache: registers are for the products.
+LORAMUX_INLINE void AddGroup(const Tile& tile, const GroupCursor& c, int row, int vector, VB dot,
+                             VF scale) {
   VF product = IntsToFloats(dot);
   if (tile.scales[0] != nullptr) product = product * scale;
-  return Fma(product, Set1(tile.row_scales[row * tile.row_groups + c.row]), sum);
+  float* sum = tile.sums + row * kStripColumns + vector * kLanes;
+  const VF row_scale = Set1(tile.row_scales[row * tile.row_groups + c.row]);
+  Store(sum, Fma(product, row_scale, Load(sum)));
+}
+LORAMUX_INLINE void ClearSums(const Tile& tile, int rows) {
+  if (tile.begin > 0) return;
+  for (int i = 0; i < rows * kStripVectors; ++i) Store(tile.sums + i * kLanes, Zero());
 }
 LORAMUX_INLINE VF GroupScale(const Tile& tile, const GroupCursor& c, int vector) {
   if (tile.scales[vector] == nullptr) return Set1(1.0f);

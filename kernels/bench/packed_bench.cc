@@ -1,0 +1,200 @@
+// Times packed linear layers: every instruction set in turn in one run, beside what reading the
+// same weights takes. Each set's result is compared with the reference first; a wrong one is not
+// timed.
+//   loramux_packed_bench [--isa NAME] [--threads N] [--format bf16|int8|int4] [--group N]
+//                        [--rows N] [--n N] [--k N] [--seconds S]
+// Without --rows: 1, 4, 16, 64 and 512. One thread is timed by its processor time, so that
+// neighbours only cost it their share of the caches; more are timed by the clock.
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+
+#include "loramux/cpu_features.h"
+#include "session/step_pool.h"
+#include "test/packed_case.h"
+
+namespace loramux::bench {
+namespace {
+
+// More than the last-level cache of a large server, so that few rows read from memory.
+constexpr int64_t kWeightBytes = 256 << 20;
+constexpr double kTolerance = 0x1p-17;
+
+struct Options {
+  std::string isa;
+  int32_t threads = 1;
+  std::map<std::string, int64_t> numbers = {{"--group", 128}, {"--rows", 0}, {"--n", 2048},
+                                            {"--k", 2048}};
+  std::string format;
+  double seconds = 0.5;  // per case and contender
+};
+
+double Now(bool cpu) {
+  timespec t;
+  clock_gettime(cpu ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+double Median(std::vector<double> v) {
+  std::nth_element(v.begin(), v.begin() + static_cast<int64_t>(v.size() / 2), v.end());
+  return v[v.size() / 2];
+}
+
+// Adds up all bytes in eight streams that the compiler makes vectors of.
+uint64_t ReadAll(const uint8_t* bytes, int64_t count) {
+  uint64_t sums[32] = {};
+  const int64_t words = count / 8;
+  for (int64_t i = 0; i + 32 <= words; i += 32) {
+    __builtin_prefetch(bytes + i * 8 + 4096);
+    __builtin_prefetch(bytes + i * 8 + 4160);
+    __builtin_prefetch(bytes + i * 8 + 4224);
+    __builtin_prefetch(bytes + i * 8 + 4288);
+    for (int j = 0; j < 32; ++j) {
+      uint64_t word;
+      std::memcpy(&word, bytes + (i + j) * 8, 8);
+      sums[j] += word;
+    }
+  }
+  uint64_t sum = 0;
+  for (uint64_t s : sums) sum += s;
+  return sum;
+}
+
+struct Contender {
+  std::string name;
+  Isa isa = Isa::kScalar;
+  bool reads = false;  // reads the weights, no more
+  std::vector<double> seconds;
+};
+
+void BenchShape(const Options& options, const PackedShape& shape, int64_t rows) {
+  test::Random random(1);
+  const PackedLayout layout = LayoutOf(shape);
+  test::PackedCase one = test::MakePackedCase(shape, rows, kActivationGroup, &random);
+  one.bias.clear();
+  one.residual.clear();
+  std::vector<test::AlignedBytes> copies;
+  const int64_t count = std::max<int64_t>(1, kWeightBytes / layout.bytes);
+  for (int64_t i = 0; i < count; ++i) copies.push_back(one.blob);
+
+  StepPool pool(options.threads);
+  const Parallel parallel = options.threads > 1 ? pool.parallel() : Parallel{};
+  std::vector<float> y(static_cast<size_t>(rows * shape.n));
+  PackedLinearArgs args;
+  args.x = one.x.data();
+  args.x_stride = shape.k;
+  args.rows = rows;
+  args.k = shape.k;
+  args.parts[0].weight = one.Weight();
+  args.activation_group = one.activation_group;
+  args.y = y.data();
+
+  std::vector<Contender> contenders = {{"read", Isa::kScalar, true, {}}};
+  const int64_t checked = std::min<int64_t>(rows, 3);
+  const std::vector<float> want = one.Rows(rows - checked, checked).RunReference();
+  const std::vector<double> sizes = one.Rows(rows - checked, checked).Magnitudes();
+  for (Isa isa : SupportedIsas()) {
+    if (options.isa.empty() ? isa == Isa::kScalar : options.isa != IsaName(isa)) continue;
+    test::AlignedBytes workspace(PackedLinearWorkspace(args, options.threads, isa));
+    args.workspace = workspace.data();
+    PackedLinear(args, parallel, isa);
+    double worst = 0.0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      const float got = y[static_cast<size_t>((rows - checked) * shape.n) + i];
+      const double error = std::fabs(static_cast<double>(got) - static_cast<double>(want[i]));
+      if (!(error / sizes[i] <= worst)) worst = error / sizes[i];
+    }
+    if (worst <= kTolerance) {
+      contenders.push_back({IsaName(isa), isa, false, {}});
+    } else {
+      std::printf("%-12s WRONG: error %g\n", IsaName(isa), worst);
+    }
+  }
+
+  uint64_t sink = 0;
+  size_t next = 0;
+  pool.Begin();
+  const double end = Now(false) + options.seconds * static_cast<double>(contenders.size());
+  for (int round = 0; round < 5 || Now(false) < end; ++round) {
+    for (Contender& c : contenders) {
+      const test::AlignedBytes& blob = copies[next++ % copies.size()];
+      test::AlignedBytes workspace(PackedLinearWorkspace(args, options.threads, c.isa));
+      args.workspace = workspace.data();
+      args.parts[0].weight.blob = blob.data();
+      const double begin = Now(options.threads == 1);
+      if (c.reads) {
+        constexpr int64_t kPieces = 16;
+        uint64_t sums[kPieces] = {};
+        parallel.For(kPieces, [&](size_t i) {
+          const int64_t piece = blob.bytes() / kPieces;
+          sums[i] = ReadAll(blob.data() + static_cast<int64_t>(i) * piece, piece);
+        });
+        for (uint64_t s : sums) sink += s;
+      } else {
+        PackedLinear(args, parallel, c.isa);
+      }
+      c.seconds.push_back(Now(options.threads == 1) - begin);
+    }
+  }
+  pool.End();
+  const double read = Median(contenders[0].seconds);
+  for (const Contender& c : contenders) {
+    const double t = Median(c.seconds);
+    std::printf("%-34s rows %-4lld %-12s %10.1f us %7.2f GB/s %5.2f of reading %8.1f GOPS\n",
+                test::Describe(shape).c_str(), static_cast<long long>(rows), c.name.c_str(),
+                t * 1e6, static_cast<double>(layout.bytes) / t * 1e-9, read / t,
+                c.reads ? 0.0
+                        : 2e-9 * static_cast<double>(rows * shape.n) *
+                              static_cast<double>(shape.k) / t);
+  }
+  if (sink == 42) std::printf("\n");  // keeps the reading
+}
+
+}  // namespace
+}  // namespace loramux::bench
+
+int main(int argc, char** argv) {
+  using loramux::PackedFormat;
+  loramux::bench::Options options;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string flag = argv[i];
+    const char* value = i + 1 < argc ? argv[i + 1] : nullptr;
+    if (value != nullptr && flag == "--isa") {
+      options.isa = value;
+    } else if (value != nullptr && flag == "--format") {
+      options.format = value;
+    } else if (value != nullptr && flag == "--seconds") {
+      options.seconds = std::atof(value);
+    } else if (value != nullptr && flag == "--threads") {
+      options.threads = std::max(1, std::atoi(value));
+    } else if (value != nullptr && options.numbers.count(flag) > 0) {
+      options.numbers[flag] = std::atoll(value);
+    } else {
+      std::fprintf(stderr,
+                   "usage: %s [--isa NAME] [--threads N] [--format NAME] [--group N] [--rows N] "
+                   "[--n N] [--k N] [--seconds S]\n",
+                   argv[0]);
+      return 2;
+    }
+  }
+  for (PackedFormat format : {PackedFormat::kBf16, PackedFormat::kInt8, PackedFormat::kInt4}) {
+    if (!options.format.empty() && options.format != loramux::PackedFormatName(format)) continue;
+    loramux::PackedShape shape = {format, options.numbers["--n"], options.numbers["--k"],
+                                  static_cast<int32_t>(options.numbers["--group"]), false};
+    if (format == PackedFormat::kBf16) shape.group = 0;
+    if (!loramux::IsValid(shape)) {
+      std::fprintf(stderr, "There is no such shape.\n");
+      return 2;
+    }
+    std::vector<int64_t> rows = {1, 4, 16, 64, 512};
+    if (options.numbers["--rows"] > 0) rows = {options.numbers["--rows"]};
+    for (int64_t r : rows) loramux::bench::BenchShape(options, shape, r);
+  }
+  return 0;
+}
