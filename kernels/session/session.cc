@@ -7,7 +7,6 @@
 
 #include "loramux/paged_attention.h"
 #include "session/error.h"
-#include "session/spin.h"
 
 namespace loramux {
 namespace {
@@ -106,7 +105,6 @@ void Session::Step(const StepPacketView& packet, bool want_logits, Done done) {
   {
     const std::lock_guard lock(mutex_);
     step_posted_ = true;
-    posts_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_one();
 }
@@ -257,25 +255,17 @@ void Session::Post(std::function<void()> job) {
   {
     const std::lock_guard lock(mutex_);
     jobs_.push_back(std::move(job));
-    posts_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_one();
 }
 
 void Session::StepLoop() {
-  bool spins = false;
-  uint32_t seen = 0;
   for (;;) {
-    if (spins) {
-      SpinUntil(kStepSpin,
-                [this, seen] { return posts_.load(std::memory_order_acquire) != seen; });
-    }
     std::function<void()> job;
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] { return ended_ || step_posted_ || !jobs_.empty(); });
       if (ended_) return;
-      seen = posts_.load(std::memory_order_relaxed);
       // Jobs besides steps are the first one, which loads, and the last one, which tears down; a
       // step that was posted before the last one runs before it.
       if (step_posted_) {
@@ -287,10 +277,8 @@ void Session::StepLoop() {
     }
     if (job) {
       job();
-      spins = false;
     } else {
       RunStep();
-      spins = config_.intra_op_threads > 1;
     }
   }
 }

@@ -16,10 +16,8 @@
 // The library itself is never unloaded.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -55,11 +53,6 @@ struct AdapterLoadResult {
 
 class Session {
  public:
-  // What the step thread spins after a step for the next one before it sleeps: an owner that has
-  // more to do answers within this time, and to wake a thread takes as long again. Only where
-  // another core is left for the owner.
-  static constexpr std::chrono::microseconds kStepSpin{200};
-
   // Null when all went well, else a NativeError or std::bad_alloc.
   using Done = std::function<void(std::exception_ptr error)>;
   using AdapterDone = std::function<void(AdapterLoadResult result, std::exception_ptr error)>;
@@ -137,8 +130,6 @@ class Session {
   bool step_posted_ = false;
   std::deque<std::function<void()>> jobs_;
   bool ended_ = false;
-  // Changes whenever the step thread has something new to look at.
-  std::atomic<uint32_t> posts_{0};
   std::thread step_thread_;
 };
 
