@@ -8,7 +8,7 @@
 import type { AdapterResidency } from '../adapters/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
 import { type CacheIdentity, rootHash } from '../kvcache/block-hash.ts';
-import type { NativeSession, StepResult } from '../native/addon-types.ts';
+import type { NativeSession, StepPacket, StepResult } from '../native/addon-types.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import { SequenceGroup } from '../scheduler/sequence.ts';
 import type { StepPlan } from '../scheduler/step-plan.ts';
@@ -20,6 +20,7 @@ import { StepPacker } from './packer.ts';
 import { checkRequest } from './request-check.ts';
 import { type EngineSnapshot, takeSnapshot } from './snapshot.ts';
 import { StepStats } from './step-stats.ts';
+import { Successor } from './successor.ts';
 import type {
   Engine,
   EngineHandle,
@@ -39,6 +40,7 @@ export class EngineLoop implements Engine {
   readonly #settings: EngineSettings;
   readonly #scheduler: Scheduler;
   readonly #packer: StepPacker;
+  readonly #successor: Successor;
   readonly #events: EventQueue;
   readonly #committer: Committer;
   readonly #stats = new StepStats();
@@ -76,6 +78,7 @@ export class EngineLoop implements Engine {
     };
     this.#scheduler = new Scheduler(settings, residency);
     this.#packer = new StepPacker(settings);
+    this.#successor = new Successor(this.#scheduler, this.#packer);
     this.#events = new EventQueue(settings.onDefect);
     this.#committer = new Committer(this.#scheduler, this.#events, this.#live);
     residency?.onChange(() => {
@@ -233,7 +236,8 @@ export class EngineLoop implements Engine {
       this.#committer.endAll(group, { reason: 'error', error });
     }
     if (plan.entries.length > 0) {
-      this.#dispatch(plan, resultAtMs);
+      this.#dispatch(plan, this.#packer.pack(plan), resultAtMs);
+      this.#successor.prepare(plan);
     } else if (this.#scheduler.running.length > 0) {
       throw new RangeError('Sequences run, but none could be scheduled');
     } else if (plan.rejected.length > 0) {
@@ -242,32 +246,53 @@ export class EngineLoop implements Engine {
     }
   }
 
-  #dispatch(plan: StepPlan, resultAtMs: number | undefined): void {
-    const packet = this.#packer.pack(plan);
+  #dispatch(plan: StepPlan, packet: StepPacket, resultAtMs: number | undefined): void {
     this.#stats.dispatched(packet.numSequences, this.#packer.numAdapters);
     this.#inFlight = true;
     const step = callStep(this.#native, packet);
-    if (resultAtMs !== undefined) this.#stats.outside(performance.now() - resultAtMs);
     step.then(
-      (result) => this.#settle(() => this.#succeeded(plan, result, resultAtMs !== undefined)),
+      (result) =>
+        this.#settle(
+          () => this.#succeeded(plan, result, resultAtMs !== undefined),
+          () => this.#successor.take(plan, result),
+        ),
       (error: unknown) => this.#settle(() => this.#stepFailed(plan, error)),
     );
+    if (resultAtMs !== undefined) this.#stats.outside(performance.now() - resultAtMs);
   }
 
-  #settle(commit: () => void): void {
+  #settle(commit: () => void, successor?: () => StepPacket | undefined): void {
     const resultAtMs = performance.now();
     const settle = () => {
       this.#inFlight = false;
+      const isOpen = this.#state !== 'failed' && this.#touched.size === 0;
+      const packet = isOpen ? successor?.() : undefined;
       try {
-        commit();
+        if (packet === undefined) commit();
+        else this.#overtake(commit, packet, resultAtMs);
       } catch (error) {
         this.#fail(toLoramuxError(error));
       }
-      this.#border(resultAtMs);
+      if (packet === undefined) this.#border(resultAtMs);
+      else this.#scheduleDelivery();
     };
     // Events are delivered in the order of the steps, and none after its choice was stopped.
     if (this.#deliveryDue) this.#arrived = settle;
     else settle();
+  }
+
+  /** Dispatches the prepared step first, then commits the one before it and plans what now runs. */
+  #overtake(commit: () => void, packet: StepPacket, resultAtMs: number): void {
+    const { numSequences } = packet;
+    this.#dispatch(this.#scheduler.current, packet, resultAtMs);
+    this.#stats.prepared();
+    commit();
+    this.#plannedMs = this.#settings.nowMs();
+    const plan = this.#scheduler.plan(this.#plannedMs);
+    if (plan.entries.length !== numSequences || plan.numTokens !== numSequences) {
+      throw new RangeError('The step in flight is not the one that was planned');
+    }
+    this.#successor.prepare(plan);
   }
 
   #succeeded(plan: StepPlan, result: StepResult, followedAnother: boolean): void {

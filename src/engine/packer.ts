@@ -40,8 +40,12 @@ export class StepPacker {
     };
   }
 
-  /** The packet of a plan, whose entries are sorted by adapter slot. Valid until the next call. */
-  pack(plan: StepPlan): StepPacket {
+  /**
+   * The packet of a plan, whose entries are sorted by adapter slot. Valid until the next call.
+   * @param ahead 1 packs the step after the plan's, when each entry samples a token and its sequence
+   *   goes on with it; the caller fills in the tokens, and no penalties look at them
+   */
+  pack(plan: StepPlan, ahead: 0 | 1 = 0): StepPacket {
     const packet = this.#packet;
     packet.numTokens = 0;
     packet.numSequences = 0;
@@ -49,12 +53,12 @@ export class StepPacker {
     packet.numRows = 0;
     this.numAdapters = 0;
     packet.maxBlocksPerSequence = longestTable(plan.entries);
-    packet.numBlockCopies = plan.reservation.copies(packet.blockCopies);
+    packet.numBlockCopies = ahead > 0 ? 0 : plan.reservation.copies(packet.blockCopies);
     this.#sampling.reset();
     for (const entry of plan.entries) {
       this.#openSegment(entry.sequence);
-      this.#packRows(entry);
-      this.#packTokens(entry);
+      this.#packRows(entry, ahead);
+      this.#packTokens(entry, ahead);
       this.#packTable(entry);
     }
     packet.queryStart[packet.numSequences] = packet.numTokens;
@@ -79,7 +83,7 @@ export class StepPacker {
     packet.numSegments += 1;
   }
 
-  #packRows(entry: ScheduledSequence): void {
+  #packRows(entry: ScheduledSequence, ahead: number): void {
     const packet = this.#packet;
     const { sequence, start, count } = entry;
     for (let i = 0; i < entry.numScored; i++) {
@@ -90,16 +94,17 @@ export class StepPacker {
     }
     if (!entry.samples) return;
     packet.logitRows[packet.numRows] = packet.numTokens + count - 1;
-    this.#sampling.sample(packet.numRows, sequence);
+    this.#sampling.sample(packet.numRows, sequence, ahead);
     packet.numRows += 1;
   }
 
-  #packTokens(entry: ScheduledSequence): void {
+  #packTokens(entry: ScheduledSequence, ahead: number): void {
     const packet = this.#packet;
-    const { sequence, start, count } = entry;
+    const { sequence, count } = entry;
+    const start = entry.start + ahead;
     const { blocks } = sequence.table;
     const promptLength = sequence.group.prompt.length;
-    sequence.copyTokens(start, count, packet.inputIds, packet.numTokens);
+    if (ahead === 0) sequence.copyTokens(start, count, packet.inputIds, packet.numTokens);
     for (let i = 0; i < count; i++) {
       const token = packet.numTokens + i;
       const position = start + i;

@@ -3,7 +3,6 @@ import type { SamplingArrays } from '../native/addon-types.ts';
 import type { Sequence } from '../scheduler/sequence.ts';
 import type { SamplingParams } from './types.ts';
 
-const LOW_32 = 0xffff_ffffn;
 /** The token alone, see `SamplingArrays.numTopLogprobs`. */
 const NO_LOGPROBS = -1;
 
@@ -57,8 +56,11 @@ export class SamplingPacker {
     arrays.biasStart[row + 1] = arrays.biasStart[row]!;
   }
 
-  /** A row that samples the sequence's next token. */
-  sample(row: number, sequence: Sequence): void {
+  /**
+   * A row that samples the sequence's next token.
+   * @param ahead tokens that the sequence will have by then beyond those it has
+   */
+  sample(row: number, sequence: Sequence, ahead: number): void {
     const { arrays } = this;
     const { sampling } = sequence.group.request;
     arrays.targetIds[row] = -1;
@@ -70,22 +72,20 @@ export class SamplingPacker {
     arrays.presencePenalty[row] = sampling.presencePenalty;
     arrays.frequencyPenalty[row] = sampling.frequencyPenalty;
     // Choices of one request differ only by their seed: seed + index, modulo 2^64.
-    const seed = BigInt.asUintN(64, sampling.seed + BigInt(sequence.index));
-    arrays.seed[row * 2] = Number(seed & LOW_32);
-    arrays.seed[row * 2 + 1] = Number(seed >> 32n);
-    arrays.sampleIndex[row] = sequence.numOutput;
+    const { seedLow, seedHigh } = sequence.group;
+    const low = seedLow + sequence.index;
+    arrays.seed[row * 2] = low;
+    arrays.seed[row * 2 + 1] = seedHigh + (low >= 2 ** 32 ? 1 : 0);
+    arrays.sampleIndex[row] = sequence.numOutput + ahead;
     arrays.numTopLogprobs[row] = sampling.logprobs ?? NO_LOGPROBS;
     this.#packHistory(row, sequence, sampling);
-    this.#packBias(row, sequence, sampling);
+    this.#packBias(row, sampling, sequence.numOutput + ahead);
   }
 
   #packHistory(row: number, sequence: Sequence, sampling: SamplingParams): void {
     const { arrays } = this;
     const start = arrays.historyStart[row]!;
-    const penalised =
-      sampling.repetitionPenalty !== 1 ||
-      sampling.presencePenalty !== 0 ||
-      sampling.frequencyPenalty !== 0;
+    const penalised = isPenalised(sampling);
     const length = penalised ? sequence.numTokens : 0;
     if (start + length > arrays.history.length) {
       const grown = new Int32Array((start + length) * 2);
@@ -97,8 +97,8 @@ export class SamplingPacker {
     arrays.historyStart[row + 1] = start + length;
   }
 
-  #packBias(row: number, sequence: Sequence, sampling: SamplingParams): void {
-    const masked = sequence.numOutput < sampling.minTokens;
+  #packBias(row: number, sampling: SamplingParams, numOutput: number): void {
+    const masked = numOutput < sampling.minTokens;
     let at = this.arrays.biasStart[row]!;
     if (sampling.logitBias !== undefined) {
       for (const [tokenId, bias] of sampling.logitBias) {
@@ -127,4 +127,13 @@ export class SamplingPacker {
     arrays.biasIds[at] = tokenId;
     arrays.biasValues[at] = bias;
   }
+}
+
+/** Whether the row looks at the tokens so far. */
+export function isPenalised(sampling: SamplingParams): boolean {
+  return (
+    sampling.repetitionPenalty !== 1 ||
+    sampling.presencePenalty !== 0 ||
+    sampling.frequencyPenalty !== 0
+  );
 }

@@ -4,6 +4,7 @@ import type { EngineStats } from './types.ts';
 type Sums = Pick<
   EngineStats,
   | 'steps'
+  | 'preparedSteps'
   | 'batchSequencesSum'
   | 'batchAdaptersSum'
   | 'maxAdaptersInOneStep'
@@ -16,6 +17,7 @@ type Sums = Pick<
 export class StepStats {
   readonly #sums: Sums = {
     steps: 0,
+    preparedSteps: 0,
     batchSequencesSum: 0,
     batchAdaptersSum: 0,
     maxAdaptersInOneStep: 0,
@@ -32,6 +34,11 @@ export class StepStats {
     sums.batchAdaptersSum += numAdapters;
     sums.maxSequencesInOneStep = Math.max(sums.maxSequencesInOneStep, numSequences);
     sums.maxAdaptersInOneStep = Math.max(sums.maxAdaptersInOneStep, numAdapters);
+  }
+
+  /** The step just dispatched was packed ahead. */
+  prepared(): void {
+    this.#sums.preparedSteps += 1;
   }
 
   /** @param gapMs since the step before, when it led to this one */

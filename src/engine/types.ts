@@ -124,6 +124,8 @@ export interface EngineStats {
   blocksCached: number;
   blocksReferenced: number;
   steps: number;
+  /** Of those, packed while the step before them ran. */
+  preparedSteps: number;
   preemptions: number;
   prefixHitTokens: number;
   prefixQueryTokens: number;

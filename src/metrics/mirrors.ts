@@ -57,6 +57,7 @@ function engineValues(
     adaptersMax: stats.maxAdaptersInOneStep,
     sequencesMax: stats.maxSequencesInOneStep,
     steps: stats.steps,
+    preparedSteps: stats.preparedSteps,
     sequences: stats.batchSequencesSum,
     adapters: stats.batchAdaptersSum,
     nativeSeconds: stats.nativeMsSum / 1000,

@@ -10,6 +10,10 @@ export const LATENCY_BUCKETS_S = [
 /** Counters that mirror running totals of the engine: name, help. */
 export const ENGINE_COUNTERS = {
   steps: ['engine_steps_total', 'Native steps.'],
+  preparedSteps: [
+    'engine_prepared_steps_total',
+    'Native steps that were packed while the one before them ran.',
+  ],
   sequences: ['engine_step_sequences_total', 'Sequences, summed over steps.'],
   adapters: ['engine_step_adapters_total', 'Distinct adapters, summed over steps.'],
   nativeSeconds: ['engine_native_seconds_total', 'Time in native steps.'],

@@ -66,6 +66,11 @@ export class Scheduler {
     this.waiting.push(group.carrier!);
   }
 
+  /** The plan that `plan` gave last. */
+  get current(): StepPlan {
+    return this.#plan;
+  }
+
   /** Plans and reserves one step. The plan is reused: it is valid until the next call. */
   plan(nowMs: number): StepPlan {
     const plan = this.#plan;

@@ -86,6 +86,8 @@ export class Sequence {
   }
 }
 
+const LOW_32 = 0xffff_ffffn;
+
 export class SequenceGroup {
   readonly request: EngineRequest;
   /** int32 [L]: the group's own copy. */
@@ -94,6 +96,9 @@ export class SequenceGroup {
   readonly order: number;
   readonly lane: Lane<Sequence>;
   readonly rootHash: BlockHash;
+  /** Uint32 words of the request's seed: every step needs them, and big integers are slow. */
+  readonly seedLow: number;
+  readonly seedHigh: number;
   readonly sequences: Sequence[] = [];
   /** Computes the prompt for all; undefined once the others are born. */
   carrier: Sequence | undefined;
@@ -114,6 +119,8 @@ export class SequenceGroup {
     this.order = order;
     this.lane = lane;
     this.rootHash = rootHash;
+    this.seedLow = Number(request.sampling.seed & LOW_32);
+    this.seedHigh = Number((request.sampling.seed >> 32n) & LOW_32);
     this.numLive = request.n;
     for (let i = 0; i < request.n; i++) this.sequences.push(new Sequence(this, i));
     this.carrier = this.sequences[0];
