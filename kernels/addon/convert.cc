@@ -15,7 +15,8 @@ constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
 KvDtype ToKvDtype(const std::string& name) {
   if (name == "f32") return KvDtype::kF32;
   if (name == "bf16") return KvDtype::kBf16;
-  FailType("kvDtype", "'f32' or 'bf16'");
+  if (name == "int8") return KvDtype::kI8;
+  FailType("kvDtype", "'f32', 'bf16' or 'int8'");
 }
 
 Isa ToIsa(const Napi::Object& options) {

@@ -145,7 +145,7 @@ void BenchAttention(Bench* bench, const char* kind, int32_t sequences, int32_t c
       bench->Refuse(name, isa, error);
       continue;
     }
-    test::PreparedStep prepared = c.Prepare(step, bench->parallel().threads);
+    test::PreparedStep prepared = c.Prepare(step, bench->parallel().threads, isa);
     bench->Time(name, isa, bytes, 4.0 * pairs * heads * head_size,
                 [&](size_t) { PagedAttention(prepared.args, bench->parallel(), isa); });
   }

@@ -9,6 +9,8 @@ set(_kernels ${CMAKE_CURRENT_LIST_DIR}/..)
 get_filename_component(_kernels ${_kernels} ABSOLUTE)
 
 add_library(loramux_kernels STATIC
+  ${_kernels}/cpu/attention/attention_plan.cc
+  ${_kernels}/cpu/attention/paged_attention.cc
   ${_kernels}/cpu/cpu_features.cc
   ${_kernels}/cpu/dispatch.cc
   ${_kernels}/cpu/isa_scalar.cc

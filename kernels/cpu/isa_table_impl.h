@@ -1,9 +1,9 @@
 // Defines the table of the instruction set this translation unit is compiled for.
 #pragma once
 
+#include "cpu/attention/vector_impl.h"
 #include "cpu/convert_impl.h"
 #include "cpu/kernel_table.h"
-#include "cpu/paged_attention_impl.h"
 #include "cpu/prologue_impl.h"
 #include "cpu/sampler_impl.h"
 #include "cpu/segmented_lora_impl.h"
@@ -12,7 +12,6 @@ namespace loramux::LORAMUX_SIMD_NS {
 
 const KernelTable kTable = {
     {ShrinkF32, ExpandF32},
-    PagedAttention,
     MaxLogit,
     SumExp,
     CountGreater,

@@ -4,7 +4,6 @@
 #include "cpu/lora/lora_kernels.h"
 #include "loramux/convert.h"
 #include "loramux/packed_linear.h"
-#include "loramux/paged_attention.h"
 #include "loramux/types.h"
 
 namespace loramux {
@@ -34,7 +33,6 @@ struct BucketPassArgs {
 
 struct KernelTable {
   lora::LoraKernels lora_f32;
-  void (*paged_attention)(const PagedAttentionArgs& args, const Parallel& parallel);
 
   // Largest value; *unusable is set when one is NaN or +infinity. count >= 1.
   float (*max_logit)(const float* logits, int64_t count, bool* unusable);

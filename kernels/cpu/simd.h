@@ -1,15 +1,18 @@
 // The vector abstraction that kernel bodies are written in. A translation unit compiled for one
-// instruction set defines LORAMUX_SIMD_AVX2 or LORAMUX_SIMD_AVX512 (or neither: portable) and
-// includes this first; everything then lives in a namespace of that instruction set, so that the
-// linker never merges code compiled for different ones. For the same reason kernel bodies use no
-// templates or inline functions of the standard library: the linker keeps one copy of those, and it
-// could be the one this processor cannot run.
+// instruction set defines LORAMUX_SIMD_AVX2, LORAMUX_SIMD_AVX512 or LORAMUX_SIMD_AMX (or none:
+// portable) and includes this first; everything then lives in a namespace of that instruction set,
+// so that the linker never merges code compiled for different ones. For the same reason kernel
+// bodies use no templates or inline functions of the standard library: the linker keeps one copy of
+// those, and it could be the one this processor cannot run.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(LORAMUX_SIMD_AVX512)
+#if defined(LORAMUX_SIMD_AMX)
+#define LORAMUX_SIMD_NS isa_amx
+#include "cpu/simd_avx512.h"
+#elif defined(LORAMUX_SIMD_AVX512)
 #define LORAMUX_SIMD_NS isa_avx512
 #include "cpu/simd_avx512.h"
 #elif defined(LORAMUX_SIMD_AVX2)
@@ -35,6 +38,7 @@ LORAMUX_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 typedef int32_t VI __attribute__((vector_size(sizeof(VF))));
 typedef uint32_t VU __attribute__((vector_size(sizeof(VF))));
 typedef uint16_t VU16 __attribute__((vector_size(sizeof(VF) / 2)));
+typedef int8_t VI8 __attribute__((vector_size(sizeof(VF) / 4)));
 
 // Whole and partial loads and stores of cache elements. Partial: lanes at and past n are zero, and
 // their memory is not touched.
@@ -42,6 +46,16 @@ LORAMUX_INLINE VF LoadKv(const float* p) { return Load(p); }
 LORAMUX_INLINE VF LoadKvN(const float* p, int n) { return LoadN(p, n); }
 LORAMUX_INLINE VF LoadKv(const uint16_t* p) { return LoadBf16(p); }
 LORAMUX_INLINE VF LoadKvN(const uint16_t* p, int n) { return LoadBf16N(p, n); }
+LORAMUX_INLINE VF LoadKv(const int8_t* p) {
+  VI8 v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return __builtin_convertvector(v, VF);
+}
+LORAMUX_INLINE VF LoadKvN(const int8_t* p, int n) {
+  VI8 v = {};
+  __builtin_memcpy(&v, p, static_cast<size_t>(n));
+  return __builtin_convertvector(v, VF);
+}
 
 // Stored weights, from memory of any alignment.
 LORAMUX_INLINE VU16 LoadHalves(const void* p) {

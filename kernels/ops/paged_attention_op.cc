@@ -41,18 +41,31 @@ void Kernel::Compute(ort::OrtKernelContext* context) const {
   const int64_t kv_width = int64_t{model.num_kv_heads} * model.head_size;
 
   PagedAttentionArgs args;
-  args.q = InputMatrix(op->api, context, 0, "q", tokens, q_width).data;
-  args.k = InputMatrix(op->api, context, 1, "k", tokens, kv_width).data;
-  args.v = InputMatrix(op->api, context, 2, "v", tokens, kv_width).data;
+  const Tensor k = Input(op->api, context, 1, "k");
+  const Tensor v = Input(op->api, context, 2, "v");
+  // An absent input has no rank; one of no rows has no data.
+  if ((k.rank == 0) != (v.rank == 0)) {
+    throw NativeError(ErrorCode::kStepFailed, "k and v go together");
+  }
+  if (k.rank == 0) {
+    const int64_t width = q_width + 2 * kv_width;
+    args.q = InputMatrix(op->api, context, 0, "q, k and v in one", tokens, width).data;
+    args.k = args.q + q_width;
+    args.v = args.k + kv_width;
+    args.q_stride = args.k_stride = args.v_stride = width;
+  } else {
+    args.q = InputMatrix(op->api, context, 0, "q", tokens, q_width).data;
+    args.k = InputMatrix(op->api, context, 1, "k", tokens, kv_width).data;
+    args.v = InputMatrix(op->api, context, 2, "v", tokens, kv_width).data;
+    args.q_stride = q_width;
+    args.k_stride = args.v_stride = kv_width;
+  }
   args.q_norm = NormWeight(*op, context, 3, "q_norm", model.head_size);
   args.k_norm = NormWeight(*op, context, 4, "k_norm", model.head_size);
   if ((args.q_norm == nullptr) != (args.k_norm == nullptr)) {
     throw NativeError(ErrorCode::kStepFailed, "q_norm and k_norm go together");
   }
   args.out = OutputMatrix(op->api, context, tokens, q_width);
-  args.q_stride = q_width;
-  args.k_stride = kv_width;
-  args.v_stride = kv_width;
   args.num_tokens = tokens;
   args.num_heads = model.num_heads;
   args.num_kv_heads = model.num_kv_heads;
@@ -74,7 +87,7 @@ void Kernel::Compute(ort::OrtKernelContext* context) const {
   args.max_blocks = input.max_blocks;
   args.slot_mapping = input.slot_mapping.data();
   args.workspace = step.attention_workspace.Reserve(
-      PagedAttentionWorkspace(args, config.intra_op_threads));
+      PagedAttentionWorkspace(args, config.intra_op_threads, config.isa));
   KernelParallel parallel(*op, context);
   PagedAttention(args, parallel.Get(), config.isa);
 }
@@ -103,6 +116,26 @@ ort::OrtStatus* Create(const ort::OrtCustomOp* record, const ort::OrtApi*,
   });
 }
 
+// [T, heads * size] where q comes alone; left open where k and v lie beside it.
+ort::OrtStatus* InferShape(const CustomOp& op, ort::OrtShapeInferContext* context) {
+  ort::OrtTensorShapeInfo* shape = nullptr;
+  ort::OrtStatus* status = ort::ShapeInferGetInput::Call(op.api, context, 0, &shape);
+  if (status != nullptr) return status;
+  size_t rank = 0;
+  status = ort::GetDimensionsCount::Call(op.api, shape, &rank);
+  if (status != nullptr) return status;
+  if (rank == 2) {
+    int64_t dims[2];
+    status = ort::GetDimensions::Call(op.api, shape, dims, 2);
+    if (status != nullptr) return status;
+    const ModelConfig& model = op.context->config->model;
+    const int64_t packed =
+        (int64_t{model.num_heads} + 2 * model.num_kv_heads) * model.head_size;
+    if (dims[1] == packed) return nullptr;
+  }
+  return ort::ShapeInferSetOutput::Call(op.api, context, 0, shape);
+}
+
 }  // namespace
 
 void FillPagedAttention(CustomOp* op) {
@@ -110,7 +143,7 @@ void FillPagedAttention(CustomOp* op) {
   record.GetName = [](const ort::OrtCustomOp*) { return kName; };
   record.GetInputTypeCount = [](const ort::OrtCustomOp*) -> size_t { return 5; };
   record.GetInputCharacteristic = [](const ort::OrtCustomOp*, size_t index) {
-    return index < 3 ? ort::kRequired : ort::kOptional;
+    return index < 1 ? ort::kRequired : ort::kOptional;
   };
   record.CreateKernelV2 = &Create;
   record.KernelComputeV2 = [](void* kernel, ort::OrtKernelContext* context) {
@@ -119,7 +152,7 @@ void FillPagedAttention(CustomOp* op) {
   };
   record.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   record.InferOutputShape = [](const ort::OrtCustomOp* self, ort::OrtShapeInferContext* context) {
-    return SameShapeAsInput(FromRecord(self), context, 0);
+    return InferShape(FromRecord(self), context);
   };
 }
 

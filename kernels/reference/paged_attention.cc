@@ -50,23 +50,67 @@ std::vector<double> Prepare(const PagedAttentionArgs& a, const float* src, const
   return head;
 }
 
-void Put(const PagedAttentionArgs& a, void* cache, int64_t index, float value) {
+// One token of one kv head in the cache.
+struct Slot {
+  char* values;
+  char* scale;  // kI8
+};
+
+Slot At(const PagedAttentionArgs& a, void* cache, int64_t block, int64_t inside, int64_t kv_head) {
+  const int64_t element = a.kv_dtype == KvDtype::kF32 ? 4 : a.kv_dtype == KvDtype::kBf16 ? 2 : 1;
+  char* head = static_cast<char*>(cache) +
+               block * KvBlockBytes(a.kv_dtype, a.block_size, a.num_kv_heads, a.head_size) +
+               kv_head * KvHeadBytes(a.kv_dtype, a.block_size, a.head_size);
+  return {head + inside * a.head_size * element,
+          head + KvScaleOffset(a.kv_dtype, a.block_size, a.head_size) + 4 * inside};
+}
+
+void Put(const PagedAttentionArgs& a, const Slot& slot, const std::vector<float>& head) {
+  if (a.kv_dtype == KvDtype::kF32) {
+    std::memcpy(slot.values, head.data(), head.size() * sizeof(float));
+    return;
+  }
   if (a.kv_dtype == KvDtype::kBf16) {
-    static_cast<uint16_t*>(cache)[index] = ToBf16(value);
-  } else {
-    static_cast<float*>(cache)[index] = value;
+    for (size_t i = 0; i < head.size(); ++i) {
+      const uint16_t half = ToBf16(head[i]);
+      std::memcpy(slot.values + 2 * i, &half, sizeof(half));
+    }
+    return;
+  }
+  float largest = 0.0f;
+  bool finite = true;
+  for (float v : head) {
+    finite = finite && std::isfinite(v);
+    largest = std::max(largest, std::fabs(v));
+  }
+  const bool zero = !finite || largest < 1e-30f;
+  const float scale = !finite ? NAN : zero ? 0.0f : largest / 127.0f;
+  std::memcpy(slot.scale, &scale, sizeof(scale));
+  for (size_t i = 0; i < head.size(); ++i) {
+    slot.values[i] =
+        zero ? char{0} : static_cast<char>(std::nearbyint(head[i] * (127.0f / largest)));
   }
 }
 
-double Get(const PagedAttentionArgs& a, const void* cache, int64_t index) {
-  if (a.kv_dtype == KvDtype::kBf16) {
-    return static_cast<double>(FromBf16(static_cast<const uint16_t*>(cache)[index]));
+std::vector<double> Get(const PagedAttentionArgs& a, const Slot& slot) {
+  std::vector<double> head(static_cast<size_t>(a.head_size));
+  float scale = 1.0f;
+  if (a.kv_dtype == KvDtype::kI8) std::memcpy(&scale, slot.scale, sizeof(scale));
+  for (size_t i = 0; i < head.size(); ++i) {
+    if (a.kv_dtype == KvDtype::kI8) {
+      head[i] = static_cast<double>(static_cast<int8_t>(slot.values[i])) *
+                static_cast<double>(scale);
+    } else if (a.kv_dtype == KvDtype::kBf16) {
+      uint16_t half;
+      std::memcpy(&half, slot.values + 2 * i, sizeof(half));
+      head[i] = static_cast<double>(FromBf16(half));
+    } else {
+      float value;
+      std::memcpy(&value, slot.values + 4 * i, sizeof(value));
+      head[i] = static_cast<double>(value);
+    }
   }
-  return static_cast<double>(static_cast<const float*>(cache)[index]);
-}
-
-int64_t CacheIndex(const PagedAttentionArgs& a, int64_t slot, int64_t kv_head) {
-  return (slot * a.num_kv_heads + kv_head) * a.head_size;
+  return head;
 }
 
 void AttendRow(const PagedAttentionArgs& a, int32_t sequence, int64_t token, int32_t position,
@@ -75,17 +119,17 @@ void AttendRow(const PagedAttentionArgs& a, int32_t sequence, int64_t token, int
   const int64_t kv_head = head / (a.num_heads / a.num_kv_heads);
   const std::vector<double> q = Prepare(a, a.q + token * a.q_stride + head * d, a.q_norm, token);
   const int32_t first = a.sliding_window > 0 ? std::max(0, position - a.sliding_window + 1) : 0;
-  const auto index_of = [&](int32_t p) {
+  const auto cached = [&](void* cache, int32_t p) {
     const int64_t block =
         a.block_tables[static_cast<int64_t>(sequence) * a.max_blocks + p / a.block_size];
-    return CacheIndex(a, block * a.block_size + p % a.block_size, kv_head);
+    return Get(a, At(a, cache, block, p % a.block_size, kv_head));
   };
   std::vector<double> scores;
   double max = -HUGE_VAL;
   for (int32_t p = first; p <= position; ++p) {
-    const int64_t at = index_of(p);
+    const std::vector<double> k = cached(a.k_cache, p);
     double dot = 0.0;
-    for (int64_t i = 0; i < d; ++i) dot += q[static_cast<size_t>(i)] * Get(a, a.k_cache, at + i);
+    for (size_t i = 0; i < k.size(); ++i) dot += q[i] * k[i];
     scores.push_back(dot * static_cast<double>(a.softmax_scale));
     max = std::max(max, scores.back());
   }
@@ -93,9 +137,9 @@ void AttendRow(const PagedAttentionArgs& a, int32_t sequence, int64_t token, int
   double sum = 0.0;
   for (int32_t p = first; p <= position; ++p) {
     const double w = std::exp(scores[static_cast<size_t>(p - first)] - max);
-    const int64_t at = index_of(p);
+    const std::vector<double> v = cached(a.v_cache, p);
     sum += w;
-    for (int64_t i = 0; i < d; ++i) acc[static_cast<size_t>(i)] += w * Get(a, a.v_cache, at + i);
+    for (size_t i = 0; i < v.size(); ++i) acc[i] += w * v[i];
   }
   float* out = a.out + (token * a.num_heads + head) * d;
   for (int64_t i = 0; i < d; ++i) out[i] = static_cast<float>(acc[static_cast<size_t>(i)] / sum);
@@ -109,11 +153,10 @@ void PagedAttention(const PagedAttentionArgs& a) {
     for (int32_t h = 0; h < a.num_kv_heads; ++h) {
       const std::vector<double> k = Prepare(a, a.k + t * a.k_stride + h * d, a.k_norm, t);
       const float* v = a.v + t * a.v_stride + h * d;
-      const int64_t at = CacheIndex(a, a.slot_mapping[t], h);
-      for (int64_t i = 0; i < d; ++i) {
-        Put(a, a.k_cache, at + i, static_cast<float>(k[static_cast<size_t>(i)]));
-        Put(a, a.v_cache, at + i, v[i]);
-      }
+      const int64_t block = a.slot_mapping[t] / a.block_size;
+      const int64_t inside = a.slot_mapping[t] % a.block_size;
+      Put(a, At(a, a.k_cache, block, inside, h), std::vector<float>(k.begin(), k.end()));
+      Put(a, At(a, a.v_cache, block, inside, h), std::vector<float>(v, v + d));
     }
   }
   for (int32_t s = 0; s < a.num_sequences; ++s) {

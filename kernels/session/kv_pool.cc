@@ -16,7 +16,7 @@ void RequireFitsMachine(int64_t bytes) {
   if (physical <= 0 || bytes <= physical) return;
   throw NativeError(ErrorCode::kOutOfMemory,
                     "the KV cache needs " + std::to_string(bytes) + " bytes, the machine has " +
-                        std::to_string(physical) + "; lower numBlocks or use kvDtype bf16");
+                        std::to_string(physical) + "; lower numBlocks or use kvDtype bf16 or int8");
 }
 
 }  // namespace
@@ -26,10 +26,9 @@ KvPool::KvPool(const SessionConfig& config, const std::atomic<bool>& stop)
       block_size_(config.block_size),
       num_kv_heads_(config.model.num_kv_heads),
       head_size_(config.model.head_size) {
-  const size_t element = config.kv_dtype == KvDtype::kBf16 ? 2 : 4;
-  const size_t bytes = element * static_cast<size_t>(config.num_blocks) *
-                       static_cast<size_t>(block_size_) * static_cast<size_t>(num_kv_heads_) *
-                       static_cast<size_t>(head_size_);
+  const size_t bytes =
+      static_cast<size_t>(config.num_blocks) *
+      static_cast<size_t>(KvBlockBytes(dtype_, block_size_, num_kv_heads_, head_size_));
   RequireFitsMachine(static_cast<int64_t>(bytes));
   bytes_ = static_cast<int64_t>(bytes) * 2 * config.model.num_layers;
   RequireFitsMachine(bytes_);

@@ -1,6 +1,6 @@
-// Memory of the key/value cache: per layer one array for keys and one for values,
-// [num_blocks, block_size, num_kv_heads, head_size]. Which block belongs to whom is decided in
-// TypeScript; here are only bytes.
+// Memory of the key/value cache: per layer one array for keys and one for values, num_blocks of
+// KvBlockBytes (loramux/paged_attention.h). Which block belongs to whom is decided in TypeScript;
+// here are only bytes.
 #pragma once
 
 #include <atomic>

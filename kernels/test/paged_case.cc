@@ -46,12 +46,11 @@ PagedCase::PagedCase(const AttentionShape& shape, const std::vector<int32_t>& le
 }
 
 int64_t PagedCase::BlockBytes() const {
-  return static_cast<int64_t>(shape_.block_size) * shape_.num_kv_heads * shape_.head_size *
-         (shape_.kv_dtype == KvDtype::kBf16 ? 2 : 4);
+  return KvBlockBytes(shape_.kv_dtype, shape_.block_size, shape_.num_kv_heads, shape_.head_size);
 }
 
 void PagedCase::ClearCache() {
-  // 0xff everywhere is a NaN in both element types.
+  // 0xff everywhere is a NaN, in int8 caches of the scales.
   k_cache_.assign(static_cast<size_t>(num_blocks_ * BlockBytes()), 0xff);
   v_cache_ = k_cache_;
 }
@@ -62,7 +61,7 @@ void PagedCase::PoisonBlock(int32_t block) {
   std::memset(v_cache_.data() + static_cast<size_t>(block) * bytes, 0xff, bytes);
 }
 
-PreparedStep PagedCase::Prepare(const std::vector<Chunk>& chunks, int32_t threads) {
+PreparedStep PagedCase::Prepare(const std::vector<Chunk>& chunks, int32_t threads, Isa isa) {
   const int64_t d = shape_.head_size;
   const int64_t q_size = shape_.num_heads * d;
   const int64_t kv_size = shape_.num_kv_heads * d;
@@ -139,14 +138,15 @@ PreparedStep PagedCase::Prepare(const std::vector<Chunk>& chunks, int32_t thread
   args.block_tables = step.tables.data();
   args.max_blocks = max_blocks;
   args.slot_mapping = step.slots.data();
-  step.workspace.assign(static_cast<size_t>(PagedAttentionWorkspace(args, threads)), NAN);
+  step.workspace.assign(static_cast<size_t>(PagedAttentionWorkspace(args, threads, isa)), NAN);
   args.workspace = step.workspace.data();
   return step;
 }
 
 std::vector<float> PagedCase::Step(const std::vector<Chunk>& chunks, const Parallel& parallel,
                                    const Isa* isa) {
-  PreparedStep step = Prepare(chunks, parallel.threads);
+  PreparedStep step =
+      Prepare(chunks, parallel.threads, isa == nullptr ? Isa::kScalar : *isa);
   if (isa == nullptr) {
     reference::PagedAttention(step.args);
   } else {

@@ -49,7 +49,7 @@ class PagedCase {
   // Runs one call over `chunks`; returns out [tokens, heads, head_size]. isa null: the reference.
   std::vector<float> Step(const std::vector<Chunk>& chunks, const Parallel& parallel,
                           const Isa* isa);
-  PreparedStep Prepare(const std::vector<Chunk>& chunks, int32_t threads);
+  PreparedStep Prepare(const std::vector<Chunk>& chunks, int32_t threads, Isa isa);
   // All tokens of a sequence cut at `cuts` (ascending, inside the sequence), concatenated.
   std::vector<float> RunInChunks(int32_t sequence, const std::vector<int32_t>& cuts, Isa isa);
 

@@ -113,10 +113,14 @@ export interface KvPlan {
   readonly maxModelLen: number;
 }
 
+const KV_ELEMENT_BYTES = { f32: 4, bf16: 2, int8: 1 } as const;
+/** Scale of one token of one head, keys or values; see KvHeadBytes in paged_attention.h. */
+const KV_SCALE_BYTES = { f32: 0, bf16: 0, int8: 4 } as const;
+
 /** Bytes of one block: keys and values of 16 tokens in all layers. */
 export function kvBlockBytes(shape: KvShape, kvDtype: Config['kvDtype']): number {
-  const elementBytes = kvDtype === 'f32' ? 4 : 2;
-  return 2 * shape.numLayers * shape.numKvHeads * shape.headSize * KV_BLOCK_TOKENS * elementBytes;
+  const headBytes = shape.headSize * KV_ELEMENT_BYTES[kvDtype] + KV_SCALE_BYTES[kvDtype];
+  return 2 * shape.numLayers * shape.numKvHeads * KV_BLOCK_TOKENS * headBytes;
 }
 
 /** Block count and context length for a model. @throws LoramuxError config_invalid */

@@ -203,7 +203,11 @@ const REGISTRY = {
 };
 
 const ENGINE = {
-  kvDtype: oneOf('Element type of the KV cache.', ['f32', 'bf16'], 'f32'),
+  kvDtype: oneOf(
+    'Element type of the KV cache. int8 keeps a float32 scale per token and head.',
+    ['f32', 'bf16', 'int8'],
+    'f32',
+  ),
   kvCacheMb: optionalInt(
     'Memory for the KV cache, MiB, taken at start. Default: 512, less for models so small that four ' +
       'full batches need less. Excludes numBlocks.',

@@ -17,7 +17,7 @@ export const ISAS = [
 export type Isa = (typeof ISAS)[number];
 
 /** Element type of the key/value cache. */
-export type KvDtype = 'f32' | 'bf16';
+export type KvDtype = 'f32' | 'bf16' | 'int8';
 
 /** Linear modules an adapter can change, in the order of their module number. */
 export const LORA_MODULES = [

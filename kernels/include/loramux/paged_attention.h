@@ -32,7 +32,8 @@ struct PagedAttentionArgs {
   const float* cos_sin = nullptr;
   int32_t rotary_dim = 0;  // <= head_size; 0: no rotary embedding
 
-  // Paged cache of this layer: [num_blocks, block_size, num_kv_heads, head_size], element kv_dtype.
+  // Paged cache of this layer: [num_blocks, num_kv_heads] heads of KvHeadBytes(...) each; 64-byte
+  // aligned.
   void* k_cache = nullptr;
   void* v_cache = nullptr;
   KvDtype kv_dtype = KvDtype::kF32;
@@ -49,17 +50,35 @@ struct PagedAttentionArgs {
   float* workspace = nullptr;  // PagedAttentionWorkspace(...) floats
 };
 
-// Floats of workspace for a call (rotated queries, per-thread scores and tiles). `threads` must be
-// the Parallel's. Reads only the counts and sizes of args. Contents need not be initialised.
-int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads);
+// One kv head of one block: [block_size, head_size] elements, so that a tile of a head's tokens is
+// one run of memory. kI8: then [block_size] float32 scales, on a multiple of 4 bytes; a key or
+// value is level * scale with scale = largest magnitude / 127, from the token alone. A head with a
+// value that is not finite has the scale NaN, which reaches every row that sees it.
+int64_t KvScaleOffset(KvDtype dtype, int32_t block_size, int32_t head_size);  // bytes
+int64_t KvHeadBytes(KvDtype dtype, int32_t block_size, int32_t head_size);
+// One block: all its kv heads, keys or values.
+int64_t KvBlockBytes(KvDtype dtype, int32_t block_size, int32_t num_kv_heads, int32_t head_size);
+
+// Keys are attended in chunks of so many absolute positions, each with a softmax of its own; chunks
+// are merged in ascending order. One sequence's chunks can so be spread over threads.
+inline constexpr int32_t kChunkKeys = 1024;
+// Chunks are spread over threads only while what must be kept of them fits this many floats.
+inline constexpr int64_t kMaxPartialFloats = int64_t{1} << 24;
+
+// Floats of workspace for a call: rotated queries, per-thread tiles, partial results of chunks.
+// `threads` must be the Parallel's. Reads the counts and sizes of args, query_start and
+// context_lens. Contents need not be initialised.
+int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads, Isa isa);
 
 // A row's result depends only on its own sequence and the ISA: never on the batch around it, on how
-// the prompt was cut into chunks, or on the number of threads (bitwise; with a bf16 cache the
-// current chunk's keys and values are read back rounded, so chunking does not show).
+// the prompt was cut into chunks, or on the number of threads (bitwise; with a bf16 or int8 cache
+// the current chunk's keys and values are read back rounded, so chunking does not show).
 //
-// All keys and values are written first, then queries attend in tiles of 64 keys at absolute
-// positions, so a row adds up in the same order however it is scheduled. Keys a row may not see are
-// never multiplied in, not even by zero: garbage or NaN in them does not reach it. Preconditions,
+// All keys and values are written first, then queries attend in tiles of keys at absolute
+// positions, so a row adds up in the same order however it is scheduled. Garbage or NaN in keys a
+// row may not see does not reach it.
+//
+// Preconditions,
 // checked by the caller: every slot in [0, num_blocks * block_size), every block that a visible
 // position needs in [0, num_blocks) (blocks left of the sliding window are not read and may be -1),
 // and no slot written by one sequence is read by another in the same call.

@@ -29,8 +29,10 @@ enum class Isa : int32_t {
 inline constexpr Isa kAllIsas[] = {Isa::kScalar,     Isa::kAvx2,       Isa::kAvxVnni, Isa::kAvx512,
                                    Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
 
-// Element type of the key/value cache.
-enum class KvDtype : int32_t { kF32 = 0, kBf16 = 1 };
+// Element type of the key/value cache. kI8: signed levels of -127 to 127 and a float32 scale per
+// token and kv head, see KvHeadBytes.
+enum class KvDtype : int32_t { kF32 = 0, kBf16 = 1, kI8 = 2 };
+const char* KvDtypeName(KvDtype dtype);
 
 // Best instruction set of this processor (checks CPUID and that the OS saves the registers).
 // Asks the processor each time (CPUID traps in virtual machines): keep the answer.

@@ -40,7 +40,7 @@ describe('configuration', () => {
     [{ port: '65536' }, {}, /--port is 65536.*0 to 65535/],
     [{ port: '8e3' }, {}, /--port is "8e3"/],
     [{}, { LORAMUX_MAX_SEQUENCES: '' }, /LORAMUX_MAX_SEQUENCES is ""/],
-    [{ kvDtype: 'f16' }, {}, /--kv-dtype is "f16"; it must be one of f32, bf16/],
+    [{ kvDtype: 'f16' }, {}, /--kv-dtype is "f16"; it must be one of f32, bf16, int8/],
     [{ prefixCaching: 'yes' }, {}, /true or false/],
     [{ host: '' }, {}, /--host/],
     [{ redisAtStart: 'cached' }, {}, /--redis-at-start.*give --redis/],
@@ -90,6 +90,7 @@ describe('KV cache plan', () => {
   it('counts keys and values of 16 tokens in all layers', () => {
     expect(kvBlockBytes(SHAPE, 'f32')).toBe(2 * 2 * 2 * 16 * 16 * 4);
     expect(kvBlockBytes(SHAPE, 'bf16')).toBe(kvBlockBytes(SHAPE, 'f32') / 2);
+    expect(kvBlockBytes(SHAPE, 'int8')).toBe(2 * 2 * 2 * 16 * (16 + 4));
   });
 
   it('fits the context into the cache unless told otherwise', () => {

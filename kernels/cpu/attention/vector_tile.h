@@ -1,26 +1,40 @@
 // One tile of keys against a block of query rows.
 #pragma once
 
-#include "cpu/attention_layout.h"
+#include "cpu/attention/attention_plan.h"
 #include "cpu/simd.h"
 
 namespace loramux::LORAMUX_SIMD_NS {
 
 constexpr float kMinusInfinity = -__builtin_inff();
+constexpr int kTileKeys = 64;  // keys of one tile, aligned to absolute positions
 
-LORAMUX_INLINE void ClearRows(const TileScratch& s, int32_t rows) {
-  for (int32_t r = 0; r < rows; ++r) {
-    s.max[r] = kMinusInfinity;
-    s.sum[r] = 0.0f;
-    for (int64_t i = 0; i < s.stride; i += kLanes) Store(s.acc + r * s.stride + i, Zero());
-  }
-}
+// Views into one worker's scratch. Rows are (query token, head of the group).
+struct TileScratch {
+  float* keys_t;  // [head_size, kTileKeys]: keys of the tile, transposed
+  float* scores;  // [rows, kTileKeys]: scores, then weights
+  float* acc;     // [rows, stride]: weighted values so far
+  float* max;     // [rows]: largest score so far
+  float* sum;     // [rows]: sum of weights so far
+  int32_t* low;   // [rows]: visible keys of this tile are [low, high)
+  int32_t* high;
+  int64_t stride;
+};
 
-// keys_t[i, j] = keys[j][i] for keys [begin, end) widened to whole vectors; lanes without a key are
-// 0.
+// keys_t[i, j] = keys[j][i], times *scales[j] if there are scales, for keys [begin, end) widened to
+// whole vectors; lanes without a key are 0.
 template <typename T>
-LORAMUX_INLINE void TransposeKeys(const T* const* keys, int begin, int end, int d, float* keys_t) {
+LORAMUX_INLINE void TransposeKeys(const T* const* keys, const float* const* scales, int begin,
+                                  int end, int d, float* keys_t) {
   for (int j = begin / kLanes * kLanes; j < end; j += kLanes) {
+    VF factor = Set1(1.0f);
+    if (scales != nullptr) {
+      float each[kLanes];
+      for (int k = 0; k < kLanes; ++k) {
+        each[k] = j + k >= begin && j + k < end ? *scales[j + k] : 0.0f;
+      }
+      factor = Load(each);
+    }
     for (int i = 0; i < d; i += kLanes) {
       const int width = MinOf(kLanes, d - i);
       VF v[kLanes];
@@ -29,7 +43,9 @@ LORAMUX_INLINE void TransposeKeys(const T* const* keys, int begin, int end, int 
         for (int k = 0; k < kLanes; ++k) v[k] = LoadKv(keys[j + k] + i);
         Transpose(v);
 #pragma GCC unroll 16
-        for (int k = 0; k < kLanes; ++k) Store(keys_t + (i + k) * kTileKeys + j, v[k]);
+        for (int k = 0; k < kLanes; ++k) {
+          Store(keys_t + (i + k) * kTileKeys + j, scales != nullptr ? v[k] * factor : v[k]);
+        }
         continue;
       }
       for (int k = 0; k < kLanes; ++k) {
@@ -40,7 +56,9 @@ LORAMUX_INLINE void TransposeKeys(const T* const* keys, int begin, int end, int 
         }
       }
       Transpose(v);
-      for (int k = 0; k < width; ++k) Store(keys_t + (i + k) * kTileKeys + j, v[k]);
+      for (int k = 0; k < width; ++k) {
+        Store(keys_t + (i + k) * kTileKeys + j, scales != nullptr ? v[k] * factor : v[k]);
+      }
     }
   }
 }
@@ -129,6 +147,12 @@ LORAMUX_INLINE void SoftmaxRow(const TileScratch& s, int32_t r, int d) {
     for (int i = 0; i < d; i += kLanes) Store(acc + i, Load(acc + i) * factor);
   }
   s.max[r] = new_max;
+}
+
+// Values are levels; their scales join the weights. The sum of weights stays as it is.
+LORAMUX_INLINE void ScaleWeights(const TileScratch& s, int32_t r, const float* const* scales) {
+  float* weights = s.scores + r * kTileKeys;
+  for (int j = s.low[r]; j < s.high[r]; ++j) weights[j] *= *scales[j];
 }
 
 // acc[r, :] += sum over keys [low, high) of weights[r, key] * value[key], R rows, C vectors of the
