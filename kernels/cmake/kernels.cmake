@@ -66,8 +66,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
       COMPILE_OPTIONS "${_kernel_flags};${_base};${_set_and_flags}")
   endforeach()
   set(_amx ${_avx512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
-  target_sources(loramux_kernels PRIVATE ${_kernels}/cpu/packed/packed_amx.cc)
-  set_source_files_properties(${_kernels}/cpu/packed/packed_amx.cc PROPERTIES
+  target_sources(loramux_kernels PRIVATE
+    ${_kernels}/cpu/attention/isa_attention_amx.cc ${_kernels}/cpu/packed/packed_amx.cc)
+  set_source_files_properties(
+    ${_kernels}/cpu/attention/isa_attention_amx.cc ${_kernels}/cpu/packed/packed_amx.cc PROPERTIES
     COMPILE_OPTIONS "${_kernel_flags};${_amx}")
   target_compile_definitions(loramux_kernels PRIVATE LORAMUX_HAVE_X86_ISAS)
 endif()

@@ -29,4 +29,8 @@ namespace isa_avx512 {
 extern const AttentionTable kAttention;
 }
 
+namespace isa_amx {
+extern const AttentionTable kAttention;
+}
+
 }  // namespace loramux

@@ -30,11 +30,15 @@ int64_t ElementBytes(KvDtype dtype) {
   return 0;
 }
 
-const AttentionTable& TableFor(Isa isa) {
+const AttentionTable& TableFor(const PagedAttentionArgs& args, Isa isa) {
 #if defined(LORAMUX_HAVE_X86_ISAS)
+  if (isa >= Isa::kAmx && args.kv_dtype != KvDtype::kF32 && args.head_size <= kMaxTileHeadSize) {
+    return isa_amx::kAttention;
+  }
   if (isa >= Isa::kAvx512) return isa_avx512::kAttention;
   if (isa >= Isa::kAvx2) return isa_avx2::kAttention;
 #else
+  (void)args;
   (void)isa;
 #endif
   return isa_scalar::kAttention;
@@ -105,7 +109,7 @@ int64_t KvBlockBytes(KvDtype dtype, int32_t block_size, int32_t num_kv_heads, in
 
 int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads, Isa isa) {
   threads = std::max(1, threads);
-  const AttentionCall call = MakeCall(args, TableFor(isa));
+  const AttentionCall call = MakeCall(args, TableFor(args, isa));
   const AttentionPlan plan(call, threads);
   // One line more: the start is aligned.
   return kLineFloats + QueryFloats(call) + threads * call.needs.worker_bytes / 4 +
@@ -113,7 +117,7 @@ int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads,
 }
 
 void PagedAttention(const PagedAttentionArgs& args, const Parallel& parallel, Isa isa) {
-  const AttentionTable& table = TableFor(isa);
+  const AttentionTable& table = TableFor(args, isa);
   const int32_t threads = std::max(1, parallel.threads);
   AttentionCall call = MakeCall(args, table);
   // Cache lines: what one worker writes is not on a line that another reads.

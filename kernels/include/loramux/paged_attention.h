@@ -78,16 +78,22 @@ int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads,
 // positions, so a row adds up in the same order however it is scheduled. Garbage or NaN in keys a
 // row may not see does not reach it.
 //
-// Preconditions,
-// checked by the caller: every slot in [0, num_blocks * block_size), every block that a visible
-// position needs in [0, num_blocks) (blocks left of the sliding window are not read and may be -1),
-// and no slot written by one sequence is read by another in the same call.
+// Rounding. Float32 caches: none beyond float32. Others on kAmx with head sizes up to
+// kMaxTileHeadSize: queries are rounded to bf16 (bf16 cache) or to 16 bits (int8 cache, exact
+// integer products), weights of the values to bf16. Others elsewhere: none but the cache's own.
+//
+// Preconditions, checked by the caller: every slot in [0, num_blocks * block_size), every block that
+// a visible position needs in [0, num_blocks) (blocks left of the sliding window are not read and
+// may be -1), and no slot written by one sequence is read by another in the same call.
 void PagedAttention(const PagedAttentionArgs& args, const Parallel& parallel, Isa isa);
 
 // Copies whole blocks inside one layer's cache (both k and v): dst block becomes src block.
 void CopyKvBlocks(void* k_cache, void* v_cache, KvDtype dtype, int32_t block_size,
                   int32_t num_kv_heads, int32_t head_size, const int32_t* src_dst_pairs,
                   int32_t num_pairs);
+
+// Head sizes above run without tiles on kAmx too.
+inline constexpr int32_t kMaxTileHeadSize = 512;
 
 namespace reference {
 // Double accumulation, two-pass softmax. Same cache semantics (rounds to kv_dtype on write).

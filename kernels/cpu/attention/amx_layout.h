@@ -1,0 +1,114 @@
+// What the AMX kernel keeps where. Keys are taken in tiles of kKeys absolute positions, inside them
+// in groups of 16 (rows of a score tile) and of 32 (depth of a value product).
+//
+// Scores are computed transposed, keys times queries, so that a softmax runs down a column of
+// vectors whose lanes are 16 query rows: no sums across lanes, and a head's 16 tokens in the cache
+// are an operand as they lie. int8 caches: queries have 16 bits in two levels, q = (256 hi + lo)
+// scale, and their products with keys are exact integers.
+#pragma once
+
+#include "cpu/attention/amx_tile.h"
+#include "cpu/attention/state_impl.h"
+
+namespace loramux::LORAMUX_SIMD_NS {
+
+constexpr int kKeys = 128;
+constexpr int kGroupKeys = 16;
+constexpr int kGroups = kKeys / kGroupKeys;
+constexpr int kDepthKeys = 32;
+constexpr int kDepths = kKeys / kDepthKeys;
+constexpr int kRowGroup = 16;  // query rows that share a tile
+constexpr int32_t kAmxUnitRows = 128;
+constexpr float kLog2E = 1.44269504088896341f;
+static_assert(kChunkKeys % kKeys == 0, "a tile lies in one chunk");
+
+// 2^x for x <= 0 to 3e-6 relative; 2^0 is exactly 1, x below -125 counts as -125, NaN stays NaN.
+struct Exp2 {
+  static inline __attribute__((always_inline)) VF Of(VF x) {
+    x = Max(Set1(-125.0f), x);  // takes x when x is NaN
+    const VF magic = Set1(12582912.0f);  // 1.5 * 2^23
+    const VF n = (x + magic) - magic;
+    const VF r = x - n;
+    VF p = Set1(0.009582855826540159f);
+    p = Fma(p, r, Set1(0.05590645856865204f));
+    p = Fma(p, r, Set1(0.24024098776281258f));
+    p = Fma(p, r, Set1(0.6931241893217936f));
+    p = Fma(p, r, Set1(1.0f));
+    return _mm512_scalef_ps(p, n);
+  }
+};
+
+struct AmxSizes {
+  bool int8;
+  int64_t depth_bytes;   // of a key, rounded up to whole tile rows
+  int64_t depth_tiles;
+  int64_t query_bytes;   // of a prepared query row
+  int64_t query_tiles;   // of 16 rows
+  int64_t value_tiles;   // of 16 columns
+  int64_t rows;          // of a unit at most
+  int64_t k_row_bytes;   // of a key in the cache
+  bool keys_as_they_lie;  // keys of a group are an operand in the cache
+};
+
+inline AmxSizes AmxSizesOf(const PagedAttentionArgs& args) {
+  AmxSizes s;
+  s.int8 = args.kv_dtype == KvDtype::kI8;
+  s.k_row_bytes = static_cast<int64_t>(args.head_size) * (s.int8 ? 1 : 2);
+  s.depth_tiles = CeilDiv(s.k_row_bytes, 64);
+  s.depth_bytes = s.depth_tiles * 64;
+  s.query_tiles = s.int8 ? 2 * s.depth_tiles : s.depth_tiles;
+  s.query_bytes = s.query_tiles * 64 + (s.int8 ? 64 : 0);  // and the scale
+  s.value_tiles = CeilDiv(args.head_size, 16);
+  const int64_t group = args.num_heads / args.num_kv_heads;
+  s.rows = CeilDiv(MaxOf<int64_t>(group, kAmxUnitRows), kRowGroup) * kRowGroup;
+  s.keys_as_they_lie =
+      args.block_size % kGroupKeys == 0 && s.k_row_bytes == s.depth_bytes;
+  return s;
+}
+
+// One worker's scratch.
+struct AmxScratch {
+  char* queries;     // [row groups][query_tiles] tiles: operand B
+  char* keys;        // [kKeys, depth_bytes], where keys do not do as they lie
+  uint16_t* values;  // [kDepths][value_tiles][16 pairs][16 columns][2]: operand B
+  float* scores;     // [kKeys, 16]; int8: high halves
+  int32_t* low_scores;  // [kKeys, 16], int8
+  uint16_t* weights;    // [kDepths][16 rows][32 keys]: operand A
+  float* query_scale;   // [rows], int8
+  float* k_scale;       // [kKeys], int8
+  float* v_scale;
+  int64_t bytes;
+};
+
+inline AmxScratch AmxScratchOf(const AmxSizes& sizes, char* memory) {
+  AmxScratch s;
+  char* at = memory;
+  const auto take = [&at](int64_t bytes) {
+    char* taken = at;
+    at += CeilDiv(bytes, 64) * 64;
+    return taken;
+  };
+  s.queries = take(sizes.rows / kRowGroup * sizes.query_tiles * kTileBytes);
+  s.keys = take(sizes.keys_as_they_lie ? 0 : kKeys * sizes.depth_bytes);
+  s.values = reinterpret_cast<uint16_t*>(take(kDepths * sizes.value_tiles * kTileBytes));
+  s.scores = reinterpret_cast<float*>(take(kKeys * 64));
+  s.low_scores = reinterpret_cast<int32_t*>(take(sizes.int8 ? kKeys * 64 : 0));
+  s.weights = reinterpret_cast<uint16_t*>(take(kDepths * kTileBytes));
+  s.query_scale = reinterpret_cast<float*>(take(4 * sizes.rows));
+  s.k_scale = reinterpret_cast<float*>(take(4 * kKeys));
+  s.v_scale = reinterpret_cast<float*>(take(4 * kKeys));
+  s.bytes = at - memory;
+  return s;
+}
+
+// Keys of one tile. Present are [begin, end): those that some row of the unit sees.
+struct KeyTile {
+  int32_t base = 0;
+  int begin = 0, end = 0;
+  const char* k[kKeys];  // where keys lie; absent ones: not set
+  const char* v[kKeys];
+  const char* k_group[kGroups];  // first key of each group, as operand
+  int64_t k_stride = 0;
+};
+
+}  // namespace loramux::LORAMUX_SIMD_NS

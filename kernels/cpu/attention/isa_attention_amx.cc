@@ -1,0 +1,162 @@
+// Paged attention over bf16 and int8 caches in AMX tiles; compiled with AVX-512 and AVX512-BF16.
+// Every key tile lies at an absolute position and a row's operations are the same whatever rows
+// share its tile, so its bits do not depend on them.
+#define LORAMUX_SIMD_AMX
+#include "cpu/attention/amx_rows.h"
+#include "cpu/attention/amx_stage.h"
+
+namespace loramux::LORAMUX_SIMD_NS {
+namespace {
+
+AttentionNeeds AmxNeeds(const PagedAttentionArgs& args) {
+  const AmxSizes sizes = AmxSizesOf(args);
+  AttentionNeeds needs;
+  needs.unit_rows = kAmxUnitRows;
+  needs.row_multiple = kRowGroup;
+  needs.query_bytes = sizes.query_bytes;
+  needs.worker_bytes = AmxScratchOf(sizes, nullptr).bytes;
+  // Writing tokens takes two heads.
+  needs.worker_bytes = MaxOf<int64_t>(needs.worker_bytes, 8 * CeilDiv(args.head_size, 16) * 16);
+  return needs;
+}
+
+void AmxWrite(const AttentionCall& call, int64_t first, int64_t last, char* scratch) {
+  const PagedAttentionArgs& args = *call.args;
+  const AmxSizes sizes = AmxSizesOf(args);
+  const int d = args.head_size;
+  const int32_t group = call.Group();
+  float* head = reinterpret_cast<float*>(scratch);
+  WriteTokens(call, first, last, head, [&](int64_t t, const float* cos_sin) {
+    for (int32_t h = 0; h < args.num_heads; ++h) {
+      // Weights are powers of two here.
+      PrepareHead(args, args.q + t * args.q_stride + static_cast<int64_t>(h) * d, args.q_norm,
+                  cos_sin, args.softmax_scale * kLog2E, head);
+      StoreQuery(sizes, head, d,
+                 call.QueryRows(h / group, t) + (h % group) * sizes.query_bytes);
+    }
+  });
+}
+
+// Fetches what lies of 32 keys of the unit from position `from` on.
+void PrefetchKeys(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
+                  int32_t from, int32_t lowest, int32_t highest) {
+  const PagedAttentionArgs& args = *call.args;
+  const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
+  const int32_t end = MinOf(highest, from + kDepthKeys);
+  for (int32_t p = MaxOf(from, lowest); p < end;) {
+    const int32_t inside = p % args.block_size;
+    const int32_t n = MinOf(end - p, args.block_size - inside);
+    const int64_t at = call.HeadOffset(table[p / args.block_size], unit.kv_head);
+    const char* k = static_cast<const char*>(args.k_cache) + at;
+    const char* v = static_cast<const char*>(args.v_cache) + at;
+    for (int64_t i = 0; i < n * sizes.k_row_bytes; i += 64) {
+      __builtin_prefetch(k + inside * sizes.k_row_bytes + i, 0, 2);
+      __builtin_prefetch(v + inside * sizes.k_row_bytes + i, 0, 2);
+    }
+    if (sizes.int8) {
+      __builtin_prefetch(k + call.scale_offset + 4 * inside, 0, 2);
+      __builtin_prefetch(v + call.scale_offset + 4 * inside, 0, 2);
+    }
+    p += n;
+  }
+}
+
+template <bool kInt8>
+void AttendTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
+                const KeyTile& tile, bool some_not_finite, const AmxScratch& s,
+                const RowState& state) {
+  const int32_t window = call.args->sliding_window;
+  const int32_t group = call.Group();
+  const int32_t rows = unit.count * group;
+  const int d = call.args->head_size;
+  const int64_t stride = call.stride;
+  for (int32_t r = 0; r < rows; r += kRowGroup) {
+    // Lanes past the last row repeat its visibility; nothing of theirs is kept.
+    int32_t low[kRowGroup];
+    int32_t high[kRowGroup];
+    for (int i = 0; i < kRowGroup; ++i) {
+      const int32_t p = unit.position + MinOf(r + i, rows - 1) / group;
+      low[i] = MaxOf(FirstVisible(window, p) - tile.base, 0);
+      high[i] = MinOf(p + 1 - tile.base, kKeys);
+    }
+    // Rows are in ascending order of positions.
+    if (high[kRowGroup - 1] <= low[0]) continue;
+    Visible visible;
+    visible.low = _mm512_loadu_si512(low);
+    visible.high = _mm512_loadu_si512(high);
+    const bool masked = low[kRowGroup - 1] > 0 || high[0] < kKeys;
+    const int first_depth = low[0] / kDepthKeys;
+    const int last_depth = (high[kRowGroup - 1] + kDepthKeys - 1) / kDepthKeys;
+    const int first = first_depth * kDepthKeys;
+    const int last = last_depth * kDepthKeys;
+    ScoreGroups<kInt8>(tile, low[0] / kGroupKeys,
+                       (high[kRowGroup - 1] + kGroupKeys - 1) / kGroupKeys, sizes,
+                       s.queries + r / kRowGroup * sizes.query_tiles * kTileBytes, s);
+    const VF query_scale = kInt8 ? Load(s.query_scale + r) : Set1(1.0f);
+    float* acc = state.acc + r * stride;
+    if (masked) {
+      SoftmaxRows<kInt8, true>(s, first, last, visible, query_scale, state.max + r, state.sum + r,
+                               acc, stride);
+    } else {
+      SoftmaxRows<kInt8, false>(s, first, last, visible, query_scale, state.max + r, state.sum + r,
+                                acc, stride);
+    }
+    AddValues(s, sizes, first_depth, last_depth, acc, stride);
+    if (some_not_finite) {
+      for (int i = 0; i < MinOf(kRowGroup, rows - r); ++i) {
+        AddNonFinite(tile, low[i], high[i], d, acc + i * stride);
+      }
+    }
+  }
+}
+
+template <bool kInt8>
+void AmxAttendAs(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
+  const AmxSizes sizes = AmxSizesOf(*call.args);
+  const AmxScratch s = AmxScratchOf(sizes, scratch);
+  const int d = call.args->head_size;
+  const int32_t unit_low =
+      MaxOf(FirstVisible(call.args->sliding_window, unit.position), unit.first_chunk * kChunkKeys);
+  const int32_t unit_high =
+      MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
+  for (int depth = 0; depth < kDepths; ++depth) {
+    PrefetchKeys(call, sizes, unit, unit_low / kKeys * kKeys + depth * kDepthKeys, unit_low,
+                 unit_high);
+  }
+  PackQueries(call, sizes, unit, s);
+  KeyTile tile;
+  AttendInChunks<Exp2>(
+      call, unit, scratch, [&](const RowState& state, int32_t lowest, int32_t highest) {
+        for (int32_t base = lowest / kKeys * kKeys; base < highest; base += kKeys) {
+          LocateTile(call, sizes, unit, base, lowest, highest, s, &tile);
+          for (int depth = 0; depth < kDepths; ++depth) {
+            PrefetchKeys(call, sizes, unit, base + kKeys + depth * kDepthKeys, unit_low, unit_high);
+          }
+          if (!sizes.keys_as_they_lie) StageKeys(sizes, s, &tile);
+          bool hidden = StageValues<kInt8>(sizes, s, tile, d);
+          // One token's rows all see what is there, and what is not finite is theirs.
+          hidden = hidden && unit.count > 1;
+          if (hidden) HideNonFinite(sizes, s, tile);
+          AttendTile<kInt8>(call, sizes, unit, tile, hidden, s, state);
+        }
+      });
+}
+
+void AmxAttend(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
+  if (call.args->kv_dtype == KvDtype::kI8) {
+    AmxAttendAs<true>(call, unit, scratch);
+  } else {
+    AmxAttendAs<false>(call, unit, scratch);
+  }
+}
+
+void AmxMerge(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
+  MergeUnit<Exp2>(call, unit, scratch);
+}
+
+}  // namespace
+
+extern const AttentionTable kAttention = {AmxNeeds,     AmxWrite,  ConfigureTiles,
+                                          ReleaseTiles, AmxAttend, AmxMerge};
+
+}  // namespace loramux::LORAMUX_SIMD_NS
