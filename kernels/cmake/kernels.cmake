@@ -97,6 +97,7 @@ if(LORAMUX_BUILD_TESTS)
     ${_kernels}/test/check.cc
     ${_kernels}/test/convert_test.cc
     ${_kernels}/test/packed_pack_test.cc
+    ${_kernels}/test/packed_rotation_test.cc
     ${_kernels}/test/packed_tables_test.cc
     ${_kernels}/test/paged_attention_test.cc
     ${_kernels}/test/sampler_test.cc

@@ -5,6 +5,7 @@
 #include "cpu/convert_impl.h"
 #include "cpu/kernel_table.h"
 #include "cpu/prologue_impl.h"
+#include "cpu/rotate_impl.h"
 #include "cpu/sampler_impl.h"
 #include "cpu/segmented_lora_impl.h"
 
@@ -24,6 +25,7 @@ const KernelTable kTable = {
     AllFinite,
     ExpArray,
     PrologueRow,
+    RotateRow,
 };
 
 }  // namespace loramux::LORAMUX_SIMD_NS

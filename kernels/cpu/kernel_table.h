@@ -60,6 +60,8 @@ struct KernelTable {
   void (*exp_non_positive)(const float* x, int64_t count, float* out);
   // Row x [k] (2k with kSwiGlu) -> out [k]: norm or gate of a packed linear layer.
   void (*prologue)(const PackedLinearArgs& args, const float* x, float* out);
+  // Rotate of packed_linear.h.
+  void (*rotate)(float* row, int64_t padded_k);
 };
 
 // Falls back to the portable table where an instruction set is not compiled in. The caller has

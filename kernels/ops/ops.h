@@ -23,8 +23,8 @@ void FillPagedAttention(CustomOp* op);
 // 1, 3 to 5 weights of `parts` parts: a packed blob (uint8 [bytes]) or a matrix [n, k] of float32,
 // float16 or bfloat16 that is packed when the session is made; 6 to 8 biases [n], optional.
 // Output [T, N], N = n0 + n1 + n2. Attributes layer, module (of the first part, the others follow;
-// -1: no adapters), parts, k, n0, n1, n2, format, group, zero_points, activation_group, prologue
-// (0 none, 1 RMS norm, 2 SwiGLU), norm_eps.
+// -1: no adapters), parts, k, n0, n1, n2, format, group, zero_points, rotated (0 when
+// absent), activation_group, prologue (0 none, 1 RMS norm, 2 SwiGLU), norm_eps.
 void FillPackedLinear(CustomOp* op);
 
 // Must outlive the ONNX Runtime session that it was added to.

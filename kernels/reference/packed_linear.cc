@@ -69,6 +69,27 @@ std::vector<double> RoundRow(const std::vector<float>& row, PackedFormat format,
   return out;
 }
 
+// The padded row, rotated with the roundings that Rotate defines.
+std::vector<float> RotatedRow(const std::vector<float>& row, const PackedShape& shape) {
+  if (!shape.rotated) return row;
+  std::vector<float> padded = row;
+  padded.resize(static_cast<size_t>(LayoutOf(shape).padded_k), 0.0f);
+  Rotate(padded.data(), static_cast<int64_t>(padded.size()), Isa::kScalar);
+  return padded;
+}
+
+// The weight as its levels have it: a rotated one stays rotated and fills the padded depth.
+std::vector<float> UnpackLevels(PackedWeight weight) {
+  const PackedLayout layout = LayoutOf(weight.shape);
+  if (weight.shape.rotated) {
+    weight.shape.rotated = false;
+    weight.shape.k = layout.padded_k;
+  }
+  std::vector<float> matrix(static_cast<size_t>(weight.shape.n * weight.shape.k));
+  UnpackPanels(weight, 0, layout.panels, matrix.data());
+  return matrix;
+}
+
 }  // namespace
 
 void PackedLinear(const PackedLinearArgs& args) {
@@ -76,23 +97,21 @@ void PackedLinear(const PackedLinearArgs& args) {
   for (int32_t p = 0; p < args.num_parts; ++p) columns += args.parts[p].weight.shape.n;
   std::vector<std::vector<float>> weights;
   for (int32_t p = 0; p < args.num_parts; ++p) {
-    const PackedWeight& weight = args.parts[p].weight;
-    std::vector<float> matrix(static_cast<size_t>(weight.shape.n * weight.shape.k));
-    UnpackPanels(weight, 0, LayoutOf(weight.shape).panels, matrix.data());
-    weights.push_back(static_cast<std::vector<float>&&>(matrix));
+    weights.push_back(UnpackLevels(args.parts[p].weight));
   }
+  const PackedShape& shape = args.parts[0].weight.shape;
   for (int64_t row = 0; row < args.rows; ++row) {
     const std::vector<float> prepared = PreparedRow(args, row);
     if (args.prepared != nullptr) {
       std::memcpy(args.prepared + row * args.k, prepared.data(), prepared.size() * sizeof(float));
     }
     const std::vector<double> a =
-        RoundRow(prepared, args.parts[0].weight.shape.format, args.activation_group);
+        RoundRow(RotatedRow(prepared, shape), shape.format, args.activation_group);
     int64_t first = row * columns;
     for (int32_t p = 0; p < args.num_parts; ++p) {
       const PackedPart& part = args.parts[p];
       for (int64_t c = 0; c < part.weight.shape.n; ++c) {
-        const float* w = weights[static_cast<size_t>(p)].data() + c * args.k;
+        const float* w = weights[static_cast<size_t>(p)].data() + static_cast<size_t>(c) * a.size();
         double sum = 0.0;
         for (size_t i = 0; i < a.size(); ++i) sum += a[i] * static_cast<double>(w[i]);
         if (part.bias != nullptr) sum += static_cast<double>(part.bias[c]);

@@ -6,9 +6,9 @@
 namespace loramux::test {
 
 std::string Describe(const PackedShape& shape) {
-  return Format("%s n %lld k %lld group %d%s", PackedFormatName(shape.format),
+  return Format("%s n %lld k %lld group %d%s%s", PackedFormatName(shape.format),
                 static_cast<long long>(shape.n), static_cast<long long>(shape.k), shape.group,
-                shape.zero_points ? " zero points" : "");
+                shape.zero_points ? " zero points" : "", shape.rotated ? " rotated" : "");
 }
 
 std::vector<PackedShape> AllPackedKinds(int64_t n, int64_t k) {

@@ -248,6 +248,13 @@ bool LevelsColumn(const PackLevelsSource& source, const PackedShape& shape,
   return true;
 }
 
+// The shape as levels see it: rotation fills the padded depth.
+PackedShape LevelShape(const PackedShape& shape) {
+  PackedShape levels = shape;
+  if (shape.rotated) levels.k = LayoutOf(shape).padded_k;
+  return levels;
+}
+
 bool IsGroupWidth(int32_t group) {
   if (group == kSmallestGroup || group == 64 || group == 128) return true;
   return group > 0 && group % 256 == 0;
@@ -272,7 +279,7 @@ bool IsValid(const PackedShape& shape) {
   if (!fits(shape.n) || !fits(shape.k)) return false;
   switch (shape.format) {
     case PackedFormat::kBf16:
-      return shape.group == 0 && !shape.zero_points;
+      return shape.group == 0 && !shape.zero_points && !shape.rotated;
     case PackedFormat::kInt8:
       return (shape.group == 0 || IsGroupWidth(shape.group)) && !shape.zero_points;
     case PackedFormat::kInt4:
@@ -324,7 +331,8 @@ PackedLayout LayoutOf(const PackedShape& shape) {
 bool PackPanels(const PackSource& source, const PackedShape& shape, int64_t first, int64_t last,
                 uint8_t* blob) {
   const PackedLayout layout = LayoutOf(shape);
-  std::vector<float> row(static_cast<size_t>(shape.k));
+  const PackedShape levels = LevelShape(shape);
+  std::vector<float> row(static_cast<size_t>(layout.padded_k));
   for (int64_t p = first; p < last; ++p) {
     Panel panel = MakePanel(shape, layout);
     for (int64_t c = 0; c < kPanelColumns && p * kPanelColumns + c < shape.n; ++c) {
@@ -332,9 +340,15 @@ bool PackPanels(const PackSource& source, const PackedShape& shape, int64_t firs
       if (shape.format == PackedFormat::kBf16) {
         uint16_t* out = panel.halves.data() + c * layout.padded_k;
         if (!RoundColumn(row.data(), shape.k, out)) return false;
-      } else {
-        QuantizeColumn(shape, layout, row.data(), c, &panel);
+        continue;
       }
+      if (shape.rotated) {
+        for (int64_t d = shape.k; d < layout.padded_k; ++d) row[static_cast<size_t>(d)] = 0.0f;
+        Rotate(row.data(), layout.padded_k, Isa::kScalar);
+        UnscaleRotated(row.data(), layout.padded_k);
+        if (!AllFinite(row.data(), row.size(), Isa::kScalar)) return false;
+      }
+      QuantizeColumn(levels, layout, row.data(), c, &panel);
     }
     StorePanel(shape, layout, p, panel, blob);
   }
@@ -343,6 +357,7 @@ bool PackPanels(const PackSource& source, const PackedShape& shape, int64_t firs
 
 bool PackLevels(const PackLevelsSource& source, const PackedShape& shape, int64_t first,
                 int64_t last, uint8_t* blob) {
+  if (shape.rotated) return false;
   const PackedLayout layout = LayoutOf(shape);
   for (int64_t p = first; p < last; ++p) {
     Panel panel = MakePanel(shape, layout);
@@ -358,10 +373,13 @@ void UnpackPanels(const PackedWeight& weight, int64_t first, int64_t last, float
   const PackedShape& shape = weight.shape;
   const PackedLayout layout = LayoutOf(shape);
   const float* column_scales = reinterpret_cast<const float*>(weight.blob + layout.column_scale);
+  const int64_t depth = LevelShape(shape).k;
+  std::vector<float> padded(static_cast<size_t>(shape.rotated ? depth : 0));
   for (int64_t p = first; p < last; ++p) {
     const uint8_t* panel = weight.blob + p * layout.panel_bytes;
     for (int64_t c = 0; c < kPanelColumns && p * kPanelColumns + c < shape.n; ++c) {
-      float* row = out + (p * kPanelColumns + c) * shape.k;
+      float* const target = out + (p * kPanelColumns + c) * shape.k;
+      float* const row = shape.rotated ? padded.data() : target;
       if (shape.format == PackedFormat::kBf16) {
         for (int64_t d = 0; d < shape.k; ++d) {
           uint16_t half;
@@ -372,7 +390,7 @@ void UnpackPanels(const PackedWeight& weight, int64_t first, int64_t last, float
         continue;
       }
       const float column_scale = column_scales[p * kPanelColumns + c];
-      for (int64_t d = 0; d < shape.k; ++d) {
+      for (int64_t d = 0; d < depth; ++d) {
         float scale = column_scale;
         int32_t zero = kInt4Zero;
         if (layout.groups > 0) {
@@ -390,6 +408,10 @@ void UnpackPanels(const PackedWeight& weight, int64_t first, int64_t last, float
           level = (d % 8 < 4 ? byte & 15 : byte >> 4) - zero;
         }
         row[d] = static_cast<float>(level) * scale;
+      }
+      if (shape.rotated) {
+        Rotate(row, depth, Isa::kScalar);
+        std::memcpy(target, row, static_cast<size_t>(shape.k) * sizeof(float));
       }
     }
   }

@@ -1,10 +1,11 @@
 // Drives packed linear layers: which rows and which panels are one unit of work.
 #include "loramux/packed_linear.h"
 
+#include <cstring>
+
 #include "cpu/kernel_table.h"
 #include "cpu/packed/packed_plan.h"
 #include "cpu/packed/packed_table.h"
-
 
 namespace loramux {
 namespace {
@@ -14,12 +15,15 @@ constexpr int64_t kAlign = 64;
 int64_t Aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+bool IsRotated(const PackedLinearArgs& args) { return args.parts[0].weight.shape.rotated; }
+
 packed::Operand OperandOf(const PackedLinearArgs& args) {
   packed::Operand operand;
   operand.format = args.parts[0].weight.shape.format;
   operand.rows = args.rows;
-  operand.k = args.k;
   operand.padded_k = LayoutOf(args.parts[0].weight.shape).padded_k;
+  // Rotation fills the padded depth.
+  operand.k = IsRotated(args) ? operand.padded_k : args.k;
   operand.activation_group = args.activation_group;
   return operand;
 }
@@ -35,8 +39,8 @@ Workspace Measure(const PackedLinearArgs& args, const packed::PackedTable& table
   Workspace w;
   const packed::Operand operand = OperandOf(args);
   w.operand = Aligned(table.operand_bytes(operand));
-  if (args.prologue != Prologue::kNone) {
-    w.row_scratch = Aligned(packed::kRowsPerBlock * args.k * int64_t{sizeof(float)});
+  if (args.prologue != Prologue::kNone || IsRotated(args)) {
+    w.row_scratch = Aligned(packed::kRowsPerBlock * operand.k * int64_t{sizeof(float)});
   }
   for (int32_t p = 0; p < args.num_parts; ++p) {
     const int64_t bytes = Aligned(table.scratch_bytes(operand, args.parts[p].weight.shape));
@@ -47,6 +51,18 @@ Workspace Measure(const PackedLinearArgs& args, const packed::PackedTable& table
 }
 
 }  // namespace
+
+void Rotate(float* row, int64_t padded_k, Isa isa) { KernelsFor(isa).rotate(row, padded_k); }
+
+void UnscaleRotated(float* row, int64_t padded_k) {
+  for (int64_t at = 0; at < padded_k;) {
+    int64_t block = kRotationBlock;
+    while (block > padded_k - at) block /= 2;
+    const float inverse = 4.0f / static_cast<float>(block);
+    for (int64_t i = 0; i < block; ++i) row[at + i] *= inverse;
+    at += block;
+  }
+}
 
 int64_t PackedLinearWorkspace(const PackedLinearArgs& args, int32_t threads, Isa isa) {
   const Workspace w = Measure(args, packed::PackedKernelsFor(isa));
@@ -79,7 +95,21 @@ void PackedPlan::Prepare(int64_t unit, int64_t worker) const {
   const int64_t count = left < packed::kRowsPerBlock ? left : packed::kRowsPerBlock;
   const float* x = args.x + first * args.x_stride;
   int64_t stride = args.x_stride;
-  if (args.prologue != Prologue::kNone || args.prepared != nullptr) {
+  if (IsRotated(args)) {
+    float* rows = reinterpret_cast<float*>(worker_base_ + worker * worker_bytes_);
+    for (int64_t r = 0; r < count; ++r) {
+      float* row = rows + r * operand_.k;
+      kernels_->prologue(args, x + r * stride, row);
+      const size_t used = static_cast<size_t>(args.k) * sizeof(float);
+      if (args.prepared != nullptr) {
+        std::memcpy(args.prepared + (first + r) * args.k, row, used);
+      }
+      std::memset(row + args.k, 0, static_cast<size_t>(operand_.k) * sizeof(float) - used);
+      kernels_->rotate(row, operand_.k);
+    }
+    x = rows;
+    stride = operand_.k;
+  } else if (args.prologue != Prologue::kNone || args.prepared != nullptr) {
     float* rows = args.prepared != nullptr
                       ? args.prepared + first * args.k
                       : reinterpret_cast<float*>(worker_base_ + worker * worker_bytes_);

@@ -34,6 +34,12 @@
 // every order, so all instruction sets and all row counts agree bit for bit in these formats.
 // bf16: activations are rounded to bfloat16 (nearest even), products are added up in float32 in an
 // order that is fixed per instruction set.
+//
+// Rotation. A few inputs of a language model are tens of times larger than the rest, and rounding
+// to int8 then keeps little of the others in their group. In a `rotated` weight the depth was
+// turned by an orthogonal matrix before it was rounded, and rows are turned by the same one between
+// prologue and rounding, which leaves products as they were and spreads such inputs over their
+// block (QuIP, Chee et al. 2023; QuaRot, Ashkboos et al. 2024). See Rotate.
 #pragma once
 
 #include "loramux/types.h"
@@ -51,6 +57,9 @@ inline constexpr int32_t kSmallestActivationGroup = 64;
 inline constexpr int32_t kLargestActivationGroup = 512;
 // Widths of weight groups: 0 (one scale per column), 32, 64, 128, 256 and multiples of 256.
 inline constexpr int32_t kSmallestGroup = 32;
+// Depth is rotated in blocks of 256; what is left at the end, a multiple of 64, in one of 128 and
+// one of 64.
+inline constexpr int64_t kRotationBlock = 256;
 // Of n and of k. Sums of activations over a row fit 32 bits up to it.
 inline constexpr int64_t kMaxPackedFeatures = int64_t{1} << 24;
 
@@ -60,6 +69,7 @@ struct PackedShape {
   int64_t k = 0;           // input features
   int32_t group = 0;       // inputs per weight scale; 0: whole column. bf16: 0
   bool zero_points = false;  // int4 with group > 0 only
+  bool rotated = false;      // int8 and int4
 };
 
 // Sizes and places inside a blob, in bytes.
@@ -87,6 +97,14 @@ struct PackedWeight {
   const uint8_t* blob = nullptr;  // LayoutOf(shape).bytes, 64-byte aligned
 };
 
+// Rotates a padded row in place, without a scale: every input of a block is mixed with those at a
+// distance of a multiple of 4 by a Walsh-Hadamard transform of block / 4 points, which is its own
+// inverse but for the factor block / 4. Additions in a fixed order: all instruction sets give the
+// same bits. row [padded_k], padded_k a multiple of 64.
+void Rotate(float* row, int64_t padded_k, Isa isa);
+// Divides each block by its factor, a power of two: Rotate twice and this once change nothing.
+void UnscaleRotated(float* row, int64_t padded_k);
+
 // How float weights become levels.
 struct PackSource {
   const void* weights = nullptr;  // [n, k] row-major, any alignment
@@ -98,7 +116,7 @@ struct PackSource {
 // negative), or with zero points from minimum and maximum. `blob` is the whole blob. Scales are
 // rounded to float16 before levels are, so their rounding costs nothing. A column whose weights are
 // all below 2^-100 is stored as zeros. Weights must be finite, in bf16 too after rounding: a panel
-// with a NaN or infinity makes the result false.
+// with a NaN or infinity makes the result false. Of a rotated shape the weights are rotated first.
 bool PackPanels(const PackSource& source, const PackedShape& shape, int64_t first, int64_t last,
                 uint8_t* blob);
 
@@ -113,10 +131,11 @@ struct PackLevelsSource {
 };
 // False where a level or zero does not fit, or a scale is not finite. Scales that are zero or
 // float16 values, as such tools store them, are kept exactly; others are rounded to 11 bits. Scales
-// below 2^-27 of the column's largest lose bits of their own.
+// below 2^-27 of the column's largest lose bits of their own. Not for rotated shapes: levels of
+// others belong to inputs as they are.
 bool PackLevels(const PackLevelsSource& source, const PackedShape& shape, int64_t first,
                 int64_t last, uint8_t* blob);
-// Panels [first, last) back to float32 [n, k] rows of `out` (whole matrix).
+// Panels [first, last) back to float32 [n, k] rows of `out` (whole matrix), rotated back.
 void UnpackPanels(const PackedWeight& weight, int64_t first, int64_t last, float* out);
 
 // What is done to a row before it is multiplied.
@@ -132,7 +151,7 @@ struct PackedPart {
 };
 
 // Up to three weights that share an input (q, k, v; gate, up): columns of the parts lie side by
-// side in y. All parts have the same format, k and group.
+// side in y. All parts have the same format, k, group and rotation.
 inline constexpr int32_t kMaxParts = 3;
 
 struct PackedLinearArgs {
