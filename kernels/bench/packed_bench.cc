@@ -2,9 +2,11 @@
 // same weights takes. Each set's result is compared with the reference first; a wrong one is not
 // timed.
 //   loramux_packed_bench [--isa NAME] [--threads N] [--format bf16|int8|int4] [--group N]
-//                        [--rows N] [--n N] [--k N] [--seconds S]
-// Without --rows: 1, 4, 16, 64 and 512. One thread is timed by its processor time, so that
-// neighbours only cost it their share of the caches; more are timed by the clock.
+//                        [--rows N] [--n N] [--k N] [--seconds S] [--ort LIBRARY]
+// --ort names a libonnxruntime.so.1: its MatMulNBits (4 bits, accuracy level 4) takes turns with
+// the same int4 weights, on instructions of its own choice. Without --rows: 1, 4, 16, 64 and 512.
+// One thread is timed by its processor time, so that neighbours only cost it their share of the
+// caches; more are timed by the clock.
 #include <time.h>
 
 #include <algorithm>
@@ -13,8 +15,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <string>
 
+#include "bench/ort_matmul.h"
 #include "loramux/cpu_features.h"
 #include "session/step_pool.h"
 #include "test/packed_case.h"
@@ -25,6 +29,11 @@ namespace {
 // More than the last-level cache of a large server, so that few rows read from memory.
 constexpr int64_t kWeightBytes = 256 << 20;
 constexpr double kTolerance = 0x1p-17;
+constexpr double kOrtTolerance = 0x1p-6;  // it rounds activations in other groups
+// With ONNX Runtime's layers, which keep a pool of threads each.
+constexpr int64_t kOrtCopies = 4;
+// Its threads spin for a while after a run; the next contender waits until they sleep.
+constexpr long kOrtPauseNs = 5'000'000;
 
 struct Options {
   std::string isa;
@@ -32,6 +41,7 @@ struct Options {
   std::map<std::string, int64_t> numbers = {{"--group", 128}, {"--rows", 0}, {"--n", 2048},
                                             {"--k", 2048}};
   std::string format;
+  std::string ort;
   double seconds = 0.5;  // per case and contender
 };
 
@@ -70,6 +80,7 @@ struct Contender {
   std::string name;
   Isa isa = Isa::kScalar;
   bool reads = false;  // reads the weights, no more
+  bool ort = false;
   std::vector<double> seconds;
 };
 
@@ -80,7 +91,9 @@ void BenchShape(const Options& options, const PackedShape& shape, int64_t rows) 
   one.bias.clear();
   one.residual.clear();
   std::vector<test::AlignedBytes> copies;
-  const int64_t count = std::max<int64_t>(1, kWeightBytes / layout.bytes);
+  const bool with_ort = !options.ort.empty() && shape.format == PackedFormat::kInt4;
+  const int64_t count =
+      with_ort ? kOrtCopies : std::max<int64_t>(1, kWeightBytes / layout.bytes);
   for (int64_t i = 0; i < count; ++i) copies.push_back(one.blob);
 
   StepPool pool(options.threads);
@@ -95,40 +108,55 @@ void BenchShape(const Options& options, const PackedShape& shape, int64_t rows) 
   args.activation_group = one.activation_group;
   args.y = y.data();
 
-  std::vector<Contender> contenders = {{"read", Isa::kScalar, true, {}}};
+  std::vector<Contender> contenders = {{"read", Isa::kScalar, true, false, {}}};
   const int64_t checked = std::min<int64_t>(rows, 3);
   const std::vector<float> want = one.Rows(rows - checked, checked).RunReference();
   const std::vector<double> sizes = one.Rows(rows - checked, checked).Magnitudes();
-  for (Isa isa : SupportedIsas()) {
-    if (options.isa.empty() ? isa == Isa::kScalar : options.isa != IsaName(isa)) continue;
-    test::AlignedBytes workspace(PackedLinearWorkspace(args, options.threads, isa));
-    args.workspace = workspace.data();
-    PackedLinear(args, parallel, isa);
+  const auto worst_error = [&] {
     double worst = 0.0;
     for (size_t i = 0; i < want.size(); ++i) {
       const float got = y[static_cast<size_t>((rows - checked) * shape.n) + i];
       const double error = std::fabs(static_cast<double>(got) - static_cast<double>(want[i]));
       if (!(error / sizes[i] <= worst)) worst = error / sizes[i];
     }
-    if (worst <= kTolerance) {
-      contenders.push_back({IsaName(isa), isa, false, {}});
-    } else {
-      std::printf("%-12s WRONG: error %g\n", IsaName(isa), worst);
-    }
+    return worst;
+  };
+  const auto admit = [&](const Contender& c, double tolerance) {
+    const double worst = worst_error();
+    if (worst <= tolerance) return contenders.push_back(c);
+    std::printf("%-12s WRONG: error %g\n", c.name.c_str(), worst);
+  };
+  for (Isa isa : SupportedIsas()) {
+    if (options.isa.empty() ? isa == Isa::kScalar : options.isa != IsaName(isa)) continue;
+    test::AlignedBytes workspace(PackedLinearWorkspace(args, options.threads, isa));
+    args.workspace = workspace.data();
+    PackedLinear(args, parallel, isa);
+    admit({IsaName(isa), isa, false, false, {}}, kTolerance);
+  }
+  std::unique_ptr<OrtMatMul> ort;
+  if (with_ort) {
+    ort = std::make_unique<OrtMatMul>(options.ort, one.Weight(), rows, options.threads, count);
+    ort->Run(args.x, args.y, 0);
+    admit({"onnxruntime", Isa::kScalar, false, true, {}}, kOrtTolerance);
   }
 
   uint64_t sink = 0;
   size_t next = 0;
-  pool.Begin();
   const double end = Now(false) + options.seconds * static_cast<double>(contenders.size());
   for (int round = 0; round < 5 || Now(false) < end; ++round) {
     for (Contender& c : contenders) {
-      const test::AlignedBytes& blob = copies[next++ % copies.size()];
+      const int64_t copy = static_cast<int64_t>(next++ / contenders.size() % copies.size());
+      const test::AlignedBytes& blob = copies[static_cast<size_t>(copy)];
       test::AlignedBytes workspace(PackedLinearWorkspace(args, options.threads, c.isa));
       args.workspace = workspace.data();
       args.parts[0].weight.blob = blob.data();
+      const timespec pause = {0, kOrtPauseNs};
+      if (with_ort) nanosleep(&pause, nullptr);
+      if (!c.ort) pool.Begin();
       const double begin = Now(options.threads == 1);
-      if (c.reads) {
+      if (c.ort) {
+        ort->Run(args.x, args.y, copy);
+      } else if (c.reads) {
         constexpr int64_t kPieces = 16;
         uint64_t sums[kPieces] = {};
         parallel.For(kPieces, [&](size_t i) {
@@ -140,9 +168,9 @@ void BenchShape(const Options& options, const PackedShape& shape, int64_t rows) 
         PackedLinear(args, parallel, c.isa);
       }
       c.seconds.push_back(Now(options.threads == 1) - begin);
+      if (!c.ort) pool.End();
     }
   }
-  pool.End();
   const double read = Median(contenders[0].seconds);
   for (const Contender& c : contenders) {
     const double t = Median(c.seconds);
@@ -161,6 +189,7 @@ void BenchShape(const Options& options, const PackedShape& shape, int64_t rows) 
 
 int main(int argc, char** argv) {
   using loramux::PackedFormat;
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   loramux::bench::Options options;
   for (int i = 1; i < argc; i += 2) {
     const std::string flag = argv[i];
@@ -169,6 +198,8 @@ int main(int argc, char** argv) {
       options.isa = value;
     } else if (value != nullptr && flag == "--format") {
       options.format = value;
+    } else if (value != nullptr && flag == "--ort") {
+      options.ort = value;
     } else if (value != nullptr && flag == "--seconds") {
       options.seconds = std::atof(value);
     } else if (value != nullptr && flag == "--threads") {
@@ -178,7 +209,7 @@ int main(int argc, char** argv) {
     } else {
       std::fprintf(stderr,
                    "usage: %s [--isa NAME] [--threads N] [--format NAME] [--group N] [--rows N] "
-                   "[--n N] [--k N] [--seconds S]\n",
+                   "[--n N] [--k N] [--seconds S] [--ort LIBRARY]\n",
                    argv[0]);
       return 2;
     }

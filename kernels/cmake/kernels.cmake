@@ -116,8 +116,11 @@ if(LORAMUX_BUILD_TESTS)
   target_link_libraries(loramux_ceiling PRIVATE loramux_kernels Threads::Threads)
   target_compile_options(loramux_ceiling PRIVATE -Wall -Wextra -O2)
 
-  add_executable(loramux_packed_bench ${_kernels}/bench/packed_bench.cc)
-  target_link_libraries(loramux_packed_bench PRIVATE loramux_kernel_test_support)
+  add_executable(loramux_packed_bench
+    ${_kernels}/bench/ort_matmul.cc ${_kernels}/bench/packed_bench.cc
+    ${_kernels}/ort/ort_library.cc)
+  target_link_libraries(loramux_packed_bench PRIVATE
+    loramux_kernel_test_support ${CMAKE_DL_LIBS})
   target_compile_options(loramux_packed_bench PRIVATE -Wall -Wextra ${_kernel_optimize})
 
   enable_testing()

@@ -41,8 +41,8 @@ void Bf16Tile(const Tile& tile) {
       }
 #else
       const VB mask = SetInts(static_cast<int32_t>(0xffff0000u));
-      const VF low0 = AsFloats(ShiftLeft16(pair0));
-      const VF low1 = AsFloats(ShiftLeft16(pair1));
+      const VF low0 = AsFloats(ShiftLeft<16>(pair0));
+      const VF low1 = AsFloats(ShiftLeft<16>(pair1));
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const VF a = Set1(reinterpret_cast<const float*>(rows + r * tile.row_bytes)[d]);

@@ -8,8 +8,8 @@
 
 namespace loramux::packed::LORAMUX_PACKED_NS {
 
-constexpr int32_t kInt8Zero = 128;
-constexpr int32_t kInt4Zero = 8;
+constexpr int kInt8ZeroBits = 7;  // 128
+constexpr int kInt4ZeroBits = 3;  // 8
 constexpr int kBlockSteps = static_cast<int>(kSumBlock) / 4;  // that 16 bits can hold
 
 enum Source { kInt8Stored, kInt8Halves, kInt4Stored, kBytes };
@@ -29,20 +29,21 @@ LORAMUX_INLINE void AddProducts(VB* sum, VB weights, VB levels) {
 #endif
 }
 
-// Depth d to d + 4: two vectors of levels with every row.
+// Four of depth: two vectors of levels with every row. The first step of a block starts its sums.
 template <int kRows>
-LORAMUX_INLINE void LevelStep(const Tile& tile, int64_t d, VB w0, VB w1, VB (&block)[kRows][2]) {
+LORAMUX_INLINE void LevelStep(const uint8_t* rows, int64_t row_bytes, bool first, VB w0, VB w1,
+                              VB (&block)[kRows][2]) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    const VB a = RepeatInt(tile.rows + r * tile.row_bytes + d);
-    AddProducts(&block[r][0], w0, a);
-    AddProducts(&block[r][1], w1, a);
+    const VB a = RepeatInt(rows + r * row_bytes);
+    if (first) {
+      block[r][0] = MulBytes(w0, a);
+      block[r][1] = MulBytes(w1, a);
+    } else {
+      AddProducts(&block[r][0], w0, a);
+      AddProducts(&block[r][1], w1, a);
+    }
   }
-}
-template <int kRows>
-LORAMUX_INLINE void ClearBlock(VB (&block)[kRows][2]) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) block[r][0] = block[r][1] = NoBytes();
 }
 
 template <int kRows, Source kSource>
@@ -55,28 +56,27 @@ void Int4Tile(const Tile& tile) {
   for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
     const int64_t end = MinOf(begin + tile.inner, tile.end);
     VB dot[kRows][kStripVectors];
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kStripVectors; ++v) {
-        dot[r][v] = StartOfSum(tile, cursor, r, v, begin, end);
-      }
-    }
+    StartSums<kRows, kInt4ZeroBits>(tile, cursor, begin, end, dot);
     for (int64_t d = begin; d < end; d += kSumBlock) {
       VB block[kRows][2];
-      ClearBlock(block);
+      const uint8_t* rows = tile.rows + d;
       if (kSource == kInt4Stored) {
         const uint8_t* ahead0 = Ahead(tile, 0, w0);
         const uint8_t* ahead1 = Ahead(tile, 1, w1);
+#pragma GCC unroll 8
         for (int s = 0; s < kBlockSteps; s += 2, w0 += 64, w1 += 64) {
           Fetch(ahead0 + s * 32);
           if (kStripPanels > 1) Fetch(ahead1 + s * 32);
           const VB v0 = LoadBytes(w0);
           const VB v1 = LoadBytes(w1);
-          LevelStep(tile, d + s * 4, LowLevels(v0), LowLevels(v1), block);
-          LevelStep(tile, d + s * 4 + 4, HighLevels(v0), HighLevels(v1), block);
+          const uint8_t* at = rows + s * 4;
+          LevelStep(at, tile.row_bytes, s == 0, LowLevels(v0), LowLevels(v1), block);
+          LevelStep(at + 4, tile.row_bytes, false, HighLevels(v0), HighLevels(v1), block);
         }
       } else {
+#pragma GCC unroll 8
         for (int s = 0; s < kBlockSteps; ++s, w0 += 64, w1 += 64) {
-          LevelStep(tile, d + s * 4, LoadBytes(w0), LoadBytes(w1), block);
+          LevelStep(rows + s * 4, tile.row_bytes, s == 0, LoadBytes(w0), LoadBytes(w1), block);
         }
       }
 #pragma GCC unroll 16
@@ -85,12 +85,7 @@ void Int4Tile(const Tile& tile) {
         dot[r][1] = AddInts(dot[r][1], MulShorts(block[r][1], one));
       }
     }
-    const VF scale0 = GroupScale(tile, cursor, 0);
-    const VF scale1 = GroupScale(tile, cursor, 1);
-    for (int r = 0; r < kRows; ++r) {
-      AddGroup(tile, cursor, r, 0, dot[r][0], scale0);
-      AddGroup(tile, cursor, r, 1, dot[r][1], scale1);
-    }
+    AddGroup(tile, cursor, dot);
     Step(&cursor);
   }
 }
@@ -99,47 +94,50 @@ template <int kRows, Source kSource>
 void Int8Tile(const Tile& tile) {
   const VB one = SetShorts(1);
   const VB sixteen = SetShorts(16);
-  const VB flip = SetBytes(kInt8Zero);
+  const VB flip = SetBytes(1 << kInt8ZeroBits);
   ClearSums(tile, kRows);
   GroupCursor cursor = CursorAt(tile);
   constexpr int64_t kStepBytes = kSource == kInt8Stored ? 64 : 128;
   for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
     const int64_t end = MinOf(begin + tile.inner, tile.end);
+    VB dot[kRows][kStripVectors];
+    StartSums<kRows, kInt8ZeroBits>(tile, cursor, begin, end, dot);
     for (int v = 0; v < kStripVectors; ++v) {
-      VB dot[kRows];
-      for (int r = 0; r < kRows; ++r) dot[r] = StartOfSum(tile, cursor, r, v, begin, end);
       const uint8_t* w = tile.weights[v] + (begin - tile.begin) / 4 * kStepBytes;
       for (int64_t d = begin; d < end; d += kSumBlock) {
         VB block[kRows][2];
-        ClearBlock(block);
+        const uint8_t* rows = tile.rows + d;
         if (kSource == kInt8Stored) {
           const uint8_t* ahead = Ahead(tile, v, w);
+#pragma GCC unroll 8
           for (int s = 0; s < kBlockSteps; ++s, w += kStepBytes) {
             if (kStripPanels > 1 || v == 0) Fetch(ahead + s * 64);
             const VB levels = Xor(LoadBytes(w), flip);
-            LevelStep(tile, d + s * 4, LowLevels(levels), HighLevels(levels), block);
+            LevelStep(rows + s * 4, tile.row_bytes, s == 0, LowLevels(levels), HighLevels(levels),
+                      block);
           }
         } else {
+#pragma GCC unroll 8
           for (int s = 0; s < kBlockSteps; ++s, w += kStepBytes) {
-            LevelStep(tile, d + s * 4, LoadBytes(w), LoadBytes(w + 64), block);
+            LevelStep(rows + s * 4, tile.row_bytes, s == 0, LoadBytes(w), LoadBytes(w + 64),
+                      block);
           }
         }
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const VB low = MulShorts(block[r][0], one);
-          dot[r] = AddInts(dot[r], AddInts(low, MulShorts(block[r][1], sixteen)));
+          dot[r][v] = AddInts(dot[r][v], AddInts(low, MulShorts(block[r][1], sixteen)));
         }
       }
-      const VF scale = GroupScale(tile, cursor, v);
-      for (int r = 0; r < kRows; ++r) AddGroup(tile, cursor, r, v, dot[r], scale);
     }
+    AddGroup(tile, cursor, dot);
     Step(&cursor);
   }
 }
 
 // [depth / 4][low, high][16][4]
 void ExpandInt8(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to) {
-  const VB flip = SetBytes(kInt8Zero);
+  const VB flip = SetBytes(1 << kInt8ZeroBits);
   for (int64_t d = 0; d < depth; d += 4) {
     Fetch(next);
     for (int v = 0; v < kPanelVectors; ++v) {
@@ -181,10 +179,10 @@ constexpr TileSet<4> kInt4Tiles = {{4, 3, 2, 1}, LORAMUX_TILES(Int4Tile, kInt4St
 #undef LORAMUX_TILES
 
 LORAMUX_INLINE void MultiplyInt8(const MultiplyArgs& args) {
-  MultiplyStrips(args, kInt8Tiles, IntTile(args, kInt8Zero), RowBlock(args.operand, 1));
+  MultiplyStrips(args, kInt8Tiles, IntTile(args), RowBlock(args.operand, 1));
 }
 LORAMUX_INLINE void MultiplyInt4(const MultiplyArgs& args) {
-  MultiplyStrips(args, kInt4Tiles, IntTile(args, kInt4Zero), RowBlock(args.operand, 1));
+  MultiplyStrips(args, kInt4Tiles, IntTile(args), RowBlock(args.operand, 1));
 }
 
 }  // namespace loramux::packed::LORAMUX_PACKED_NS

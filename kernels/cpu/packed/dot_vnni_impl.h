@@ -7,8 +7,8 @@
 
 namespace loramux::packed::LORAMUX_PACKED_NS {
 
-constexpr int32_t kInt8Zero = 128;
-constexpr int32_t kInt4Zero = 8;
+constexpr int kInt8ZeroBits = 7;  // 128
+constexpr int kInt4ZeroBits = 3;  // 8
 
 // GCC 12 copies and spills accumulators around the intrinsic, whose operands have another type.
 LORAMUX_INLINE void Dot(VB* sum, VB weights, VB levels) {
@@ -19,7 +19,7 @@ LORAMUX_INLINE void Dot(VB* sum, VB weights, VB levels) {
 #endif
 }
 
-enum Source { kInt8Stored, kInt4Stored, kBytes };
+enum Source { kInt8Stored, kInt8Bytes, kInt4Stored, kInt4Bytes };
 
 // Depth d to d + 4 of a tile.
 template <int kRows>
@@ -37,17 +37,14 @@ template <int kRows, Source kSource>
 void IntDotTile(const Tile& tile) {
   const uint8_t* w0 = tile.weights[0];
   const uint8_t* w1 = tile.weights[1];
+  constexpr bool kInt4 = kSource == kInt4Stored || kSource == kInt4Bytes;
+  constexpr int kZeroBits = kInt4 ? kInt4ZeroBits : kInt8ZeroBits;
   ClearSums(tile, kRows);
   GroupCursor cursor = CursorAt(tile);
   for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
     const int64_t end = MinOf(begin + tile.inner, tile.end);
     VB dot[kRows][kStripVectors];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kStripVectors; ++v) {
-        dot[r][v] = StartOfSum(tile, cursor, r, v, begin, end);
-      }
-    }
+    StartSums<kRows, kZeroBits>(tile, cursor, begin, end, dot);
     if (kSource == kInt4Stored) {
       const uint8_t* ahead0 = Ahead(tile, 0, w0);
       const uint8_t* ahead1 = Ahead(tile, 1, w1);
@@ -60,7 +57,7 @@ void IntDotTile(const Tile& tile) {
         DotStep(tile, d + 4, HighLevels(v0), HighLevels(v1), dot);
       }
     } else if (kSource == kInt8Stored) {
-      const VB flip = SetBytes(kInt8Zero);
+      const VB flip = SetBytes(1 << kInt8ZeroBits);
       const uint8_t* ahead0 = Ahead(tile, 0, w0);
       const uint8_t* ahead1 = Ahead(tile, 1, w1);
       for (int64_t d = begin; d < end; d += 4, w0 += 64, w1 += 64, ahead0 += 64, ahead1 += 64) {
@@ -73,20 +70,14 @@ void IntDotTile(const Tile& tile) {
         DotStep(tile, d, LoadBytes(w0), LoadBytes(w1), dot);
       }
     }
-    const VF scale0 = GroupScale(tile, cursor, 0);
-    const VF scale1 = GroupScale(tile, cursor, 1);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      AddGroup(tile, cursor, r, 0, dot[r][0], scale0);
-      AddGroup(tile, cursor, r, 1, dot[r][1], scale1);
-    }
+    AddGroup(tile, cursor, dot);
     Step(&cursor);
   }
 }
 
 // Unsigned levels, [depth / 4][16][4].
 void ExpandInt8(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to) {
-  const VB flip = SetBytes(kInt8Zero);
+  const VB flip = SetBytes(1 << kInt8ZeroBits);
   for (int64_t d = 0; d < depth; d += 4) {
     Fetch(next);
     for (int v = 0; v < kPanelVectors; ++v) {
@@ -112,25 +103,25 @@ void ExpandInt4(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t
   {IntDotTile<12, source>, IntDotTile<8, source>, IntDotTile<6, source>,                   \
    IntDotTile<4, source>,  IntDotTile<3, source>, IntDotTile<2, source>, IntDotTile<1, source>}
 constexpr TileSet<7> kInt8Tiles = {{12, 8, 6, 4, 3, 2, 1}, LORAMUX_TILES(kInt8Stored),
-                                   LORAMUX_TILES(kBytes),  ExpandInt8, 16, 24};
+                                   LORAMUX_TILES(kInt8Bytes),  ExpandInt8, 16, 24};
 constexpr TileSet<7> kInt4Tiles = {{12, 8, 6, 4, 3, 2, 1}, LORAMUX_TILES(kInt4Stored),
-                                   LORAMUX_TILES(kBytes),  ExpandInt4, 16, 24};
+                                   LORAMUX_TILES(kInt4Bytes),  ExpandInt4, 16, 24};
 #else
 #define LORAMUX_TILES(source)                                                              \
   {IntDotTile<6, source>, IntDotTile<4, source>, IntDotTile<3, source>, IntDotTile<2, source>, \
    IntDotTile<1, source>}
 constexpr TileSet<5> kInt8Tiles = {{6, 4, 3, 2, 1}, LORAMUX_TILES(kInt8Stored),
-                                   LORAMUX_TILES(kBytes), ExpandInt8, 16, 12};
+                                   LORAMUX_TILES(kInt8Bytes), ExpandInt8, 16, 12};
 constexpr TileSet<5> kInt4Tiles = {{6, 4, 3, 2, 1}, LORAMUX_TILES(kInt4Stored),
-                                   LORAMUX_TILES(kBytes), ExpandInt4, 16, 12};
+                                   LORAMUX_TILES(kInt4Bytes), ExpandInt4, 16, 12};
 #endif
 #undef LORAMUX_TILES
 
 LORAMUX_INLINE void MultiplyInt8(const MultiplyArgs& args) {
-  MultiplyStrips(args, kInt8Tiles, IntTile(args, kInt8Zero), RowBlock(args.operand, 1));
+  MultiplyStrips(args, kInt8Tiles, IntTile(args), RowBlock(args.operand, 1));
 }
 LORAMUX_INLINE void MultiplyInt4(const MultiplyArgs& args) {
-  MultiplyStrips(args, kInt4Tiles, IntTile(args, kInt4Zero), RowBlock(args.operand, 1));
+  MultiplyStrips(args, kInt4Tiles, IntTile(args), RowBlock(args.operand, 1));
 }
 
 }  // namespace loramux::packed::LORAMUX_PACKED_NS

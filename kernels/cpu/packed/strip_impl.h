@@ -41,8 +41,7 @@ struct Tile {
   const int32_t* level_sums;  // [rows][level_sum_stride]
   int64_t level_sum_stride;
   const uint8_t* scales[kStripVectors];  // float16, of the panel's first group; null without groups
-  const uint8_t* zeros[kStripVectors];   // int8 likewise; null: `zero`
-  int32_t zero;
+  const uint8_t* zeros[kStripVectors];   // int8 likewise; null: all the same, known to the tile
   int32_t inner, group, activation_group;
 };
 typedef void (*TileFunction)(const Tile& tile);
@@ -92,35 +91,71 @@ LORAMUX_INLINE void Step(GroupCursor* c) {
   if (--c->row_left == 0) c->row_left = c->row_steps, ++c->row;
 }
 
-// Minus the zero points times the row's levels: what an inner group's sum starts with.
-LORAMUX_INLINE VB StartOfSum(const Tile& tile, const GroupCursor& c, int row, int vector,
-                             int64_t begin, int64_t end) {
+// Minus the zero points times the row's levels: what an inner group's sum starts with. Both vectors
+// of a strip; 1 << kZeroBits is the zero point where there are none of their own.
+LORAMUX_INLINE VB MinusLevels(const Tile& tile, int row, int64_t begin, int64_t end) {
   const int32_t* sums = tile.level_sums + row * tile.level_sum_stride;
-  const int32_t levels = sums[end / kSumBlock] - sums[begin / kSumBlock];
-  if (tile.zeros[vector] == nullptr) return SetInts(-tile.zero * levels);
-  const VB zeros = LoadSignedBytesAsInts(tile.zeros[vector] + c.weight * kPanelColumns);
-  return MulInts(zeros, SetInts(-levels));
+  return SubInts(RepeatInt(sums + begin / kSumBlock), RepeatInt(sums + end / kSumBlock));
+}
+LORAMUX_INLINE VB Zeros(const Tile& tile, const GroupCursor& c, int vector) {
+  return LoadSignedBytesAsInts(tile.zeros[vector] + c.weight * kPanelColumns);
+}
+template <int kRows, int kZeroBits>
+LORAMUX_INLINE void StartSums(const Tile& tile, const GroupCursor& c, int64_t begin, int64_t end,
+                              VB (&dot)[kRows][kStripVectors]) {
+  if (tile.zeros[0] == nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      dot[r][0] = dot[r][1] = ShiftLeft<kZeroBits>(MinusLevels(tile, r, begin, end));
+    }
+  } else {
+    const VB zeros0 = Zeros(tile, c, 0);
+    const VB zeros1 = Zeros(tile, c, 1);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const VB minus = MinusLevels(tile, r, begin, end);
+      dot[r][0] = MulInts(zeros0, minus);
+      dot[r][1] = MulInts(zeros1, minus);
+    }
+  }
 }
 
-// An inner group's sum into the running one, in the order that packed_linear.h fixes. Running sums
-// live in memory, in the first cache: registers are for the products.
-LORAMUX_INLINE void AddGroup(const Tile& tile, const GroupCursor& c, int row, int vector, VB dot,
-                             VF scale) {
-  VF product = IntsToFloats(dot);
-  if (tile.scales[0] != nullptr) product = product * scale;
-  float* sum = tile.sums + row * kStripColumns + vector * kLanes;
-  const VF row_scale = Set1(tile.row_scales[row * tile.row_groups + c.row]);
+LORAMUX_INLINE VF GroupScale(const Tile& tile, const GroupCursor& c, int vector) {
+  return WidenF16(LoadHalves(tile.scales[vector] + c.weight * kPanelColumns * 2));
+}
+// An inner group's sums into the running ones, in the order that packed_linear.h fixes. Running
+// sums live in memory, in the first cache: registers are for the products.
+LORAMUX_INLINE void AddProduct(VF product, VF row_scale, float* sum) {
   Store(sum, Fma(product, row_scale, Load(sum)));
+}
+template <int kRows>
+LORAMUX_INLINE void AddGroup(const Tile& tile, const GroupCursor& c,
+                             const VB (&dot)[kRows][kStripVectors]) {
+  const float* row_scales = tile.row_scales + c.row;
+  float* sums = tile.sums;
+  const int64_t stride = tile.row_groups;
+  if (tile.scales[0] == nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const VF row_scale = Set1(row_scales[r * stride]);
+      AddProduct(IntsToFloats(dot[r][0]), row_scale, sums + r * kStripColumns);
+      AddProduct(IntsToFloats(dot[r][1]), row_scale, sums + r * kStripColumns + kLanes);
+    }
+  } else {
+    const VF scale0 = GroupScale(tile, c, 0);
+    const VF scale1 = GroupScale(tile, c, 1);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const VF row_scale = Set1(row_scales[r * stride]);
+      AddProduct(IntsToFloats(dot[r][0]) * scale0, row_scale, sums + r * kStripColumns);
+      AddProduct(IntsToFloats(dot[r][1]) * scale1, row_scale, sums + r * kStripColumns + kLanes);
+    }
+  }
 }
 LORAMUX_INLINE void ClearSums(const Tile& tile, int rows) {
   if (tile.begin > 0) return;
   for (int i = 0; i < rows * kStripVectors; ++i) Store(tile.sums + i * kLanes, Zero());
 }
-LORAMUX_INLINE VF GroupScale(const Tile& tile, const GroupCursor& c, int vector) {
-  if (tile.scales[vector] == nullptr) return Set1(1.0f);
-  return WidenF16(LoadHalves(tile.scales[vector] + c.weight * kPanelColumns * 2));
-}
-
 LORAMUX_INLINE int64_t RowBytes(const Operand& operand, int64_t element) {
   return operand.padded_k * element + kRowPadBytes;
 }
@@ -240,7 +275,7 @@ LORAMUX_INLINE void MultiplyStrips(const MultiplyArgs& args, const TileSet<kSize
   }
 }
 
-LORAMUX_INLINE Tile IntTile(const MultiplyArgs& args, int32_t zero) {
+LORAMUX_INLINE Tile IntTile(const MultiplyArgs& args) {
   const IntRows rows = IntRowsOf(args.operand);
   Tile tile = {};
   tile.rows = reinterpret_cast<const uint8_t*>(rows.levels);
@@ -249,7 +284,6 @@ LORAMUX_INLINE Tile IntTile(const MultiplyArgs& args, int32_t zero) {
   tile.row_groups = rows.groups;
   tile.level_sums = rows.sums;
   tile.level_sum_stride = rows.sum_stride;
-  tile.zero = zero;
   tile.activation_group = args.operand.activation_group;
   tile.group = args.weight.shape.group;
   tile.inner = InnerGroup(args.weight.shape, args.operand.activation_group);

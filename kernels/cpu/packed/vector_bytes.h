@@ -31,7 +31,10 @@ LORAMUX_INLINE VB LoadSignedBytesAsInts(const void* p) {
   return _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
 LORAMUX_INLINE VF AsFloats(VB v) { return _mm512_castsi512_ps(v); }
-LORAMUX_INLINE VB ShiftLeft16(VB v) { return _mm512_slli_epi32(v, 16); }
+template <int kBits>
+LORAMUX_INLINE VB ShiftLeft(VB v) {
+  return _mm512_slli_epi32(v, kBits);
+}
 #else
 typedef __m256i VB;
 LORAMUX_INLINE VB LoadBytes(const void* p) {
@@ -58,7 +61,10 @@ LORAMUX_INLINE VB LoadSignedBytesAsInts(const void* p) {
   return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
 }
 LORAMUX_INLINE VF AsFloats(VB v) { return _mm256_castsi256_ps(v); }
-LORAMUX_INLINE VB ShiftLeft16(VB v) { return _mm256_slli_epi32(v, 16); }
+template <int kBits>
+LORAMUX_INLINE VB ShiftLeft(VB v) {
+  return _mm256_slli_epi32(v, kBits);
+}
 #endif
 
 // Four bytes in every lane.
