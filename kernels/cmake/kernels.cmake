@@ -96,6 +96,7 @@ if(LORAMUX_BUILD_TESTS)
   add_executable(loramux_kernel_tests
     ${_kernels}/test/check.cc
     ${_kernels}/test/convert_test.cc
+    ${_kernels}/test/packed_linear_test.cc
     ${_kernels}/test/packed_pack_test.cc
     ${_kernels}/test/packed_rotation_test.cc
     ${_kernels}/test/packed_tables_test.cc

@@ -174,7 +174,7 @@ constexpr TileSet<5> kInt4Tiles = {{8, 4, 3, 2, 1}, LORAMUX_TILES(Int4Tile, kInt
 constexpr TileSet<4> kInt8Tiles = {{4, 3, 2, 1}, LORAMUX_TILES(Int8Tile, kInt8Stored),
                                    LORAMUX_TILES(Int8Tile, kInt8Halves), ExpandInt8, 32, 4};
 constexpr TileSet<4> kInt4Tiles = {{4, 3, 2, 1}, LORAMUX_TILES(Int4Tile, kInt4Stored),
-                                   LORAMUX_TILES(Int4Tile, kBytes), ExpandInt4, 16, 4};
+                                   LORAMUX_TILES(Int4Tile, kBytes), ExpandInt4, 16, 16};
 #endif
 #undef LORAMUX_TILES
 
