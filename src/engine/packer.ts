@@ -43,7 +43,8 @@ export class StepPacker {
   /**
    * The packet of a plan, whose entries are sorted by adapter slot. Valid until the next call.
    * @param ahead 1 packs the step after the plan's, when each entry samples a token and its sequence
-   *   goes on with it; the caller fills in the tokens, and no penalties look at them
+   *   goes on with it; the caller fills in the tokens, where they are read and at the end of the
+   *   histories that are not empty
    */
   pack(plan: StepPlan, ahead: 0 | 1 = 0): StepPacket {
     const packet = this.#packet;

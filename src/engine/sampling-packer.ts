@@ -58,7 +58,8 @@ export class SamplingPacker {
 
   /**
    * A row that samples the sequence's next token.
-   * @param ahead tokens that the sequence will have by then beyond those it has
+   * @param ahead tokens that the sequence will have by then beyond those it has; their places at the
+   *   end of the row's history are left to the caller
    */
   sample(row: number, sequence: Sequence, ahead: number): void {
     const { arrays } = this;
@@ -78,21 +79,24 @@ export class SamplingPacker {
     arrays.seed[row * 2 + 1] = seedHigh + (low >= 2 ** 32 ? 1 : 0);
     arrays.sampleIndex[row] = sequence.numOutput + ahead;
     arrays.numTopLogprobs[row] = sampling.logprobs ?? NO_LOGPROBS;
-    this.#packHistory(row, sequence, sampling);
+    this.#packHistory(row, sequence, sampling, ahead);
     this.#packBias(row, sampling, sequence.numOutput + ahead);
   }
 
-  #packHistory(row: number, sequence: Sequence, sampling: SamplingParams): void {
+  #packHistory(row: number, sequence: Sequence, sampling: SamplingParams, ahead: number): void {
     const { arrays } = this;
     const start = arrays.historyStart[row]!;
-    const penalised = isPenalised(sampling);
-    const length = penalised ? sequence.numTokens : 0;
+    const penalised =
+      sampling.repetitionPenalty !== 1 ||
+      sampling.presencePenalty !== 0 ||
+      sampling.frequencyPenalty !== 0;
+    const length = penalised ? sequence.numTokens + ahead : 0;
     if (start + length > arrays.history.length) {
       const grown = new Int32Array((start + length) * 2);
       grown.set(arrays.history);
       arrays.history = grown;
     }
-    sequence.copyTokens(0, length, arrays.history, start);
+    if (penalised) sequence.copyTokens(0, length - ahead, arrays.history, start);
     arrays.historyPromptLength[row] = penalised ? sequence.group.prompt.length : 0;
     arrays.historyStart[row + 1] = start + length;
   }
@@ -127,13 +131,4 @@ export class SamplingPacker {
     arrays.biasIds[at] = tokenId;
     arrays.biasValues[at] = bias;
   }
-}
-
-/** Whether the row looks at the tokens so far. */
-export function isPenalised(sampling: SamplingParams): boolean {
-  return (
-    sampling.repetitionPenalty !== 1 ||
-    sampling.presencePenalty !== 0 ||
-    sampling.frequencyPenalty !== 0
-  );
 }

@@ -10,7 +10,6 @@ import type { StepPacket, StepResult } from '../native/addon-types.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
 import type { ScheduledSequence, StepPlan } from '../scheduler/step-plan.ts';
 import type { StepPacker } from './packer.ts';
-import { isPenalised } from './sampling-packer.ts';
 
 export class Successor {
   readonly #scheduler: Scheduler;
@@ -50,12 +49,15 @@ export class Successor {
     this.#packet = undefined;
     if (packet === undefined || this.#scheduler.waiting.length > 0) return undefined;
     if (result.rowStatus?.some((status) => status !== 0)) return undefined;
+    const { history, historyStart } = packet.sampling;
     for (let row = 0; row < plan.entries.length; row++) {
       const { sequence } = plan.entries[row]!;
       const { stopTokenIds, minTokens } = sequence.group.request.sampling;
       const tokenId = result.tokenIds[row]!;
       if (stopTokenIds.has(tokenId) && sequence.numOutput >= minTokens) return undefined;
       packet.inputIds[row] = tokenId;
+      const end = historyStart[row + 1]!;
+      if (end > historyStart[row]!) history[end - 1] = tokenId;
     }
     return packet;
   }
@@ -69,7 +71,6 @@ function goesOn({ sequence, count, samples, numScored }: ScheduledSequence): boo
     samples &&
     numScored === 0 &&
     !sequence.isCarrier &&
-    sequence.numOutput + 1 < sampling.maxTokens &&
-    !isPenalised(sampling)
+    sequence.numOutput + 1 < sampling.maxTokens
   );
 }

@@ -169,13 +169,21 @@ describe('a step packed ahead', () => {
     await expectAsAlone(requests);
   });
 
-  it('is not made for penalties, which look at the token', async () => {
-    const all = specs(2).map((spec) => ({
+  it('holds the sampled token in the history that penalties look at', async () => {
+    const all = specs(3).map((spec, i) => ({
       ...spec,
-      sampling: { ...spec.sampling, repetitionPenalty: 1.3 },
+      sampling: { ...spec.sampling, ...(i === 1 ? {} : { repetitionPenalty: 1.3 }) },
     }));
     const { harness, requests } = await run(all, {});
-    expect(harness.engine.stats().preparedSteps).toBe(0);
+    expect(harness.engine.stats().preparedSteps).toBeGreaterThan(MAX_TOKENS / 2);
+    for (const packet of harness.native.packets) {
+      const { history, historyStart } = packet.sampling;
+      for (let row = 0; row < packet.numRows; row++) {
+        const end = historyStart[row + 1]!;
+        if (end === historyStart[row]) continue;
+        expect(history[end - 1]).toBe(packet.inputIds[packet.logitRows[row]!]);
+      }
+    }
     await expectAsAlone(requests);
   });
 
