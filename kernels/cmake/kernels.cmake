@@ -14,6 +14,7 @@ add_library(loramux_kernels STATIC
   ${_kernels}/cpu/cpu_features.cc
   ${_kernels}/cpu/dispatch.cc
   ${_kernels}/cpu/isa_scalar.cc
+  ${_kernels}/cpu/lora/lora_weights.cc
   ${_kernels}/cpu/lora/segmented_lora.cc
   ${_kernels}/cpu/packed/dispatch.cc
   ${_kernels}/cpu/packed/pack.cc
@@ -66,11 +67,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
       COMPILE_OPTIONS "${_kernel_flags};${_base};${_set_and_flags}")
   endforeach()
   set(_amx ${_avx512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
-  target_sources(loramux_kernels PRIVATE
-    ${_kernels}/cpu/attention/isa_attention_amx.cc ${_kernels}/cpu/packed/packed_amx.cc)
-  set_source_files_properties(
-    ${_kernels}/cpu/attention/isa_attention_amx.cc ${_kernels}/cpu/packed/packed_amx.cc PROPERTIES
-    COMPILE_OPTIONS "${_kernel_flags};${_amx}")
+  set(_amx_sources
+    ${_kernels}/cpu/attention/isa_attention_amx.cc
+    ${_kernels}/cpu/lora/lora_amx.cc
+    ${_kernels}/cpu/packed/packed_amx.cc)
+  target_sources(loramux_kernels PRIVATE ${_amx_sources})
+  set_source_files_properties(${_amx_sources} PROPERTIES COMPILE_OPTIONS "${_kernel_flags};${_amx}")
   target_compile_definitions(loramux_kernels PRIVATE LORAMUX_HAVE_X86_ISAS)
 endif()
 
@@ -96,6 +98,7 @@ if(LORAMUX_BUILD_TESTS)
   add_executable(loramux_kernel_tests
     ${_kernels}/test/check.cc
     ${_kernels}/test/convert_test.cc
+    ${_kernels}/test/lora_weights_test.cc
     ${_kernels}/test/packed_linear_test.cc
     ${_kernels}/test/packed_pack_test.cc
     ${_kernels}/test/packed_rotation_test.cc
@@ -110,6 +113,11 @@ if(LORAMUX_BUILD_TESTS)
   add_executable(loramux_kernel_bench ${_kernels}/bench/bench.cc)
   target_link_libraries(loramux_kernel_bench PRIVATE loramux_kernel_test_support)
   target_compile_options(loramux_kernel_bench PRIVATE -Wall -Wextra)
+
+  add_executable(loramux_lora_bench
+    ${_kernels}/bench/lora_bench.cc ${_kernels}/session/memory.cc)
+  target_link_libraries(loramux_lora_bench PRIVATE loramux_kernel_test_support)
+  target_compile_options(loramux_lora_bench PRIVATE -Wall -Wextra)
 
   add_executable(loramux_ceiling
     ${_kernels}/bench/ceiling.cc ${_kernels}/bench/ceiling_loops.cc)

@@ -4,6 +4,8 @@
 #include "cpu/attention/vector_impl.h"
 #include "cpu/convert_impl.h"
 #include "cpu/kernel_table.h"
+#include "cpu/lora/lora_bf16_impl.h"
+#include "cpu/lora/lora_pack_impl.h"
 #include "cpu/prologue_impl.h"
 #include "cpu/rotate_impl.h"
 #include "cpu/sampler_impl.h"
@@ -13,6 +15,8 @@ namespace loramux::LORAMUX_SIMD_NS {
 
 const KernelTable kTable = {
     {ShrinkF32, ExpandF32},
+    {ShrinkBf16, ExpandBf16},
+    {PackLoraBf16A, PackLoraBf16B},
     MaxLogit,
     SumExp,
     CountGreater,

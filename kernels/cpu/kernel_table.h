@@ -33,6 +33,8 @@ struct BucketPassArgs {
 
 struct KernelTable {
   lora::LoraKernels lora_f32;
+  lora::LoraKernels lora_bf16;
+  lora::LoraPackers lora_packers;
 
   // Largest value; *unusable is set when one is NaN or +infinity. count >= 1.
   float (*max_logit)(const float* logits, int64_t count, bool* unusable);

@@ -1,4 +1,4 @@
-// Segmented LoRA for one instruction set. The order in which an output element is added up is
+// SegmentedLora with float32 adapters for one instruction set. The order in which an output element is added up is
 // fixed: register tiles only decide how many elements are in flight, never an element's order.
 #pragma once
 
@@ -66,13 +66,13 @@ LORAMUX_INLINE int64_t ShrinkRanks(const float* x, int64_t ldx, const float* a, 
 inline void ShrinkF32(const lora::ShrinkPiece& piece) {
   const int64_t in = piece.in;
   const int64_t rows = piece.rows;
-  const int64_t ranks = piece.last - piece.first;
+  const int64_t ranks = piece.last_rank - piece.first_rank;
   const int64_t ldx = piece.x_stride;
   const int64_t ldh = piece.segment->rank;
   const float scale = piece.segment->scale;
   const float* x = piece.x;
-  const float* a = static_cast<const float*>(piece.segment->a) + piece.first * in;
-  float* h = piece.h + piece.first;
+  const float* a = static_cast<const float*>(piece.segment->a) + piece.first_rank * in;
+  float* h = piece.h + piece.first_rank;
 
   for (int64_t c = 0; c < in; c += kShrinkChunk) {
     const int64_t len = MinOf(kShrinkChunk, in - c);

@@ -1,15 +1,46 @@
 #include "loramux/segmented_lora.h"
 
+#include <cstring>
 #include <vector>
 
 namespace loramux::reference {
+namespace {
+
+double Bf16At(const void* weights, int64_t index) {
+  uint16_t half;
+  std::memcpy(&half, static_cast<const uint16_t*>(weights) + index, sizeof(half));
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return static_cast<double>(value);
+}
+
+// A[k, i] and B[o, k], see lora_weights.h.
+double WeightA(const LoraSegment& s, int64_t in, int64_t k, int64_t i) {
+  if (s.dtype == LoraDtype::kF32) {
+    return static_cast<double>(static_cast<const float*>(s.a)[k * in + i]);
+  }
+  const int64_t padded_in = (in + kLoraInputMultiple - 1) / kLoraInputMultiple * kLoraInputMultiple;
+  const int64_t first = k / kLoraPanel * kLoraPanel;
+  const int64_t width = s.rank - first < kLoraPanel ? s.rank - first : kLoraPanel;
+  return Bf16At(s.a, first * padded_in + (i / 2 * width + k - first) * 2 + i % 2);
+}
+
+double WeightB(const LoraSegment& s, int64_t out, int64_t k, int64_t o) {
+  if (s.dtype == LoraDtype::kF32) {
+    return static_cast<double>(static_cast<const float*>(s.b)[k * out + o]);
+  }
+  const int64_t pairs = (s.rank + 1) / 2;
+  const int64_t panel = o / kLoraPanel;
+  return Bf16At(s.b, ((panel * pairs + k / 2) * kLoraPanel + o % kLoraPanel) * 2 + k % 2);
+}
+
+}  // namespace
 
 void SegmentedLora(const SegmentedLoraArgs& args) {
   for (int64_t i = 0; i < args.num_segments; ++i) {
     const LoraSegment& s = args.segments[i];
     if (s.rank == 0) continue;
-    const float* a = static_cast<const float*>(s.a);
-    const float* b = static_cast<const float*>(s.b);
     std::vector<double> h(static_cast<size_t>(s.rank));
     for (int64_t row = s.begin; row < s.end; ++row) {
       const float* x = args.x + row * args.x_stride;
@@ -17,14 +48,14 @@ void SegmentedLora(const SegmentedLoraArgs& args) {
       for (int64_t k = 0; k < s.rank; ++k) {
         double sum = 0.0;
         for (int64_t j = 0; j < args.in; ++j) {
-          sum += static_cast<double>(x[j]) * static_cast<double>(a[k * args.in + j]);
+          sum += static_cast<double>(x[j]) * WeightA(s, args.in, k, j);
         }
         h[static_cast<size_t>(k)] = sum;
       }
       for (int64_t o = 0; o < args.out; ++o) {
         double sum = 0.0;
         for (int64_t k = 0; k < s.rank; ++k) {
-          sum += h[static_cast<size_t>(k)] * static_cast<double>(b[k * args.out + o]);
+          sum += h[static_cast<size_t>(k)] * WeightB(s, args.out, k, o);
         }
         y[o] = static_cast<float>(static_cast<double>(y[o]) + static_cast<double>(s.scale) * sum);
       }

@@ -26,6 +26,14 @@ const char* MixName(Mix mix) {
   return "unknown";
 }
 
+float RoundToBf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
   std::vector<MixRun> runs;
   const int32_t adapters =
@@ -79,6 +87,7 @@ std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
 LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks,
                       int64_t in, int64_t out, LoraDtype dtype, Random* random) {
   LoraCase c;
+  c.dtype = dtype;
   c.in = in;
   c.out = out;
   c.runs = runs;
@@ -92,9 +101,23 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
     const size_t r = static_cast<size_t>(rank);
     const size_t n = static_cast<size_t>(out);
     c.rank.push_back(rank);
-    c.a.push_back(
-        random->Normals(r * static_cast<size_t>(in), 1.0f / std::sqrt(static_cast<float>(in))));
-    c.b.push_back(random->Normals(r * n, 1.0f / std::sqrt(static_cast<float>(std::max(1, rank)))));
+    std::vector<float> wa =
+        random->Normals(r * static_cast<size_t>(in), 1.0f / std::sqrt(static_cast<float>(in)));
+    std::vector<float> wb =
+        random->Normals(r * n, 1.0f / std::sqrt(static_cast<float>(std::max(1, rank))));
+    if (dtype == LoraDtype::kBf16) {
+      for (float& value : wa) value = RoundToBf16(value);
+      for (float& value : wb) value = RoundToBf16(value);
+    }
+    c.plain_b.emplace_back(r * n);
+    for (size_t o = 0; o < n; ++o) {
+      for (size_t k = 0; k < r; ++k) c.plain_b.back()[k * n + o] = wb[o * r + k];
+    }
+    PackLoraA(wa.data(), WeightDtype::kF32, rank, in, dtype,
+              c.a.emplace_back().Reserve(LoraBytesA(dtype, rank, in)), Isa::kScalar);
+    PackLoraB(wb.data(), WeightDtype::kF32, rank, out, 1.0f, dtype,
+              c.b.emplace_back().Reserve(LoraBytesB(dtype, rank, out)), Isa::kScalar);
+    c.plain_a.push_back(std::move(wa));
   }
   c.x_stride = in + random->Int(0, 40);
   c.y_stride = out + random->Int(0, 40);
@@ -113,6 +136,10 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
       s.a = c.a[i].data();
       s.b = c.b[i].data();
       c.segments.push_back(s);
+      s.dtype = LoraDtype::kF32;
+      s.a = c.plain_a[i].data();
+      s.b = c.plain_b[i].data();
+      c.plain_segments.push_back(s);
     }
     row += run.rows;
   }
@@ -150,7 +177,9 @@ std::vector<float> LoraCase::Run(const Parallel& parallel, Isa isa) const {
 std::vector<float> LoraCase::RunReference() const {
   std::vector<float> result = y;
   AlignedBytes workspace;
-  reference::SegmentedLora(Args(&result, &workspace));
+  SegmentedLoraArgs args = Args(&result, &workspace);
+  args.segments = plain_segments.data();
+  reference::SegmentedLora(args);
   return result;
 }
 

@@ -16,6 +16,11 @@ constexpr Mix kAllMixes[] = {Mix::kDistinct, Mix::kUniform, Mix::kIdentical,   M
                              Mix::kSkewed,   Mix::kNone,    Mix::kEmptySegment};
 const char* MixName(Mix mix);
 
+inline constexpr LoraDtype kAllLoraDtypes[] = {LoraDtype::kF32, LoraDtype::kBf16};
+
+// Nearest bfloat16, ties to even.
+float RoundToBf16(float value);
+
 // A run of `rows` rows under one adapter; -1 is the base (rows in no segment).
 struct MixRun {
   int32_t adapter;
@@ -30,6 +35,7 @@ class AlignedBytes {
  public:
   // Every byte set, so that reading what nobody wrote gives NaN. Keeps what is large enough.
   void* Reserve(int64_t bytes);
+  const void* data() const { return lines_.data(); }
 
  private:
   struct alignas(64) Line {
@@ -41,19 +47,26 @@ class AlignedBytes {
 // One LoRA call with its own memory. Ranks are taken from `ranks` in turn by adapter number.
 struct LoraCase {
   int64_t rows = 0, in = 0, out = 0;
+  LoraDtype dtype = LoraDtype::kF32;
   std::vector<MixRun> runs;
   int64_t x_stride = 0, y_stride = 0;     // wider than in and out: x and y are column slices
-  std::vector<std::vector<float>> a, b;   // per adapter: A [rank, in], B transposed [rank, out]
   std::vector<int32_t> rank;              // per adapter
-  std::vector<float> x, y;                // [rows, x_stride], [rows, y_stride]
+  // Per adapter, as the kernel reads them.
+  std::vector<AlignedBytes> a, b;
+  // The same values as float32: A [rank, in], B transposed [rank, out].
+  std::vector<std::vector<float>> plain_a, plain_b;
+  std::vector<float> x, y;  // [rows, x_stride], [rows, y_stride]
   std::vector<LoraSegment> segments;
+  std::vector<LoraSegment> plain_segments;
 
   SegmentedLoraArgs Args(std::vector<float>* y_out, AlignedBytes* workspace) const;
   // y after the fast kernel, with what lies between its rows.
   std::vector<float> Run(const Parallel& parallel, Isa isa) const;
+  // y after the reference over the plain weights.
   std::vector<float> RunReference() const;
 };
 
+// Values of bfloat16 adapters are rounded before they are used.
 LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks,
                       int64_t in, int64_t out, LoraDtype dtype, Random* random);
 

@@ -1,4 +1,5 @@
-// Tolerance, float32 against double: 2e-5 absolute where the delta is of order one.
+// Tolerance against double, where the delta is of order one, absolute: 2e-5 for float32 adapters,
+// 2e-4 for bfloat16 ones, whose inputs may keep 16 bits only (segmented_lora.h).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -11,11 +12,15 @@ namespace loramux::test {
 namespace {
 
 constexpr double kTolerance = 2e-5;
+constexpr double kToleranceBf16 = 2e-4;
+double Tolerance(LoraDtype dtype) {
+  return dtype == LoraDtype::kBf16 ? kToleranceBf16 : kTolerance;
+}
 const std::vector<int32_t> kRanks = {1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 5, 17, 0, 33};
 
 std::string Describe(const LoraCase& c, Isa isa, const char* mix) {
-  return Format("isa %s mix %s rows %lld in %lld out %lld rank0 %d", IsaName(isa), mix,
-                static_cast<long long>(c.rows), static_cast<long long>(c.in),
+  return Format("isa %s %s mix %s rows %lld in %lld out %lld rank0 %d", IsaName(isa), LoraDtypeName(c.dtype),
+                mix, static_cast<long long>(c.rows), static_cast<long long>(c.in),
                 static_cast<long long>(c.out), c.rank.empty() ? -1 : c.rank[0]);
 }
 
@@ -25,7 +30,7 @@ void CheckAgainstReference(const LoraCase& c, const char* mix) {
   for (Isa isa : SupportedIsas()) {
     const std::vector<float> got = c.Run(Parallel{}, isa);
     const double error = MaxAbsError(got, expected);
-    CHECK_THAT(error <= kTolerance, Describe(c, isa, mix) + Format(" error %g", error));
+    CHECK_THAT(error <= Tolerance(c.dtype), Describe(c, isa, mix) + Format(" error %g", error));
     CHECK_THAT(FirstDifference(got, c.Run(pool.Get(), isa)) == 0,
                Describe(c, isa, mix) + " differs on two threads");
   }
@@ -37,9 +42,11 @@ LORAMUX_TEST(LoraMatchesReferenceOverMixes) {
     for (Mix mix : kAllMixes) {
       std::vector<int32_t> ranks = kRanks;
       std::rotate(ranks.begin(), ranks.begin() + random.Int(0, 13), ranks.end());
-      CheckAgainstReference(
-          MakeLoraCase(MakeMix(mix, rows, &random), ranks, 513, 257, LoraDtype::kF32, &random),
-          MixName(mix));
+      for (LoraDtype dtype : kAllLoraDtypes) {
+        CheckAgainstReference(
+            MakeLoraCase(MakeMix(mix, rows, &random), ranks, 513, 257, dtype, &random),
+            MixName(mix));
+      }
     }
   }
 }
@@ -47,9 +54,10 @@ LORAMUX_TEST(LoraMatchesReferenceOverMixes) {
 LORAMUX_TEST(LoraMatchesReferenceForEveryRank) {
   Random random(Seed());
   for (int32_t rank : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 128, 129, 256}) {
-    CheckAgainstReference(
-        MakeLoraCase({{0, 1}, {-1, 2}, {1, 5}}, {rank}, 160, 144, LoraDtype::kF32, &random),
-        "rank");
+    for (LoraDtype dtype : kAllLoraDtypes) {
+      CheckAgainstReference(
+          MakeLoraCase({{0, 1}, {-1, 2}, {1, 5}}, {rank}, 160, 144, dtype, &random), "rank");
+    }
   }
 }
 
@@ -58,57 +66,94 @@ LORAMUX_TEST(LoraMatchesReferenceForOddSizes) {
   const int64_t sizes[][2] = {{1, 1},   {2049, 2049}, {1023, 7}, {1025, 129},
                               {3, 127}, {2048, 1},    {17, 1025}};
   for (const auto& size : sizes) {
-    CheckAgainstReference(MakeLoraCase({{0, 3}, {1, 37}, {-1, 1}, {2, 1}}, {16, 3, 65}, size[0],
-                                       size[1], LoraDtype::kF32, &random),
-                          "odd");
+    for (LoraDtype dtype : kAllLoraDtypes) {
+      CheckAgainstReference(MakeLoraCase({{0, 3}, {1, 37}, {-1, 1}, {2, 1}}, {16, 3, 65}, size[0],
+                                         size[1], dtype, &random),
+                            "odd");
+    }
   }
+}
+
+bool SameBits(const float* a, const float* b, int64_t count) {
+  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
 }
 
 LORAMUX_TEST(LoraLeavesRowsWithoutAdapterUntouched) {
   Random random(Seed());
-  // Adapter 1 has rank 0; -1 is in no segment. Signed zeros and NaN must survive as well.
-  LoraCase c = MakeLoraCase({{-1, 2}, {0, 3}, {1, 4}, {-1, 1}, {0, 2}, {-1, 3}}, {16, 0}, 96, 80,
-                            LoraDtype::kF32, &random);
-  for (int64_t row : {0, 1, 5, 6, 7, 8, 9, 12, 13, 14}) {
-    float* y = c.y.data() + row * c.y_stride;
-    y[0] = -0.0f;
-    y[1] = NAN;
-    y[2] = -INFINITY;
-  }
-  for (Isa isa : SupportedIsas()) {
-    const std::vector<float> got = c.Run(Parallel{}, isa);
+  for (LoraDtype dtype : kAllLoraDtypes) {
+    // Adapter 1 has rank 0; -1 is in no segment. Signed zeros and NaN must survive as well.
+    LoraCase c = MakeLoraCase({{-1, 2}, {0, 3}, {1, 4}, {-1, 1}, {0, 2}, {-1, 3}}, {16, 0}, 96, 80,
+                              dtype, &random);
     for (int64_t row : {0, 1, 5, 6, 7, 8, 9, 12, 13, 14}) {
-      CHECK_THAT(std::memcmp(got.data() + row * c.y_stride, c.y.data() + row * c.y_stride,
-                             static_cast<size_t>(c.out) * sizeof(float)) == 0,
-                 Format("%s row %d", IsaName(isa), static_cast<int>(row)));
+      float* y = c.y.data() + row * c.y_stride;
+      y[0] = -0.0f;
+      y[1] = NAN;
+      y[2] = -INFINITY;
     }
-    CHECK(FirstDifference(got, c.y) != 0);
+    for (Isa isa : SupportedIsas()) {
+      const std::vector<float> got = c.Run(Parallel{}, isa);
+      for (int64_t row : {0, 1, 5, 6, 7, 8, 9, 12, 13, 14}) {
+        const int64_t at = row * c.y_stride;
+        CHECK_THAT(SameBits(got.data() + at, c.y.data() + at, c.y_stride),
+                   Format("%s row %d", IsaName(isa), static_cast<int>(row)));
+      }
+      CHECK(FirstDifference(got, c.y) != 0);
+    }
   }
+}
+
+LORAMUX_TEST(LoraLeavesColumnsOfOthersUntouched) {
+  Random random(Seed());
+  for (LoraDtype dtype : kAllLoraDtypes) {
+    for (int64_t out : {1, 15, 16, 17, 90, 1041}) {
+      LoraCase c = MakeLoraCase({{0, 1}, {1, 20}}, {16, 33}, 64, out, dtype, &random);
+      c.y_stride = out + 24;
+      c.y = random.Normals(static_cast<size_t>(c.rows * c.y_stride), 1.0f);
+      for (Isa isa : SupportedIsas()) {
+        const std::vector<float> got = c.Run(Parallel{}, isa);
+        for (int64_t row = 0; row < c.rows; ++row) {
+          const int64_t at = row * c.y_stride + out;
+          CHECK_THAT(SameBits(got.data() + at, c.y.data() + at, c.y_stride - out),
+                     Format("%s out %d row %d", IsaName(isa), static_cast<int>(out),
+                            static_cast<int>(row)));
+        }
+      }
+    }
+  }
+}
+
+LoraCase RowAlone(const LoraCase& c, const LoraSegment& segment, int32_t row) {
+  LoraCase alone;
+  alone.rows = 1;
+  alone.dtype = c.dtype;
+  alone.in = alone.x_stride = c.in;
+  alone.out = alone.y_stride = c.out;
+  const auto x = c.x.begin() + row * c.x_stride;
+  const auto y = c.y.begin() + row * c.y_stride;
+  alone.x.assign(x, x + c.in);
+  alone.y.assign(y, y + c.out);
+  alone.segments = {segment};
+  alone.segments[0].begin = 0;
+  alone.segments[0].end = 1;
+  return alone;
 }
 
 LORAMUX_TEST(LoraRowDoesNotDependOnItsBatch) {
   Random random(Seed());
-  const LoraCase c = MakeLoraCase({{0, 71}, {-1, 3}, {1, 1}, {2, 6}, {3, 33}}, {16, 256, 3, 67},
-                                  2049, 515, LoraDtype::kF32, &random);
-  for (Isa isa : SupportedIsas()) {
-    const std::vector<float> batch = c.Run(Parallel{}, isa);
-    for (const LoraSegment& s : c.segments) {
-      for (int32_t row = s.begin; row < s.end; ++row) {
-        LoraCase alone;
-        alone.rows = 1;
-        alone.in = alone.x_stride = c.in;
-        alone.out = alone.y_stride = c.out;
-        const auto x = c.x.begin() + row * c.x_stride;
-        const auto y = c.y.begin() + row * c.y_stride;
-        alone.x.assign(x, x + c.in);
-        alone.y.assign(y, y + c.out);
-        alone.segments = {s};
-        alone.segments[0].begin = 0;
-        alone.segments[0].end = 1;
-        const std::vector<float> got = alone.Run(Parallel{}, isa);
-        const auto in_batch = batch.begin() + row * c.y_stride;
-        CHECK_THAT(FirstDifference(got, {in_batch, in_batch + c.out}) == 0,
-                   Format("%s row %d rank %d", IsaName(isa), row, s.rank));
+  ThreadPool pool(3);
+  for (LoraDtype dtype : kAllLoraDtypes) {
+    const LoraCase c = MakeLoraCase({{0, 71}, {-1, 3}, {1, 1}, {2, 6}, {3, 33}}, {16, 256, 3, 67},
+                                    2049, 515, dtype, &random);
+    for (Isa isa : SupportedIsas()) {
+      const std::vector<float> batch = c.Run(Parallel{}, isa);
+      CHECK_THAT(FirstDifference(batch, c.Run(pool.Get(), isa)) == 0, IsaName(isa));
+      for (const LoraSegment& s : c.segments) {
+        for (int32_t row = s.begin; row < s.end; ++row) {
+          const std::vector<float> got = RowAlone(c, s, row).Run(Parallel{}, isa);
+          const auto in_batch = batch.begin() + row * c.y_stride;
+          CHECK_THAT(FirstDifference(got, {in_batch, in_batch + c.out}) == 0,
+                     Format("%s %s row %d rank %d", IsaName(isa), LoraDtypeName(dtype), row, s.rank));
+        }
       }
     }
   }
@@ -133,20 +178,57 @@ std::vector<float> RunUnitsShuffled(const LoraCase& c, Isa isa, Random* random) 
 
 LORAMUX_TEST(LoraUnitsGiveTheSameBitsInAnyOrder) {
   Random random(Seed());
-  for (Mix mix : kAllMixes) {
-    const LoraCase c = MakeLoraCase(MakeMix(mix, 70, &random), {16, 8, 0, 64, 33}, 2080, 1300,
-                                    LoraDtype::kF32, &random);
-    for (Isa isa : SupportedIsas()) {
-      CHECK_THAT(FirstDifference(RunUnitsShuffled(c, isa, &random), c.Run(Parallel{}, isa)) == 0,
-                 Describe(c, isa, MixName(mix)));
+  for (LoraDtype dtype : kAllLoraDtypes) {
+    for (Mix mix : kAllMixes) {
+      const LoraCase c =
+          MakeLoraCase(MakeMix(mix, 70, &random), {16, 8, 0, 64, 33}, 2080, 1300, dtype, &random);
+      for (Isa isa : SupportedIsas()) {
+        CHECK_THAT(FirstDifference(RunUnitsShuffled(c, isa, &random), c.Run(Parallel{}, isa)) == 0,
+                   Describe(c, isa, MixName(mix)));
+      }
     }
   }
+}
+
+LORAMUX_TEST(LoraTakesLargeAndTinyNumbers) {
+  Random random(Seed());
+  LoraCase c = MakeLoraCase({{0, 17}, {1, 1}}, {16, 40}, 96, 80, LoraDtype::kBf16, &random);
+  for (Isa isa : SupportedIsas()) {
+    for (float scale : {0x1p-60f, 0x1p60f}) {
+      LoraCase scaled = c;
+      for (float& value : scaled.x) value *= scale;
+      for (float& value : scaled.y) value *= scale;
+      const std::vector<float> got = scaled.Run(Parallel{}, isa);
+      const double error = MaxAbsError(got, scaled.RunReference()) / static_cast<double>(scale);
+      CHECK_THAT(error <= kToleranceBf16, Describe(c, isa, "scaled") + Format(" error %g", error));
+    }
+    // The largest finite numbers do not overflow where they are split.
+    LoraCase largest = c;
+    std::fill(largest.x.begin(), largest.x.end(), 0.0f);
+    for (int64_t row = 0; row < c.rows; ++row) {
+      largest.x[static_cast<size_t>(row * c.x_stride)] = 3.4028235e38f;
+    }
+    for (LoraSegment& s : largest.segments) s.scale = 1e-6f;
+    for (float value : largest.Run(Parallel{}, isa)) CHECK_THAT(std::isfinite(value), IsaName(isa));
+  }
+}
+
+// The double loop reads packed weights where they are said to lie.
+LORAMUX_TEST(LoraReferenceReadsPackedWeights) {
+  Random random(Seed());
+  const LoraCase c = MakeLoraCase({{0, 2}, {1, 1}, {2, 3}}, {33, 1, 16}, 75, 53, LoraDtype::kBf16,
+                                  &random);
+  std::vector<float> y = c.y;
+  AlignedBytes workspace;
+  reference::SegmentedLora(c.Args(&y, &workspace));
+  CHECK(FirstDifference(y, c.RunReference()) == 0);
 }
 
 // The checks above would notice segment bounds that are off by one row.
 LORAMUX_TEST(LoraChecksNoticeShiftedBounds) {
   Random random(Seed());
-  const LoraCase c = MakeLoraCase({{0, 4}, {1, 4}, {-1, 2}}, {8, 16}, 64, 64, LoraDtype::kF32, &random);
+  const LoraCase c =
+      MakeLoraCase({{0, 4}, {1, 4}, {-1, 2}}, {8, 16}, 64, 64, LoraDtype::kBf16, &random);
   const std::vector<float> expected = c.RunReference();
   for (Isa isa : SupportedIsas()) {
     for (int edge = 0; edge < 3; ++edge) {
@@ -154,7 +236,7 @@ LORAMUX_TEST(LoraChecksNoticeShiftedBounds) {
       if (edge == 0) ++shifted.segments[0].begin;
       if (edge == 1) --shifted.segments[0].end, --shifted.segments[1].begin;
       if (edge == 2) ++shifted.segments[1].end;
-      CHECK(MaxAbsError(shifted.Run(Parallel{}, isa), expected) > 100 * kTolerance);
+      CHECK(MaxAbsError(shifted.Run(Parallel{}, isa), expected) > 100 * kToleranceBf16);
     }
   }
 }

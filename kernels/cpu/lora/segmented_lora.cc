@@ -10,6 +10,7 @@ namespace loramux {
 namespace {
 
 using isa_scalar::CeilDiv;
+using isa_scalar::MaxOf;
 using isa_scalar::MinOf;
 using lora::ExpandPiece;
 using lora::kRowBlock;
@@ -20,18 +21,22 @@ constexpr int64_t kUnitCost = 32 * 1024;
 constexpr int64_t kMultiplyAddsPerByte = 8;
 constexpr int64_t kAlignment = 64;
 
-// How one segment is cut. Pieces are numbered row block by row block.
+// How one segment is cut. Pieces are numbered row block by row block. A shrink piece is a panel of
+// ranks times a chunk of inputs, an expand piece is a range of columns.
 struct SegmentShape {
   int64_t segment = 0;
   int64_t rows = 0;
-  int64_t shrink_cut = 0;  // ranks of a piece
-  int64_t expand_cut = 0;  // columns of a piece
-  int64_t shrink_parts = 0, expand_parts = 0;
-  int64_t h_offset = 0;
+  int64_t row_block = 1;
+  int64_t panel = 0;  // ranks
+  int64_t panels = 0;
+  int64_t chunk = 0;  // inputs
+  int64_t chunks = 0;
+  int64_t columns = 0;
+  int64_t column_parts = 0;
+  int64_t h_offset = 0;  // floats; h is [chunks, rows, rank]
 
-  int64_t Pieces(bool expand) const {
-    return CeilDiv(rows, kRowBlock) * (expand ? expand_parts : shrink_parts);
-  }
+  int64_t Parts(bool expand) const { return expand ? column_parts : panels * chunks; }
+  int64_t Pieces(bool expand) const { return CeilDiv(rows, row_block) * Parts(expand); }
 };
 
 struct UnitStart {
@@ -39,25 +44,40 @@ struct UnitStart {
   int32_t piece = 0;
 };
 
-SegmentShape Measure(const LoraSegment& s, int64_t out) {
+int64_t ElementBytes(LoraDtype dtype) { return dtype == LoraDtype::kBf16 ? 2 : 4; }
+
+SegmentShape Measure(const SegmentedLoraArgs& args, const LoraSegment& s) {
   SegmentShape shape;
   shape.rows = s.rank > 0 && s.end > s.begin ? s.end - s.begin : 0;
   if (shape.rows == 0) return shape;
-  // Small parts for short segments: few adapters with few rows each still fill all threads.
-  shape.shrink_cut = shape.rows >= kRowBlock ? 32 : 8;
-  shape.expand_cut = shape.rows >= kRowBlock ? 256 : 1024;
-  shape.shrink_parts = CeilDiv(s.rank, shape.shrink_cut);
-  shape.expand_parts = CeilDiv(out, shape.expand_cut);
+  if (s.dtype == LoraDtype::kBf16) {
+    const int64_t padded_rank = CeilDiv(s.rank, 32) * 32;
+    shape.row_block = MinOf(lora::kRowBlockBf16, lora::kPieceH / padded_rank);
+    shape.panel = kLoraPanel;
+    shape.chunk = lora::kChunkInputs;
+    const int64_t columns = kUnitCost / (2 * s.rank);
+    shape.columns = MaxOf<int64_t>(1, columns / kLoraPanel) * kLoraPanel;
+  } else {
+    // Small parts for short segments: few adapters with few rows each still fill all threads.
+    const bool is_long = shape.rows >= kRowBlock;
+    shape.row_block = kRowBlock;
+    shape.panel = is_long ? 32 : 8;
+    shape.chunk = args.in;
+    shape.columns = is_long ? 256 : 1024;
+  }
+  shape.panels = CeilDiv(s.rank, shape.panel);
+  shape.chunks = CeilDiv(args.in, shape.chunk);
+  shape.column_parts = CeilDiv(args.out, shape.columns);
   return shape;
 }
 
 int64_t PieceCost(const SegmentedLoraArgs& args, const SegmentShape& shape, bool expand) {
   const LoraSegment& s = args.segments[shape.segment];
-  const int64_t weights =
-      expand ? s.rank * MinOf(shape.expand_cut, args.out)
-             : MinOf<int64_t>(shape.shrink_cut, s.rank) * args.in;
-  return weights * static_cast<int64_t>(sizeof(float)) +
-         weights * MinOf(kRowBlock, shape.rows) / kMultiplyAddsPerByte;
+  const int64_t weights = expand
+                              ? s.rank * MinOf(shape.columns, args.out)
+                              : MinOf<int64_t>(shape.panel, s.rank) * MinOf(shape.chunk, args.in);
+  return weights * ElementBytes(s.dtype) +
+         weights * MinOf(shape.row_block, shape.rows) / kMultiplyAddsPerByte;
 }
 
 // Fills starts[0 .. units], the last one being the end of all pieces, and returns the units.
@@ -90,12 +110,12 @@ struct Layout {
 Layout MeasureWorkspace(const SegmentedLoraArgs& args) {
   int64_t shapes = 0, shrink = 1, expand = 1, floats = 0;
   for (int64_t i = 0; i < args.num_segments; ++i) {
-    const SegmentShape shape = Measure(args.segments[i], args.out);
+    const SegmentShape shape = Measure(args, args.segments[i]);
     if (shape.rows == 0) continue;
     ++shapes;
     shrink += shape.Pieces(false);
     expand += shape.Pieces(true);
-    floats += shape.rows * args.segments[i].rank;
+    floats += shape.chunks * shape.rows * args.segments[i].rank;
   }
   Layout layout;
   if (shapes == 0) return layout;
@@ -107,42 +127,50 @@ Layout MeasureWorkspace(const SegmentedLoraArgs& args) {
   return layout;
 }
 
-const lora::LoraKernels& KernelsOf(const SegmentedLoraPlan& plan) {
-  return KernelsFor(plan.isa).lora_f32;
+const lora::LoraKernels& KernelsOf(Isa isa, LoraDtype dtype) {
+#if defined(LORAMUX_HAVE_X86_ISAS)
+  if (dtype == LoraDtype::kBf16 && isa >= Isa::kAmx) return lora::amx::kKernels;
+#endif
+  const KernelTable& kernels = KernelsFor(isa);
+  return dtype == LoraDtype::kBf16 ? kernels.lora_bf16 : kernels.lora_f32;
 }
 
 void RunShrinkPiece(const SegmentedLoraPlan& plan, const SegmentShape& shape, int64_t index) {
   const SegmentedLoraArgs& args = plan.args;
   const LoraSegment& s = args.segments[shape.segment];
-  const int64_t row = index / shape.shrink_parts * kRowBlock;
-  const int64_t first = index % shape.shrink_parts * shape.shrink_cut;
+  const int64_t row = index / shape.Parts(false) * shape.row_block;
+  const int64_t part = index % shape.Parts(false);
+  const int64_t chunk = part % shape.chunks;
   ShrinkPiece piece;
   piece.segment = &s;
   piece.x = args.x + (s.begin + row) * args.x_stride;
   piece.x_stride = args.x_stride;
-  piece.rows = MinOf(kRowBlock, shape.rows - row);
+  piece.rows = MinOf(shape.row_block, shape.rows - row);
   piece.in = args.in;
-  piece.first = first;
-  piece.last = MinOf<int64_t>(s.rank, first + shape.shrink_cut);
-  piece.h = plan.h + shape.h_offset + row * s.rank;
-  KernelsOf(plan).shrink(piece);
+  piece.first_rank = part / shape.chunks * shape.panel;
+  piece.last_rank = MinOf<int64_t>(s.rank, piece.first_rank + shape.panel);
+  piece.first_in = chunk * shape.chunk;
+  piece.last_in = MinOf(args.in, piece.first_in + shape.chunk);
+  piece.h = plan.h + shape.h_offset + (chunk * shape.rows + row) * s.rank;
+  KernelsOf(plan.isa, s.dtype).shrink(piece);
 }
 
 void RunExpandPiece(const SegmentedLoraPlan& plan, const SegmentShape& shape, int64_t index) {
   const SegmentedLoraArgs& args = plan.args;
   const LoraSegment& s = args.segments[shape.segment];
-  const int64_t row = index / shape.expand_parts * kRowBlock;
-  const int64_t first = index % shape.expand_parts * shape.expand_cut;
+  const int64_t row = index / shape.Parts(true) * shape.row_block;
   ExpandPiece piece;
   piece.segment = &s;
   piece.h = plan.h + shape.h_offset + row * s.rank;
-  piece.rows = MinOf(kRowBlock, shape.rows - row);
+  piece.chunks = shape.chunks;
+  piece.chunk_stride = shape.rows * s.rank;
+  piece.rows = MinOf(shape.row_block, shape.rows - row);
   piece.out = args.out;
-  piece.first = first;
-  piece.last = MinOf(args.out, first + shape.expand_cut);
+  piece.first = index % shape.Parts(true) * shape.columns;
+  piece.last = MinOf(args.out, piece.first + shape.columns);
   piece.y = args.y + (s.begin + row) * args.y_stride;
   piece.y_stride = args.y_stride;
-  KernelsOf(plan).expand(piece);
+  KernelsOf(plan.isa, s.dtype).expand(piece);
 }
 
 template <typename RunPiece>
@@ -177,15 +205,16 @@ SegmentedLoraPlan PlanSegmentedLora(const SegmentedLoraArgs& args, Isa isa) {
   int32_t count = 0;
   int64_t floats = 0;
   for (int64_t i = 0; i < args.num_segments; ++i) {
-    SegmentShape shape = Measure(args.segments[i], args.out);
+    SegmentShape shape = Measure(args, args.segments[i]);
     if (shape.rows == 0) continue;
     shape.segment = i;
     shape.h_offset = floats;
-    floats += shape.rows * args.segments[i].rank;
+    const int64_t elements = shape.rows * args.segments[i].rank;
+    floats += shape.chunks * elements;
+    plan.shrink_cost += elements * args.in;
+    plan.expand_cost += elements * args.out;
     shapes[count++] = shape;
   }
-  plan.shrink_cost = floats * args.in;
-  plan.expand_cost = floats * args.out;
   plan.shrink_units = CutUnits(args, shapes, count, false, shrink_starts);
   plan.expand_units = CutUnits(args, shapes, count, true, expand_starts);
   plan.shapes = shapes;

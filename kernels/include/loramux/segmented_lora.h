@@ -3,14 +3,10 @@
 // 2311.03285).
 #pragma once
 
+#include "loramux/lora_weights.h"
 #include "loramux/types.h"
 
 namespace loramux {
-
-// How an adapter's weights lie in memory.
-enum class LoraDtype : int32_t {
-  kF32 = 0,  // a [rank, in], b [rank, out] (transposed), float32
-};
 
 // A run of rows [begin, end) under one adapter. rank 0: the adapter does not change this module,
 // rows are left untouched bit for bit.
@@ -20,7 +16,7 @@ struct LoraSegment {
   int32_t rank = 0;
   LoraDtype dtype = LoraDtype::kF32;
   float scale = 1.0f;
-  const void* a = nullptr;
+  const void* a = nullptr;  // as PackLoraA and PackLoraB write them
   const void* b = nullptr;
 };
 
@@ -44,9 +40,20 @@ int64_t SegmentedLoraWorkspace(const SegmentedLoraArgs& args);
 // A row's result depends only on that row, its adapter and the ISA: never on the other rows, the
 // segment's length or the number of threads (bitwise).
 //
-// Two phases with a barrier between them. Shrink: h = scale * (A x), each element a dot product in
-// chunks of 1024 inputs, chunk sums added in order. Expand: y = y + (sum over k ascending of
-// h[k] * B[:, k]), the sum is taken on its own so that a small delta is not rounded at y's size.
+// Two phases with a barrier between them, shrink (h = A x) and expand (y = y + scale * B h).
+//
+// float32 adapters: h = scale * (A x), each element a dot product in chunks of 1024 inputs, chunk
+// sums added in order. y = y + (sum over k ascending of h[k] * B[:, k]), the sum is taken on its own
+// so that a small delta is not rounded at y's size.
+//
+// bfloat16 adapters: weights are exact, sums are float32, x and h enter with 16 significant bits at
+// least. h is summed in chunks of 1024 inputs (even inputs and odd ones apart), chunk sums are added
+// in order and then scaled. Without AMX x and h stay float32, and the sum over k ascending is taken
+// on its own as above. With AMX x and h are each split into a bfloat16 and the rest as another, and
+// sums over 32 elements are taken on their own; numbers below 2^-126 count as zero.
+//
+// AMX units load tile configurations of their own and release the tiles: callers that hold tiles
+// configure again after a unit.
 void SegmentedLora(const SegmentedLoraArgs& args, const Parallel& parallel, Isa isa);
 
 // The same work in units, for callers that run it beside other work: all shrink units, in any order

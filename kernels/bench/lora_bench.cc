@@ -1,0 +1,296 @@
+// SegmentedLora as a decode or prefill step runs it: every layer's q, k, v and o of a 1.1B Llama,
+// walking over adapters that no cache holds, beside reading the same memory in the same run.
+//   loramux_lora_bench [--isa NAME] [--threads N] [--layers N] [--rounds N] [--filter TEXT]
+// Contenders run in turn; medians of the rounds and of each round's fraction of the read bandwidth.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "loramux/cpu_features.h"
+#include "loramux/segmented_lora.h"
+#include "session/memory.h"
+#include "session/step_pool.h"
+#include "test/adapter_mix.h"
+
+namespace loramux::bench {
+namespace {
+
+using test::Format;
+
+constexpr int64_t kHidden = 2048;
+// q, k, v share an input and run together; o follows.
+constexpr int64_t kOut[] = {2048, 256, 256, 2048};
+constexpr int64_t kGroups[][2] = {{0, 3}, {3, 4}};
+
+struct Options {
+  Isa isa = DetectIsa();
+  int32_t threads = 2;
+  int32_t layers = 22;
+  int32_t rounds = 15;
+  std::string filter;
+};
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// An adapter as a slot holds it: one mapping, matrix after matrix in the order of their use.
+struct Adapter {
+  int32_t rank = 0;
+  LoraDtype dtype = LoraDtype::kF32;
+  MappedBuffer memory;
+  struct Module {
+    const void* a;
+    const void* b;
+  };
+  std::vector<Module> modules;  // [layers, 4]
+
+  Adapter(int32_t rank_, LoraDtype dtype_, int32_t layers, test::Random* random)
+      : rank(rank_), dtype(dtype_) {
+    int64_t bytes = 0;
+    for (int64_t out : kOut) {
+      bytes += LoraBytesA(dtype, rank, kHidden) + LoraBytesB(dtype, rank, out) + 128;
+    }
+    memory = MappedBuffer(static_cast<size_t>(bytes * layers), "an adapter");
+    // One layer's numbers serve all layers: what counts is where they lie.
+    const auto a = random->Normals(static_cast<size_t>(rank * kHidden), 0.02f);
+    const auto b = random->Normals(static_cast<size_t>(rank * kHidden), 0.2f);
+    auto* at = static_cast<char*>(memory.data());
+    const auto take = [&](int64_t size) {
+      char* place = at;
+      at += (size + 63) / 64 * 64;
+      return place;
+    };
+    for (int32_t layer = 0; layer < layers; ++layer) {
+      for (int64_t out : kOut) {
+        char* to_a = take(LoraBytesA(dtype, rank, kHidden));
+        char* to_b = take(LoraBytesB(dtype, rank, out));
+        PackLoraA(a.data(), WeightDtype::kF32, rank, kHidden, dtype, to_a, DetectIsa());
+        PackLoraB(b.data(), WeightDtype::kF32, rank, out, 1.0f, dtype, to_b, DetectIsa());
+        modules.push_back({to_a, to_b});
+      }
+    }
+  }
+};
+
+using Adapters = std::vector<std::unique_ptr<Adapter>>;
+
+struct Scenario {
+  std::string name;
+  int32_t rows;      // of each segment
+  Adapters adapters;  // one segment each; an even number of sets of them alternate
+  size_t segments;
+};
+
+class Bench {
+ public:
+  explicit Bench(const Options& options) : options_(options), pool_(options.threads) {}
+
+  // Reads the bytes that a pass over the scenario reads, as fast as the threads can.
+  double Read(const Scenario& scenario, size_t set) {
+    const double begin = Seconds();
+    std::vector<std::pair<const char*, size_t>> pieces;
+    constexpr size_t kPiece = 256 * 1024;
+    for (size_t s = 0; s < scenario.segments; ++s) {
+      const MappedBuffer& memory = scenario.adapters[set * scenario.segments + s]->memory;
+      for (size_t at = 0; at < memory.bytes(); at += kPiece) {
+        pieces.push_back({static_cast<const char*>(memory.data()) + at,
+                          std::min(kPiece, memory.bytes() - at)});
+      }
+    }
+    PoolAwake awake(&pool_);
+    pool_.parallel().For(pieces.size(), [&](size_t i) {
+      typedef uint64_t V __attribute__((vector_size(64), aligned(64)));
+      V sum[4] = {};
+      for (size_t at = 0; at + 256 <= pieces[i].second; at += 256) {
+        const V* v = reinterpret_cast<const V*>(pieces[i].first + at);
+        __builtin_prefetch(pieces[i].first + at + 4096);
+        __builtin_prefetch(pieces[i].first + at + 4096 + 64);
+        __builtin_prefetch(pieces[i].first + at + 4096 + 128);
+        __builtin_prefetch(pieces[i].first + at + 4096 + 192);
+        for (int k = 0; k < 4; ++k) sum[k] ^= v[k];
+      }
+      sink_.fetch_xor(sum[0][0] ^ sum[1][1] ^ sum[2][2] ^ sum[3][3], std::memory_order_relaxed);
+    });
+    return Seconds() - begin;
+  }
+
+  // One step: all layers and modules.
+  double Run(const Scenario& scenario, size_t set, Isa isa) {
+    const auto rows = static_cast<int32_t>(scenario.segments) * scenario.rows;
+    const double begin = Seconds();
+    PoolAwake awake(&pool_);
+    for (int32_t layer = 0; layer < options_.layers; ++layer) {
+      for (const auto& group : kGroups) {
+        SegmentedLoraPlan plans[3];
+        for (int64_t m = group[0]; m < group[1]; ++m) {
+          std::vector<LoraSegment>& segments = segments_[m - group[0]];
+          segments.clear();
+          for (size_t s = 0; s < scenario.segments; ++s) {
+            const Adapter& adapter = *scenario.adapters[set * scenario.segments + s];
+            const auto& weights = adapter.modules[static_cast<size_t>(layer * 4 + m)];
+            const auto first = static_cast<int32_t>(s) * scenario.rows;
+            segments.push_back({first, first + scenario.rows, adapter.rank, adapter.dtype, 0.5f,
+                                weights.a, weights.b});
+          }
+          SegmentedLoraArgs args;
+          args.x = x_;
+          args.x_stride = args.in = kHidden;
+          args.y = y_[m];
+          args.y_stride = args.out = kOut[m];
+          args.rows = rows;
+          args.segments = segments.data();
+          args.num_segments = static_cast<int64_t>(segments.size());
+          args.workspace = workspace_[m].ReserveBytes(SegmentedLoraWorkspace(args));
+          plans[m - group[0]] = PlanSegmentedLora(args, isa);
+        }
+        Phase(plans, group[1] - group[0], false);
+        Phase(plans, group[1] - group[0], true);
+      }
+    }
+    return Seconds() - begin;
+  }
+
+  void Measure(Scenario scenario, Isa isa) {
+    if (scenario.name.find(options_.filter) == std::string::npos) return;
+    const auto rows = static_cast<size_t>(scenario.segments) * static_cast<size_t>(scenario.rows);
+    test::Random random(3);
+    const std::vector<float> x = random.Normals(rows * kHidden, 1.0f);
+    std::vector<std::vector<float>> y;
+    x_ = x.data();
+    y_.clear();
+    for (int64_t out : kOut) y.push_back(random.Normals(rows * static_cast<size_t>(out), 1.0f));
+    for (auto& values : y) y_.push_back(values.data());
+    double bytes = 0.0, flops = 0.0;
+    for (size_t s = 0; s < scenario.segments; ++s) {
+      const Adapter& adapter = *scenario.adapters[s];
+      for (int64_t out : kOut) {
+        bytes += static_cast<double>(LoraBytesA(adapter.dtype, adapter.rank, kHidden) +
+                                     LoraBytesB(adapter.dtype, adapter.rank, out));
+        flops += 2.0 * scenario.rows * adapter.rank * static_cast<double>(kHidden + out);
+      }
+    }
+    bytes *= options_.layers;
+    flops *= options_.layers;
+    const size_t sets = scenario.adapters.size() / scenario.segments;
+    std::vector<double> times, fractions, read;
+    for (int32_t round = 0; round < options_.rounds; ++round) {
+      const size_t set = static_cast<size_t>(round) % sets;
+      const double kernel = Run(scenario, set, isa);
+      // The other set: nothing of it is left in a cache.
+      const double ceiling = Read(scenario, (set + 1) % sets);
+      times.push_back(kernel);
+      read.push_back(bytes / ceiling);
+      fractions.push_back(ceiling / kernel);
+    }
+    const double seconds = Median(times);
+    std::printf("%-34s %-6s %9.1f us %6.1f MB %6.1f GB/s (%5.1f read, %4.0f %%) %8.1f GFLOP/s\n",
+                scenario.name.c_str(), IsaName(isa), seconds * 1e6, bytes * 1e-6,
+                bytes / seconds * 1e-9, Median(read) * 1e-9, 100.0 * Median(fractions),
+                flops / seconds * 1e-9);
+  }
+
+ private:
+  void Phase(const SegmentedLoraPlan* plans, int64_t count, bool expand) {
+    int64_t ends[3] = {};
+    int64_t units = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      units += expand ? plans[i].expand_units : plans[i].shrink_units;
+      ends[i] = units;
+    }
+    std::atomic<int64_t> next{0};
+    pool_.parallel().For(static_cast<size_t>(options_.threads), [&](size_t) {
+      for (int64_t unit = next++; unit < units; unit = next++) {
+        int64_t i = 0, first = 0;
+        while (unit >= ends[i]) first = ends[i++];
+        expand ? SegmentedLoraExpandUnit(plans[i], unit - first)
+               : SegmentedLoraShrinkUnit(plans[i], unit - first);
+      }
+    });
+  }
+
+  Options options_;
+  StepPool pool_;
+  const float* x_ = nullptr;
+  std::vector<float*> y_;
+  std::vector<LoraSegment> segments_[3];
+  Workspace workspace_[4] = {Workspace("q"), Workspace("k"), Workspace("v"), Workspace("o")};
+  std::atomic<uint64_t> sink_{0};
+};
+
+Scenario Make(const Options& options, const char* name, LoraDtype dtype,
+              const std::vector<int32_t>& ranks, size_t segments, int32_t rows, size_t sets) {
+  Scenario scenario;
+  scenario.name = Format("%s %s", name, LoraDtypeName(dtype));
+  scenario.rows = rows;
+  scenario.segments = segments;
+  if (scenario.name.find(options.filter) == std::string::npos) return scenario;
+  test::Random random(1);
+  for (size_t i = 0; i < segments * sets; ++i) {
+    scenario.adapters.push_back(
+        std::make_unique<Adapter>(ranks[i % ranks.size()], dtype, options.layers, &random));
+  }
+  return scenario;
+}
+
+void RunAll(const Options& options) {
+  Bench bench(options);
+  for (LoraDtype dtype : {LoraDtype::kBf16, LoraDtype::kF32}) {
+    const auto run = [&](const char* name, const std::vector<int32_t>& ranks, size_t segments,
+                         int32_t rows, size_t sets) {
+      bench.Measure(Make(options, name, dtype, ranks, segments, rows, sets), options.isa);
+    };
+    run("1 row rank 16", {16}, 1, 1, 16);
+    run("16 adapters rank 16", {16}, 16, 1, 2);
+    run("32 adapters rank 16", {16}, 32, 1, 2);
+    run("16 adapters rank 8", {8}, 16, 1, 4);
+    run("16 adapters rank 8,16,32,64", {8, 16, 32, 64}, 16, 1, 2);
+    run("16 adapters rank 64", {64}, 16, 1, 2);
+    run("16 rows of one rank 16", {16}, 1, 16, 16);
+    run("512 rows of one rank 16", {16}, 1, 512, 2);
+    run("512 rows of one rank 64", {64}, 1, 512, 2);
+  }
+}
+
+}  // namespace
+}  // namespace loramux::bench
+
+int main(int argc, char** argv) {
+  loramux::bench::Options options;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i];
+    const char* value = argv[i + 1];
+    if (flag == "--isa") {
+      for (loramux::Isa isa : loramux::SupportedIsas()) {
+        if (std::strcmp(loramux::IsaName(isa), value) == 0) options.isa = isa;
+      }
+    } else if (flag == "--threads") {
+      options.threads = std::max(1, std::atoi(value));
+    } else if (flag == "--layers") {
+      options.layers = std::max(1, std::atoi(value));
+    } else if (flag == "--rounds") {
+      options.rounds = std::max(1, std::atoi(value));
+    } else if (flag == "--filter") {
+      options.filter = value;
+    } else {
+      std::fprintf(stderr,
+                   "usage: %s [--isa NAME] [--threads N] [--layers N] [--rounds N] "
+                   "[--filter TEXT]\n",
+                   argv[0]);
+      return 2;
+    }
+  }
+  loramux::bench::RunAll(options);
+  return 0;
+}
