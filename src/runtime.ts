@@ -17,12 +17,12 @@ import {
   type ResidencyEvent,
   type SlotResidency,
 } from './adapters/index.ts';
-import { KV_BLOCK_TOKENS, planKvCache, splitAdapter } from './config/relations.ts';
+import { KV_BLOCK_TOKENS, planKvCache, slotDtype, splitAdapter } from './config/relations.ts';
 import type { Config } from './config/schema.ts';
 import { createEngine, type RunningEngine } from './engine/index.ts';
 import { LoramuxError, toLoramuxError } from './errors.ts';
 import { type ImportedModel, importModel } from './importer/index.ts';
-import { createNativeSession, type NativeSession } from './native/index.ts';
+import { createNativeSession, type LoraDtype, type NativeSession } from './native/index.ts';
 import type { Teardown } from './teardown.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.ts';
 
@@ -89,11 +89,16 @@ export async function preloadAdapters(
 /** The adapter registry and the slots of the session. */
 async function openAdapters(
   config: Config,
-  base: { modelName: string; imported: ImportedModel; session: NativeSession },
+  base: {
+    modelName: string;
+    imported: ImportedModel;
+    session: NativeSession;
+    loraDtype: LoraDtype;
+  },
   hooks: Required<Pick<RuntimeHooks, 'onWarning' | 'onResidency'>>,
   teardown: Teardown,
 ): Promise<Pick<Runtime, 'adapters' | 'residency'>> {
-  const { modelName, imported, session } = base;
+  const { modelName, imported, session, loraDtype } = base;
   const { onWarning, onResidency } = hooks;
   const maxResidentBytes = config.adapterMemoryMb * MIB;
   const adapters = await createAdapterService({
@@ -102,6 +107,7 @@ async function openAdapters(
     baseModelName: modelName,
     modules: imported.metadata.modules,
     maxResidentBytes,
+    loraDtype,
     hostCacheBytes: config.hostCacheMb * MIB,
     maxAdapters: config.maxAdapters,
     maxGenerations: config.maxGenerations,
@@ -125,6 +131,7 @@ async function openAdapters(
     images: adapters,
     maxSlots: config.maxLoras,
     maxBytes: maxResidentBytes,
+    loraDtype,
     maxConcurrentLoads: config.maxConcurrentLoads,
     onEvent: (event) => {
       onResidency(event);
@@ -185,6 +192,8 @@ export async function createRuntime(
   const { numBlocks, maxModelLen } = planKvCache(config, shape);
   const { maxTokensPerStep, maxLogitRowsPerStep, maxLoras } = config;
 
+  const loraDtype = slotDtype(config.loraDtype, { packedWeights: false });
+
   onPhase('loading the weights');
   const session = await createNativeSession({
     model: imported.native,
@@ -193,6 +202,7 @@ export async function createRuntime(
     blockSize: KV_BLOCK_TOKENS,
     kvDtype: config.kvDtype,
     maxSlots: maxLoras,
+    loraDtype,
     maxTokensPerStep,
     maxLogitRowsPerStep,
     ...(config.isa !== undefined && { isa: config.isa }),
@@ -202,7 +212,7 @@ export async function createRuntime(
   onPhase('opening the adapter store');
   const { adapters, residency } = await openAdapters(
     config,
-    { modelName, imported, session },
+    { modelName, imported, session, loraDtype },
     { onWarning, onResidency },
     teardown,
   );

@@ -19,6 +19,15 @@ KvDtype ToKvDtype(const std::string& name) {
   FailType("kvDtype", "'f32', 'bf16' or 'int8'");
 }
 
+LoraDtype ToLoraDtype(const Napi::Object& options) {
+  if (options.Get("loraDtype").IsUndefined()) return LoraDtype::kF32;
+  const std::string name = GetString(options, "loraDtype");
+  for (const LoraDtype dtype : {LoraDtype::kF32, LoraDtype::kBf16}) {
+    if (name == LoraDtypeName(dtype)) return dtype;
+  }
+  FailType("loraDtype", "'float32' or 'bfloat16'");
+}
+
 Isa ToIsa(const Napi::Object& options) {
   const Napi::Value value = options.Get("isa");
   if (value.IsUndefined()) return DetectIsa();
@@ -140,6 +149,7 @@ SessionConfig ToSessionConfig(const Napi::Value& value) {
   config.block_size = GetInt32(options, "blockSize");
   config.kv_dtype = ToKvDtype(GetString(options, "kvDtype"));
   config.max_slots = GetInt32(options, "maxSlots");
+  config.lora_dtype = ToLoraDtype(options);
   config.max_tokens_per_step = GetInt32(options, "maxTokensPerStep");
   config.max_rows_per_step = GetInt32(options, "maxLogitRowsPerStep");
   config.isa = ToIsa(options);

@@ -166,12 +166,14 @@ class Bench {
     if (scenario.name.find(options_.filter) == std::string::npos) return;
     const auto rows = static_cast<size_t>(scenario.segments) * static_cast<size_t>(scenario.rows);
     test::Random random(3);
-    const std::vector<float> x = random.Normals(rows * kHidden, 1.0f);
-    std::vector<std::vector<float>> y;
-    x_ = x.data();
-    y_.clear();
-    for (int64_t out : kOut) y.push_back(random.Normals(rows * static_cast<size_t>(out), 1.0f));
-    for (auto& values : y) y_.push_back(values.data());
+    const auto place = [&](Workspace* memory, int64_t width) {
+      const std::vector<float> values = random.Normals(rows * static_cast<size_t>(width), 1.0f);
+      float* to = memory->Reserve(static_cast<int64_t>(values.size()));
+      std::memcpy(to, values.data(), values.size() * sizeof(float));
+      return to;
+    };
+    x_ = place(&x_memory_, kHidden);
+    for (size_t m = 0; m < 4; ++m) y_[m] = place(&y_memory_[m], kOut[m]);
     double bytes = 0.0, flops = 0.0;
     for (size_t s = 0; s < scenario.segments; ++s) {
       const Adapter& adapter = *scenario.adapters[s];
@@ -222,8 +224,10 @@ class Bench {
 
   Options options_;
   StepPool pool_;
+  Workspace x_memory_{"x"};
+  Workspace y_memory_[4] = {Workspace("q"), Workspace("k"), Workspace("v"), Workspace("o")};
   const float* x_ = nullptr;
-  std::vector<float*> y_;
+  float* y_[4] = {};
   std::vector<LoraSegment> segments_[3];
   Workspace workspace_[4] = {Workspace("q"), Workspace("k"), Workspace("v"), Workspace("o")};
   std::atomic<uint64_t> sink_{0};

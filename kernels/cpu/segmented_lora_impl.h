@@ -1,5 +1,6 @@
-// SegmentedLora with float32 adapters for one instruction set. The order in which an output element is added up is
-// fixed: register tiles only decide how many elements are in flight, never an element's order.
+// SegmentedLora with float32 adapters for one instruction set. The order in which an output
+// element is added up is fixed: register tiles only decide how many elements are in flight, never
+// an element's order.
 #pragma once
 
 #include "cpu/lora/lora_kernels.h"

@@ -15,7 +15,7 @@ namespace loramux {
 namespace {
 
 // Every matrix begins on a cache line.
-constexpr int64_t kAlignFloats = 16;
+constexpr int64_t kAlignment = 64;
 
 std::string PairName(const AdapterPair& pair) {
   return "layer " + std::to_string(pair.layer) + " module " + std::to_string(pair.module);
@@ -25,7 +25,7 @@ std::string PairName(const AdapterPair& pair) {
   throw NativeError(ErrorCode::kAdapterLoad, message);
 }
 
-int64_t Padded(int64_t floats) { return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats; }
+int64_t Padded(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Closes on scope exit.
 class File {
@@ -92,39 +92,35 @@ class ImageSource {
 // Reads stored tensors into their places in a slab.
 class TensorReader {
  public:
-  TensorReader(const AdapterImage& image, Isa isa, const std::atomic<bool>& stop)
-      : source_(image), isa_(isa), stop_(stop) {}
+  TensorReader(const AdapterImage& image, LoraDtype dtype, Isa isa, const std::atomic<bool>& stop)
+      : source_(image), dtype_(dtype), isa_(isa), stop_(stop) {}
 
-  // A, as it is stored: [rank, in].
-  void Read(const AdapterPair& pair, int64_t count, float* to) {
-    const size_t elements = static_cast<size_t>(count);
-    ConvertToF32(Stage(pair, pair.offset_a, elements), pair.dtype, elements, to, 1.0f, isa_);
-    RequireFinite(pair, "A", to, elements);
+  void ReadA(const AdapterPair& pair, int64_t in, void* to) {
+    const void* from = Stage(pair, pair.offset_a, pair.rank * in);
+    RequireFinite(PackLoraA(from, pair.dtype, pair.rank, in, dtype_, to, isa_), pair, "A");
   }
 
-  // B, transposed and scaled: stored [out, rank] becomes [rank, out].
-  void ReadTransposed(const AdapterPair& pair, int64_t out, float* to) {
-    const size_t elements = static_cast<size_t>(out) * static_cast<size_t>(pair.rank);
-    ConvertTransposedToF32(Stage(pair, pair.offset_b, elements), pair.dtype, out, pair.rank, to,
-                           pair.scale, isa_);
-    RequireFinite(pair, "B", to, elements);
+  void ReadB(const AdapterPair& pair, int64_t out, float scale, void* to) {
+    const void* from = Stage(pair, pair.offset_b, pair.rank * out);
+    RequireFinite(PackLoraB(from, pair.dtype, pair.rank, out, scale, dtype_, to, isa_), pair, "B");
   }
 
  private:
-  const void* Stage(const AdapterPair& pair, int64_t offset, size_t elements) {
+  const void* Stage(const AdapterPair& pair, int64_t offset, int64_t elements) {
     if (stop_.load(std::memory_order_relaxed)) {
       throw NativeError(ErrorCode::kSessionClosed, "the session closed while an adapter loaded");
     }
-    return source_.At(offset, elements * WeightDtypeBytes(pair.dtype));
+    return source_.At(offset, static_cast<size_t>(elements) * WeightDtypeBytes(pair.dtype));
   }
 
-  void RequireFinite(const AdapterPair& pair, const char* tensor, const float* values,
-                     size_t count) const {
-    if (AllFinite(values, count, isa_)) return;
-    FailLoad(PairName(pair) + " " + tensor + " has NaN or infinite values");
+  void RequireFinite(bool finite, const AdapterPair& pair, const char* tensor) const {
+    if (finite) return;
+    FailLoad(PairName(pair) + " " + tensor + " has NaN or infinite values in " +
+             LoraDtypeName(dtype_));
   }
 
   ImageSource source_;
+  LoraDtype dtype_;
   Isa isa_;
   const std::atomic<bool>& stop_;
 };
@@ -174,26 +170,30 @@ void ValidateImage(const AdapterImage& image, const ModelConfig& model) {
 }
 
 std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
-                                         Isa isa, const std::atomic<bool>& stop) {
-  TensorReader reader(image, isa, stop);
-  int64_t floats = 0;
+                                         LoraDtype dtype, Isa isa, const std::atomic<bool>& stop) {
+  TensorReader reader(image, dtype, isa, stop);
+  int64_t bytes = 0;
   for (const AdapterPair& pair : image.pairs) {
-    floats += Padded(int64_t{pair.rank} * model.InFeatures(pair.module));
-    floats += Padded(int64_t{pair.rank} * model.OutFeatures(pair.module));
+    bytes += Padded(LoraBytesA(dtype, pair.rank, model.InFeatures(pair.module)));
+    bytes += Padded(LoraBytesB(dtype, pair.rank, model.OutFeatures(pair.module)));
   }
   auto slab = std::make_unique<AdapterSlab>(
-      model.num_layers, MappedBuffer(static_cast<size_t>(floats) * sizeof(float), "an adapter"));
-  float* at = slab->floats();
+      model.num_layers, MappedBuffer(static_cast<size_t>(bytes), "an adapter"));
+  auto* at = static_cast<char*>(slab->data());
   for (const AdapterPair& pair : image.pairs) {
-    const int64_t size_a = int64_t{pair.rank} * model.InFeatures(pair.module);
-    const int64_t size_b = int64_t{pair.rank} * model.OutFeatures(pair.module);
+    const int64_t in = model.InFeatures(pair.module);
+    const int64_t out = model.OutFeatures(pair.module);
     AdapterModule& module = slab->Module(pair.layer, pair.module);
-    reader.Read(pair, size_a, at);
+    module.dtype = dtype;
+    // Multiplied into B as float32, where that rounds no more than the product itself; beside it as
+    // bfloat16, so that B of a bfloat16 file stays what it is.
+    module.scale = dtype == LoraDtype::kBf16 ? pair.scale : 1.0f;
+    reader.ReadA(pair, in, at);
     module.a = at;
-    at += Padded(size_a);
-    reader.ReadTransposed(pair, model.OutFeatures(pair.module), at);
+    at += Padded(LoraBytesA(dtype, pair.rank, in));
+    reader.ReadB(pair, out, dtype == LoraDtype::kBf16 ? 1.0f : pair.scale, at);
     module.b = at;
-    at += Padded(size_b);
+    at += Padded(LoraBytesB(dtype, pair.rank, out));
     module.rank = pair.rank;
   }
   return slab;

@@ -1,6 +1,5 @@
-// One adapter in memory, as the SegmentedLora kernel wants it: per (layer, module) A [rank, in] and
-// B transposed [rank, out] in float32, the adapter's scale folded into B. Made on a load thread,
-// from a file or from the file's bytes in memory.
+// One adapter in memory, as the SegmentedLora kernel wants it (loramux/lora_weights.h), in float32
+// or bfloat16. Made on a load thread, from a file or from the file's bytes in memory.
 #pragma once
 
 #include <atomic>
@@ -55,7 +54,7 @@ class AdapterSlab {
     return modules_[static_cast<size_t>(layer) * kNumModules + module];
   }
   int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
-  float* floats() const { return memory_.floats(); }
+  void* data() const { return memory_.data(); }
 
  private:
   MappedBuffer memory_;
@@ -67,9 +66,9 @@ class AdapterSlab {
 void ValidateImage(const AdapterImage& image, const ModelConfig& model);
 
 // Reads a validated image, from its bytes where it has them. Throws kAdapterLoad (missing or short
-// file, other size, NaN or infinite values), kOutOfMemory, or kSessionClosed when `stop` became
-// true.
+// file, other size, values that are not finite in `dtype`), kOutOfMemory, or kSessionClosed when
+// `stop` became true.
 std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelConfig& model,
-                                         Isa isa, const std::atomic<bool>& stop);
+                                         LoraDtype dtype, Isa isa, const std::atomic<bool>& stop);
 
 }  // namespace loramux

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "loramux/lora_weights.h"
 #include "loramux/types.h"
 
 namespace loramux {
@@ -28,7 +29,7 @@ inline constexpr int32_t kMaxThreads = 1024;
 inline constexpr int32_t kMaxTokensPerStep = 1 << 20;
 // Adapter files are read and converted by this many threads at once.
 inline constexpr int32_t kLoadThreads = 2;
-inline constexpr int32_t kMaxRank = 4096;
+inline constexpr int32_t kMaxRank = kMaxLoraRank;
 // Tokens of one sequence; positions and one tile of keys more must fit 32 bits.
 inline constexpr int32_t kMaxContext = 1 << 30;
 // Floats of a step's variable-length lists (history, bias, block table), each.
@@ -66,6 +67,7 @@ struct SessionConfig {
   int32_t block_size = 16;
   KvDtype kv_dtype = KvDtype::kF32;
   int32_t max_slots = 0;
+  LoraDtype lora_dtype = LoraDtype::kF32;  // of adapters in slots
   int32_t max_tokens_per_step = 0;
   int32_t max_rows_per_step = 0;
   Isa isa = Isa::kScalar;

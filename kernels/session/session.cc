@@ -165,7 +165,7 @@ void Session::LoadAdapter(int32_t slot, AdapterImage image, AdapterDone done) {
     try {
       const Stopwatch watch;
       std::unique_ptr<AdapterSlab> slab =
-          ReadAdapter(image, config_.model, config_.isa, loads_.stop());
+          ReadAdapter(image, config_.model, config_.lora_dtype, config_.isa, loads_.stop());
       result.bytes = slab->bytes();
       slots_.FinishLoad(slot, std::move(slab));
       result.load_ms = watch.Ms();

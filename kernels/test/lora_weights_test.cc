@@ -120,7 +120,8 @@ LORAMUX_TEST(LoraWeightsRoundHalfFloats) {
   const std::vector<uint16_t> want = Expected(values, kRank, kIn, false, 1.0f);
   for (Isa isa : SupportedIsas()) {
     std::vector<uint16_t> got(want.size());
-    CHECK(PackLoraA(stored.data(), WeightDtype::kF16, kRank, kIn, LoraDtype::kBf16, got.data(), isa));
+    CHECK(PackLoraA(stored.data(), WeightDtype::kF16, kRank, kIn, LoraDtype::kBf16, got.data(),
+                    isa));
     CHECK_THAT(got == want, IsaName(isa));
   }
 }

@@ -19,9 +19,10 @@ double Tolerance(LoraDtype dtype) {
 const std::vector<int32_t> kRanks = {1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 5, 17, 0, 33};
 
 std::string Describe(const LoraCase& c, Isa isa, const char* mix) {
-  return Format("isa %s %s mix %s rows %lld in %lld out %lld rank0 %d", IsaName(isa), LoraDtypeName(c.dtype),
-                mix, static_cast<long long>(c.rows), static_cast<long long>(c.in),
-                static_cast<long long>(c.out), c.rank.empty() ? -1 : c.rank[0]);
+  return Format("isa %s %s mix %s rows %lld in %lld out %lld rank0 %d", IsaName(isa),
+                LoraDtypeName(c.dtype), mix, static_cast<long long>(c.rows),
+                static_cast<long long>(c.in), static_cast<long long>(c.out),
+                c.rank.empty() ? -1 : c.rank[0]);
 }
 
 void CheckAgainstReference(const LoraCase& c, const char* mix) {
@@ -152,7 +153,8 @@ LORAMUX_TEST(LoraRowDoesNotDependOnItsBatch) {
           const std::vector<float> got = RowAlone(c, s, row).Run(Parallel{}, isa);
           const auto in_batch = batch.begin() + row * c.y_stride;
           CHECK_THAT(FirstDifference(got, {in_batch, in_batch + c.out}) == 0,
-                     Format("%s %s row %d rank %d", IsaName(isa), LoraDtypeName(dtype), row, s.rank));
+                     Format("%s %s row %d rank %d", IsaName(isa), LoraDtypeName(dtype), row,
+                            s.rank));
         }
       }
     }

@@ -2,6 +2,7 @@
 import { realpath } from 'node:fs/promises';
 import { LoramuxError } from '../errors.ts';
 import type { ModuleDescription } from '../importer/types.ts';
+import type { LoraDtype } from '../native/addon-types.ts';
 import { AdapterRegistry } from './adapter-registry.ts';
 import { ConvertPool, DEFAULT_CONVERT_THREADS } from './convert/pool.ts';
 import { baseShapesDigest } from './formats/canonical-file.ts';
@@ -51,6 +52,8 @@ export interface AdapterServiceOptions {
   readonly modules: readonly ModuleDescription[];
   /** Adapter memory of the session, bytes: what can never fit is refused at once. */
   readonly maxResidentBytes: number;
+  /** Of adapters in slots; default float32. */
+  readonly loraDtype?: LoraDtype | undefined;
   /** Host memory for checked files that are not resident, bytes. */
   readonly hostCacheBytes?: number | undefined;
   readonly maxAdapters?: number | undefined;
@@ -114,6 +117,7 @@ export async function createAdapterService(
       maxArchiveBytes: maxArchiveBytes(limits),
       maxRank: options.maxRank ?? DEFAULT_MAX_RANK,
       maxResidentBytes: options.maxResidentBytes,
+      loraDtype: options.loraDtype,
       now: () => Math.floor(now() / 1000),
       onWarning,
     });

@@ -1,6 +1,7 @@
 /** Changes of names: an upload becomes a generation, a name moves. One at a time for each name. */
 import { rm } from 'node:fs/promises';
 import { LoramuxError } from '../errors.ts';
+import type { LoraDtype } from '../native/addon-types.ts';
 import type { BlobFiles, LocalBlobs } from './blobs/types.ts';
 import { type ChangedName, changeName } from './change-name.ts';
 import type { ConvertResult } from './convert/canonicalize.ts';
@@ -33,6 +34,7 @@ export interface RegistrarOptions {
   readonly maxAdapterBytes: number;
   readonly maxRank: number;
   readonly maxResidentBytes: number;
+  readonly loraDtype?: LoraDtype | undefined;
   /** Seconds since the epoch. */
   readonly now: () => number;
   /** Something failed that no request can be told about. */
@@ -183,8 +185,8 @@ export class Registrar {
   }
 
   #convert({ configPath, weightsPath, root }: OpenedSource, out: string): Promise<ConvertResult> {
-    const { pool, maxRank, maxAdapterBytes, maxResidentBytes } = this.#options;
-    const limits = { maxRank, maxAdapterBytes, maxResidentBytes };
+    const { pool, maxRank, maxAdapterBytes, maxResidentBytes, loraDtype } = this.#options;
+    const limits = { maxRank, maxAdapterBytes, maxResidentBytes, loraDtype };
     return pool.convert({ configPath, weightsPath, root, outPath: out, limits });
   }
 

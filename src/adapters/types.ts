@@ -7,7 +7,7 @@ export interface AdapterGeneration {
   readonly digest: string;
   /** Largest rank of any module. */
   readonly rank: number;
-  /** Bytes it takes in adapter memory (float32). */
+  /** Bytes it takes in adapter memory as float32. */
   readonly residentBytes: number;
 }
 

@@ -1,5 +1,6 @@
 /** What must hold between limits, and what follows from them once the model is known. */
 import { LoramuxError } from '../errors.ts';
+import type { LoraDtype } from '../native/addon-types.ts';
 import type { Config } from './schema.ts';
 
 export const KV_BLOCK_TOKENS = 16;
@@ -106,6 +107,15 @@ export interface KvShape {
   readonly maxPositionEmbeddings: number;
   /** Dynamic rope scaling stretches the trained length by its factor. */
   readonly rope?: { readonly dynamic?: { readonly factor: number } };
+}
+
+/** Element type of adapters in slots, as `--lora-dtype` has it. */
+export function slotDtype(
+  loraDtype: Config['loraDtype'],
+  { packedWeights }: { packedWeights: boolean },
+): LoraDtype {
+  if (loraDtype !== 'auto') return loraDtype;
+  return packedWeights ? 'bfloat16' : 'float32';
 }
 
 export interface KvPlan {

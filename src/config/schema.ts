@@ -3,7 +3,7 @@
  * environment names and docs/configuration.md all come from it.
  */
 import { type Static, type TSchema, Type } from 'typebox';
-import { ISAS, type Isa } from '../native/addon-types.ts';
+import { ISAS, type Isa, LORA_DTYPES } from '../native/addon-types.ts';
 
 /** Largest limit of any kind: positions, slots and Node's buffers are 31-bit. */
 const INT_MAX = 2 ** 31 - 1;
@@ -76,6 +76,12 @@ const ADAPTERS = {
   maxLoras: int('Adapters that fit one step: slots of the native session.', 16, 1, 4096),
   maxLoraRank: int('Largest rank of an adapter.', 256, 1, 4096),
   adapterMemoryMb: int('Memory for resident adapters, MiB.', 1024, 1),
+  loraDtype: oneOf(
+    'Element type of resident adapters. bfloat16 takes half the memory and is read twice as fast; ' +
+      "auto: bfloat16 where the model's weights are packed, else float32.",
+    ['auto', ...LORA_DTYPES],
+    'auto',
+  ),
   hostCacheMb: int(
     'Host memory for checked adapter files that are not resident, MiB; 0 turns it off.',
     512,

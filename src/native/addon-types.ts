@@ -16,6 +16,10 @@ export const ISAS = [
 ] as const;
 export type Isa = (typeof ISAS)[number];
 
+/** Element type of adapters in slots. */
+export const LORA_DTYPES = ['float32', 'bfloat16'] as const;
+export type LoraDtype = (typeof LORA_DTYPES)[number];
+
 /** Element type of the key/value cache. */
 export type KvDtype = 'f32' | 'bf16' | 'int8';
 
@@ -80,6 +84,11 @@ export interface NativeSessionOptions {
   kvDtype: KvDtype;
   /** Adapter slots, numbered 0 to maxSlots - 1. */
   maxSlots: number;
+  /**
+   * Default float32. bfloat16 halves the bytes of an adapter; other values are rounded to it, and one
+   * that is too large for it fails the load.
+   */
+  loraDtype?: LoraDtype;
   /** Upper bounds of one step; larger packets are refused. */
   maxTokensPerStep: number;
   maxLogitRowsPerStep: number;
@@ -197,7 +206,7 @@ export interface AdapterTensorPair {
   /** Index into LORA_MODULES. */
   module: number;
   rank: number;
-  /** Folded into B while loading. */
+  /** Multiplied into B while loading, or kept beside it where B is bfloat16. */
   scale: number;
   dtype: 'F32' | 'F16' | 'BF16';
   /** Absolute byte offsets in the file: A [rank, in], B [out, rank], row-major. */

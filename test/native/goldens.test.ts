@@ -1,5 +1,7 @@
 /** The native session alone, without engine, against transformers and PEFT. */
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import type { AdapterImage } from '../../src/native/index.ts';
 import {
   fixtureImage,
   fixtureSession,
@@ -64,4 +66,58 @@ describe.each(Object.entries(MODELS))('%s', (model, adapters) => {
     }
     await session.close();
   });
+});
+
+/** The adapter with its float32 tensors rounded to bfloat16, in memory. */
+function asBfloat16(image: AdapterImage): AdapterImage {
+  const floats = new Uint32Array(readFileSync(image.path).buffer.slice(0));
+  const words = Uint16Array.from(floats, (bits) => (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16);
+  return {
+    path: image.path,
+    fileBytes: words.byteLength,
+    bytes: new Uint8Array(words.buffer),
+    pairs: image.pairs.map((pair) => ({
+      ...pair,
+      dtype: 'BF16',
+      offsetA: pair.offsetA / 2,
+      offsetB: pair.offsetB / 2,
+    })),
+  };
+}
+
+it('keeps bfloat16 adapters exact in bfloat16 slots, in half the memory', async () => {
+  const model = 'llama3';
+  const plain = await fixtureSession(model);
+  const half = await fixtureSession(model, { loraDtype: 'bfloat16' });
+  for (const [slot, adapter] of MODELS[model].entries()) {
+    const image = asBfloat16(fixtureImage(model, adapter));
+    const { bytes } = await plain.loadAdapter(slot, image);
+    const ratio = (await half.loadAdapter(slot, image)).bytes / bytes;
+    expect(ratio).toBeGreaterThanOrEqual(0.5);
+    // One module's 176 inputs are padded to 192.
+    expect(ratio).toBeLessThan(0.51);
+    const golden = goldenCases(model).find((each) => each.adapter === adapter)!;
+    const tokens = golden.promptIds;
+    const rows = tokens.map((_, at) => ({ at }));
+    const step = packStep([{ tokens, cached: 0, blocks: BLOCKS, slot, rows }]);
+    const base = await plain.step(
+      packStep([{ tokens, cached: 0, blocks: BLOCKS, slot: -1, rows }]),
+      true,
+    );
+    const [expected, got] = [await plain.step(step, true), await half.step(step, true)];
+    expect(maxAbsDifference(got.logits!, expected.logits!), adapter).toBeLessThan(LOGIT_TOLERANCE);
+    expect(maxAbsDifference(base.logits!, expected.logits!), adapter).toBeGreaterThan(0.1);
+  }
+  await plain.close();
+  await half.close();
+});
+
+it('refuses values that bfloat16 cannot hold', async () => {
+  const session = await fixtureSession('llama3', { loraDtype: 'bfloat16' });
+  const image = fixtureImage('llama3', 'qv-r4');
+  const bytes = new Uint8Array(readFileSync(image.path));
+  new DataView(bytes.buffer).setFloat32(image.pairs[0]!.offsetA, 3.4e38, true);
+  const error = await session.loadAdapter(0, { ...image, bytes }).catch((thrown: Error) => thrown);
+  expect(error).toMatchObject({ message: expect.stringMatching(/A has NaN or inf.* in bfloat16/) });
+  await session.close();
 });

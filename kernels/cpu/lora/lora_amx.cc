@@ -1,9 +1,9 @@
 // SegmentedLora with bfloat16 adapters on AMX tiles; compiled for AVX-512 with BF16 and AMX.
 //
 // x and h are split into a bfloat16 (cut off, so that nothing overflows) and the rest, rounded to
-// another: two products instead of one, which costs little where reading the weights costs most, and
-// keeps 16 bits of them. A tile's element depends on its row of x and its column of weights alone, so
-// rows that are missing from a tile change nothing for the others.
+// another: two products instead of one, which costs little where reading the weights costs most,
+// and keeps 16 bits of them. A tile's element depends on its row of x and its column of weights
+// alone, so rows that are missing from a tile change nothing for the others.
 #include <immintrin.h>
 
 #include "cpu/lora/lora_kernels.h"
@@ -26,6 +26,10 @@ namespace {
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileDepth = 32;  // bfloat16 numbers in a row of a tile
 constexpr int64_t kLine = 64;
+// Rows of x and y are as many streams, more than a processor follows by itself: fetched this far
+// ahead, in floats.
+constexpr int64_t kInputsAhead = 128;
+constexpr int64_t kColumnsAhead = 128;
 
 LORAMUX_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 LORAMUX_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -75,6 +79,8 @@ LORAMUX_INLINE void SplitRows(const float* x, int64_t stride, int64_t rows, int6
   const __mmask16 second = FirstLanes(inputs - 16);
   for (int64_t r = 0; r < rows; ++r) {
     const float* at = x + r * stride;
+    _mm_prefetch(reinterpret_cast<const char*>(at + kInputsAhead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(at + kInputsAhead + 16), _MM_HINT_T0);
     Split(_mm512_maskz_loadu_ps(first, at), _mm512_maskz_loadu_ps(second, at + 16),
           parts[0] + r * kTileDepth, parts[1] + r * kTileDepth);
   }
@@ -159,7 +165,8 @@ void Shrink(const ShrinkPiece& piece) {
   Release();
 }
 
-// h of a piece as bfloat16 parts [rows, ld], zeros past the rank; ld is a multiple of a tile's depth.
+// h of a piece as bfloat16 parts [rows, ld], zeros past the rank; ld is a multiple of a tile's
+// depth.
 struct alignas(64) SplitH {
   uint16_t high[kPieceH];
   uint16_t low[kPieceH];
@@ -272,6 +279,12 @@ void RunPass(const ExpandPiece& piece, Pass pass, int64_t row, int64_t pairs) {
   const int64_t ldy = piece.y_stride * static_cast<int64_t>(sizeof(float));
   int64_t column = piece.first;
   for (; column + 4 * kLoraPanel <= piece.last; column += 4 * kLoraPanel) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* ahead = y + r * piece.y_stride + column + kColumnsAhead;
+      for (int64_t c = 0; c < 4 * kLoraPanel; c += 16) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + c), _MM_HINT_T0);
+      }
+    }
     FourPanels(pass, y + column, ldy);
     pass.weights += 4 * pass.panel_bytes;
   }

@@ -1,6 +1,6 @@
 // SegmentedLora with bfloat16 adapters for one instruction set without bfloat16 arithmetic of its
-// own: weights are widened, which is exact, and everything else is float32. A lane's sum is the same
-// chain of fused multiply-adds whatever tile it is part of.
+// own: weights are widened, which is exact, and everything else is float32. A lane's sum is the
+// same chain of fused multiply-adds whatever tile it is part of.
 #pragma once
 
 #include "cpu/lora/lora_kernels.h"

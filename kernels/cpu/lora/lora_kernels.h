@@ -1,15 +1,15 @@
-// What an instruction set supplies for SegmentedLora: one piece of shrink, one piece of expand, per
-// dtype. cpu/lora/segmented_lora.cc cuts the work into pieces; but for the chunks of inputs, how it is
-// cut never changes a row's bits.
+// What an instruction set supplies for SegmentedLora: one piece of shrink, one piece of expand,
+// per dtype. cpu/lora/segmented_lora.cc cuts the work into pieces; but for the chunks of inputs,
+// how it is cut never changes a row's bits.
 #pragma once
 
 #include "loramux/segmented_lora.h"
 
 namespace loramux::lora {
 
-// h[r, k] = dot(x[r, first_in .. last_in], A[k, ...]) for rows [0, rows) and ranks
-// [first_rank, last_rank). float32: all inputs, and times the segment's scale. bfloat16: one panel of
-// ranks, one chunk of inputs.
+// h[r, k] = dot(x[r, first_in .. last_in], A[k, ...]) for rows [0, rows) and ranks [first_rank,
+// last_rank). float32: all inputs, and times the segment's scale. bfloat16: one panel of ranks,
+// one chunk of inputs.
 struct ShrinkPiece {
   const LoraSegment* segment = nullptr;
   const float* x = nullptr;  // of the piece's first row, input 0

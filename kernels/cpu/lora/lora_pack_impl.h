@@ -23,10 +23,10 @@ LORAMUX_INLINE VF LoadPairsScaled(const uint8_t* p, int64_t n, VF scale, bool ke
     }
     return pairs;
   }
-  const VU16 halves[2] = {RoundToBf16(LoadWeightsN<D>(p, n) * scale),
-                          n > kLanes
-                              ? RoundToBf16(LoadWeightsN<D>(p + kLanes * kBytes, n - kLanes) * scale)
-                              : VU16{}};
+  VU16 halves[2] = {RoundToBf16(LoadWeightsN<D>(p, n) * scale)};
+  if (n > kLanes) {
+    halves[1] = RoundToBf16(LoadWeightsN<D>(p + kLanes * kBytes, n - kLanes) * scale);
+  }
   __builtin_memcpy(&pairs, halves, sizeof(pairs));
   return pairs;
 }

@@ -43,23 +43,24 @@ int64_t SegmentedLoraWorkspace(const SegmentedLoraArgs& args);
 // Two phases with a barrier between them, shrink (h = A x) and expand (y = y + scale * B h).
 //
 // float32 adapters: h = scale * (A x), each element a dot product in chunks of 1024 inputs, chunk
-// sums added in order. y = y + (sum over k ascending of h[k] * B[:, k]), the sum is taken on its own
-// so that a small delta is not rounded at y's size.
+// sums added in order. y = y + (sum over k ascending of h[k] * B[:, k]), the sum is taken on its
+// own so that a small delta is not rounded at y's size.
 //
-// bfloat16 adapters: weights are exact, sums are float32, x and h enter with 16 significant bits at
-// least. h is summed in chunks of 1024 inputs (even inputs and odd ones apart), chunk sums are added
-// in order and then scaled. Without AMX x and h stay float32, and the sum over k ascending is taken
-// on its own as above. With AMX x and h are each split into a bfloat16 and the rest as another, and
-// sums over 32 elements are taken on their own; numbers below 2^-126 count as zero.
+// bfloat16 adapters: weights are exact, sums are float32, x and h enter with 16 significant bits
+// at least. h is summed in chunks of 1024 inputs (even inputs and odd ones apart), chunk sums are
+// added in order and then scaled. Without AMX x and h stay float32, and the sum over k ascending
+// is taken on its own as above. With AMX x and h are each split into a bfloat16 and the rest as
+// another, and sums over 32 elements are taken on their own; numbers below 2^-126 count as zero.
 //
 // AMX units load tile configurations of their own and release the tiles: callers that hold tiles
 // configure again after a unit.
 void SegmentedLora(const SegmentedLoraArgs& args, const Parallel& parallel, Isa isa);
 
-// The same work in units, for callers that run it beside other work: all shrink units, in any order
-// and on any threads, then (a barrier) all expand units likewise. x must be complete before the
-// first shrink unit; y need not be before the expand units. Units of one phase never write to the
-// same place. Without segments of a rank above 0 there are none. A unit is worth a few microseconds.
+// The same work in units, for callers that run it beside other work: all shrink units, in any
+// order and on any threads, then (a barrier) all expand units likewise. x must be complete before
+// the first shrink unit; y need not be before the expand units. Units of one phase never write to
+// the same place. Without segments of a rank above 0 there are none. A unit is worth a few
+// microseconds.
 struct SegmentedLoraPlan {
   int64_t shrink_units = 0;
   int64_t expand_units = 0;

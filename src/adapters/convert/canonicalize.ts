@@ -9,7 +9,7 @@ import {
   parseSafetensorsHeader,
   type SafetensorsHeader,
 } from '../../importer/safetensors/header.ts';
-import { LORA_MODULES } from '../../native/addon-types.ts';
+import { LORA_MODULES, type LoraDtype } from '../../native/addon-types.ts';
 import {
   baseShapesDigest,
   buildCanonicalHeader,
@@ -36,6 +36,8 @@ export interface ConvertLimits {
   readonly maxAdapterBytes: number;
   /** Adapter memory of the session; larger adapters are refused at once. */
   readonly maxResidentBytes: number;
+  /** Of adapters in slots; default float32. */
+  readonly loraDtype?: LoraDtype | undefined;
 }
 
 export interface ConvertJob {
@@ -81,11 +83,12 @@ export function convert(job: ConvertJob, modules: readonly MatchModule[]): Conve
     const pairs = explainTensors(header, targets, modules, job.limits.maxRank);
     pairs.sort((x, y) => x.target.layer - y.target.layer || x.target.module - y.target.module);
     const layout = pairs.map(canonicalModule);
-    const residentBytes = residentBytesOf(layout);
-    if (residentBytes > job.limits.maxResidentBytes) {
+    const residentBytes = residentBytesOf(layout, 'float32');
+    const slotBytes = residentBytesOf(layout, job.limits.loraDtype ?? 'float32');
+    if (slotBytes > job.limits.maxResidentBytes) {
       throw new LoramuxError(
         'adapter_never_fits',
-        `The adapter takes ${residentBytes} bytes of adapter memory, which has ` +
+        `The adapter takes ${slotBytes} bytes of adapter memory, which has ` +
           `${job.limits.maxResidentBytes} in all. Raise the limit or use a lower rank.`,
       );
     }

@@ -10,7 +10,12 @@ import { LoramuxError } from '../../errors.ts';
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from '../../importer/json.ts';
 import type { SafetensorsHeader } from '../../importer/safetensors/header.ts';
 import type { ModuleDescription } from '../../importer/types.ts';
-import { type AdapterTensorPair, LORA_MODULES, type LoraModule } from '../../native/addon-types.ts';
+import {
+  type AdapterTensorPair,
+  LORA_MODULES,
+  type LoraDtype,
+  type LoraModule,
+} from '../../native/addon-types.ts';
 
 export const CANONICAL_VERSION = 1;
 /** Bytes of the JSON header of any adapter file; 1,000 adapted modules take about 300 KB. */
@@ -54,11 +59,19 @@ export function baseShapesDigest(modules: readonly ModuleDescription[]): string 
   return hash.digest('hex');
 }
 
-/** Bytes the pairs take in adapter memory: float32, each tensor on a multiple of 64 bytes. */
-export function residentBytesOf(modules: readonly CanonicalModule[]): number {
-  const aligned = (floats: number): number => Math.ceil((floats * 4) / ALIGNMENT) * ALIGNMENT;
+/**
+ * Bytes the pairs take in adapter memory, each tensor on a multiple of 64 bytes. As bfloat16, inputs
+ * of A, and ranks and outputs of B, are padded (kernels/include/loramux/lora_weights.h).
+ */
+export function residentBytesOf(modules: readonly CanonicalModule[], dtype: LoraDtype): number {
+  const elementBytes = dtype === 'float32' ? 4 : 2;
+  const upTo = (count: number, multiple: number): number =>
+    dtype === 'float32' ? count : Math.ceil(count / multiple) * multiple;
+  const aligned = (elements: number): number =>
+    Math.ceil((elements * elementBytes) / ALIGNMENT) * ALIGNMENT;
   return modules.reduce(
-    (sum, m) => sum + aligned(m.rank * m.inFeatures) + aligned(m.rank * m.outFeatures),
+    (sum, { rank, inFeatures, outFeatures }) =>
+      sum + aligned(rank * upTo(inFeatures, 32)) + aligned(upTo(rank, 2) * upTo(outFeatures, 16)),
     0,
   );
 }

@@ -6,7 +6,9 @@
  *     pinned ones plus the largest of them.
  * An adapter that needs more than what stays is refused while they are in force.
  */
+import type { LoraDtype } from '../../native/addon-types.ts';
 import type { AdapterGeneration } from '../types.ts';
+import { slotBytesOf } from './slot-bytes.ts';
 
 /** Longest pause between two tries to load a pinned adapter. */
 export const PIN_RETRY_MS_MAX = 60_000;
@@ -14,6 +16,8 @@ export const PIN_RETRY_MS_MAX = 60_000;
 export interface PinRoom {
   readonly maxSlots: number;
   readonly maxBytes: number;
+  /** Of adapters in slots; default float32. */
+  readonly loraDtype?: LoraDtype | undefined;
 }
 
 export interface PinChoice {
@@ -31,10 +35,11 @@ export function choosePins(generations: readonly AdapterGeneration[], room: PinR
   let bytes = 0;
   let largest = 0;
   for (const generation of generations) {
-    const { digest, residentBytes } = generation;
+    const { digest } = generation;
     if (pinned.has(digest)) continue;
-    const nextBytes = bytes + residentBytes;
-    const nextLargest = Math.max(largest, residentBytes);
+    const slotBytes = slotBytesOf(generation, room.loraDtype);
+    const nextBytes = bytes + slotBytes;
+    const nextLargest = Math.max(largest, slotBytes);
     if (pinned.size + 1 >= room.maxSlots) {
       const reason =
         `of ${room.maxSlots} slots one must stay free of pins, and ` +

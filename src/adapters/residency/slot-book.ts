@@ -24,12 +24,13 @@ export interface SlotEntry {
   unhold: (() => void) | undefined;
 }
 
-export function newEntry(generation: AdapterGeneration, pinned: boolean): SlotEntry {
+/** @param bytes of adapter memory, as far as is known before it is loaded */
+export function newEntry(generation: AdapterGeneration, pinned: boolean, bytes: number): SlotEntry {
   return {
     generation,
     state: 'waiting',
     slot: -1,
-    bytes: generation.residentBytes,
+    bytes,
     references: 0,
     wanted: false,
     waiters: new Set(),

@@ -27,6 +27,7 @@ import { LoadFailures, loadError } from './failures.ts';
 import { LoadWaiters } from './load-waiters.ts';
 import { choosePins, type PinChoice, PinRetries } from './pins.ts';
 import { isAwaited, isIdle, isVictim, newEntry, SlotBook, type SlotEntry } from './slot-book.ts';
+import { slotBytesOf } from './slot-bytes.ts';
 import { SlotRelease } from './slot-release.ts';
 import { residencyStats, residentAdapters } from './stats.ts';
 import type { AdapterResidencyStats, ResidencyOptions, ResidentAdapter } from './types.ts';
@@ -265,15 +266,16 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     return this.#neverFits(generation);
   }
 
-  #neverFits({ digest, residentBytes }: AdapterGeneration): LoramuxError | undefined {
-    const { maxBytes } = this.#options;
-    if (this.#pins.pinned.has(digest)) return undefined;
-    if (residentBytes <= maxBytes - this.#pins.bytes && this.maxSlots > 0) return undefined;
+  #neverFits(generation: AdapterGeneration): LoramuxError | undefined {
+    const { maxBytes, loraDtype } = this.#options;
+    if (this.#pins.pinned.has(generation.digest)) return undefined;
+    const slotBytes = slotBytesOf(generation, loraDtype);
+    if (slotBytes <= maxBytes - this.#pins.bytes && this.maxSlots > 0) return undefined;
     const beside =
       this.#pins.bytes === 0 ? '' : `, of which ${this.#pins.bytes} belong to pinned adapters`;
     return new LoramuxError(
       'adapter_never_fits',
-      `The adapter takes ${residentBytes} bytes of adapter memory, which has ` +
+      `The adapter takes ${slotBytes} bytes of adapter memory, which has ` +
         `${maxBytes} bytes in ${this.maxSlots} slots${beside}.`,
     );
   }
@@ -292,7 +294,11 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
 
   /** Whoever asks for a pinned adapter asks for the pin too: its own load may have failed. */
   #newEntry(generation: AdapterGeneration): SlotEntry {
-    return newEntry(generation, this.#pins.pinned.has(generation.digest));
+    return newEntry(
+      generation,
+      this.#pins.pinned.has(generation.digest),
+      slotBytesOf(generation, this.#options.loraDtype),
+    );
   }
 
   /** Waits for room, unless it is on its way already. */

@@ -1,5 +1,5 @@
 /** Options, events and numbers of adapter residency. */
-import type { NativeSession } from '../../native/addon-types.ts';
+import type { LoraDtype, NativeSession } from '../../native/addon-types.ts';
 import type { AdapterImages, LoadTier } from '../service-types.ts';
 
 export interface ResidencyOptions {
@@ -7,8 +7,10 @@ export interface ResidencyOptions {
   readonly images: AdapterImages;
   /** As the native session was created with. */
   readonly maxSlots: number;
-  /** Adapter memory, bytes of float32 weights. */
+  /** Adapter memory, bytes. */
   readonly maxBytes: number;
+  /** As the native session was created with; default float32. */
+  readonly loraDtype?: LoraDtype | undefined;
   /** Adapters that are checked and read at the same time. */
   readonly maxConcurrentLoads?: number | undefined;
   /**

@@ -9,9 +9,10 @@ import {
   convert,
 } from '../../../src/adapters/convert/canonicalize.ts';
 import { openCanonical } from '../../../src/adapters/convert/open-canonical.ts';
-import { baseShapesDigest } from '../../../src/adapters/formats/canonical-file.ts';
+import { baseShapesDigest, residentBytesOf } from '../../../src/adapters/formats/canonical-file.ts';
 import { LoramuxError } from '../../../src/errors.ts';
 import { parseSafetensorsHeader } from '../../../src/importer/index.ts';
+import type { LoraDtype } from '../../../src/native/addon-types.ts';
 import {
   f32,
   loraConfig,
@@ -328,6 +329,24 @@ describe('accounting for tensors', () => {
     expect(codeOf(() => run(loraConfig(), tensors, { maxResidentBytes: 100 }))).toBe(
       'adapter_never_fits',
     );
+    const wide = { rank: 8 };
+    const { residentBytes } = run(loraConfig(wide), loraTensors(wide));
+    const codeWithin = (maxResidentBytes: number, loraDtype?: LoraDtype) =>
+      codeOf(() => run(loraConfig(wide), loraTensors(wide), { maxResidentBytes, loraDtype }));
+    expect(codeWithin(residentBytes)).toBe('accepted');
+    expect(codeWithin(residentBytes - 1)).toBe('adapter_never_fits');
+    // This model is narrower than what bfloat16 panels are padded to.
+    expect(codeWithin(residentBytes, 'bfloat16')).toBe('adapter_never_fits');
+  });
+
+  it('knows the bytes of either element type', () => {
+    const module = { layer: 0, module: 0, scale: 1, dtype: 'F32' } as const;
+    const square = { ...module, rank: 16, inFeatures: 2048, outFeatures: 2048 };
+    expect(residentBytesOf([square], 'float32')).toBe(2 * 4 * 16 * 2048);
+    expect(residentBytesOf([square], 'bfloat16')).toBe(2 * 2 * 16 * 2048);
+    const odd = { ...module, rank: 3, inFeatures: 33, outFeatures: 17 };
+    expect(residentBytesOf([odd], 'float32')).toBe(448 + 256);
+    expect(residentBytesOf([odd], 'bfloat16')).toBe(2 * 3 * 64 + 2 * 4 * 32);
   });
 
   it('recognises pickles by their first bytes', () => {

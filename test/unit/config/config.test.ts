@@ -1,7 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { loadConfig } from '../../../src/config/load.ts';
 import { configurationReference } from '../../../src/config/reference.ts';
-import { kvBlockBytes, planKvCache, splitAdapter } from '../../../src/config/relations.ts';
+import {
+  kvBlockBytes,
+  planKvCache,
+  slotDtype,
+  splitAdapter,
+} from '../../../src/config/relations.ts';
 import { CONFIG_FIELDS } from '../../../src/config/schema.ts';
 
 const load = (flags: Record<string, string | string[]> = {}, env: Record<string, string> = {}) =>
@@ -22,6 +27,18 @@ describe('configuration', () => {
     expect([config.port, config.maxLoras, config.prefixCaching]).toEqual([9001, 4, false]);
   });
 
+  it('keeps adapters as bfloat16 beside packed weights, or as the flag says', () => {
+    const { loraDtype } = load();
+    expect(slotDtype(loraDtype, { packedWeights: true })).toBe('bfloat16');
+    expect(slotDtype(loraDtype, { packedWeights: false })).toBe('float32');
+    for (const forced of ['float32', 'bfloat16'] as const) {
+      const { loraDtype } = load({}, { LORAMUX_LORA_DTYPE: forced });
+      for (const packedWeights of [true, false]) {
+        expect(slotDtype(loraDtype, { packedWeights })).toBe(forced);
+      }
+    }
+  });
+
   it('chooses Redis by its flag or its variable', () => {
     const url = 'rediss://user:secret@redis.example:6380/2';
     expect(load({ redisUrl: url }).redisUrl).toBe(url);
@@ -40,6 +57,7 @@ describe('configuration', () => {
     [{ port: '65536' }, {}, /--port is 65536.*0 to 65535/],
     [{ port: '8e3' }, {}, /--port is "8e3"/],
     [{}, { LORAMUX_MAX_SEQUENCES: '' }, /LORAMUX_MAX_SEQUENCES is ""/],
+    [{ loraDtype: 'f16' }, {}, /--lora-dtype is "f16"; it must be one of auto, float32, bfloat16/],
     [{ kvDtype: 'f16' }, {}, /--kv-dtype is "f16"; it must be one of f32, bf16, int8/],
     [{ prefixCaching: 'yes' }, {}, /true or false/],
     [{ host: '' }, {}, /--host/],

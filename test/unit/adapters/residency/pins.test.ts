@@ -32,6 +32,15 @@ describe('choosing pins', () => {
     expect(choosePins(sizes(51), room).leftOut[0]!.reason).toContain('51 bytes would be pinned');
   });
 
+  it('counts bytes of the element type in slots', () => {
+    const room = { maxSlots: 8, maxBytes: 100, loraDtype: 'bfloat16' } as const;
+    expect(choosePins(sizes(50), room)).toMatchObject({ bytes: 50 });
+    const even = { ...generation('even', 100), rank: 4 };
+    const odd = { ...generation('odd', 30), rank: 3 };
+    expect(choosePins([even, odd], room)).toMatchObject({ bytes: 50 });
+    expect(choosePins([odd], room)).toMatchObject({ bytes: 20 });
+  });
+
   it('passes one that does not fit, keeps the order of the rest, and counts none twice', () => {
     const twice = [...sizes(30, 60, 10), generation('g0', 30)];
     const choice = choosePins(twice, { maxSlots: 8, maxBytes: 100 });

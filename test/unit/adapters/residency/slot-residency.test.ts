@@ -98,6 +98,16 @@ describe('slot residency', () => {
     expect(residency.stats().residentBytes).toBe(20);
   });
 
+  it('counts half the bytes for bfloat16 until the session says how many they are', async () => {
+    const { residency } = build({ maxSlots: 8, maxBytes: 25, loraDtype: 'bfloat16' });
+    expect(code(residency.tryAcquire(generation('huge', 52)))).toBe('adapter_never_fits');
+    const large = generation('large', 50);
+    expect(residency.tryAcquire(large)).toBeUndefined();
+    await turn();
+    expect(residency.tryAcquire(large)).toBeTypeOf('number');
+    expect(residency.stats().residentBytes).toBe(50);
+  });
+
   it('evicts nothing for an adapter that cannot fit yet, and starves no large one', async () => {
     const { residency, images } = build({ maxSlots: 8, maxBytes: 30 });
     const large = generation('large', 25);
