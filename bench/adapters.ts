@@ -1,110 +1,166 @@
 /**
- * Many adapters in one batch against the same requests one adapter at a time: a synthetic model of
- * a real shape, one request per adapter, all seven modules adapted. Both ways run in turn on one
- * server state; medians and their ratio.
+ * How many adapters are registered should not matter: requests over 1,000 adapters by Zipf's law,
+ * cold ones loaded on the way, against requests over 5, the same number at a time. And many adapters
+ * in one batch against the same requests one adapter after the other.
  */
-import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdtemp, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { parseArgs } from 'node:util';
-import { synthesizeAdapters, synthesizeModel } from '../src/importer/index.ts';
-import { type Answer, type Ask, Stack } from '../test/support/stack.ts';
-import { median, type Scenario, type ScenarioResult } from './scenario.ts';
+import { synthesizeAdapters } from '../src/importer/index.ts';
+import { promptOf, request } from './batch.ts';
+import { Ceiling } from './ceiling.ts';
+import { TARGETS } from './checkpoints.ts';
+import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
+import { BenchModel, formatOf, MODEL_OPTIONS } from './model.ts';
+import { barChart } from './plot.ts';
+import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
+import { pairedRatio } from './statistics.ts';
+import { ZipfSource } from './zipf-source.ts';
 
 const OPTIONS = {
-  model: { type: 'string', default: 'llama-1.1b' },
-  adapters: { type: 'string', default: '16' },
-  rank: { type: 'string', default: '16' },
-  prompt: { type: 'string', default: '32' },
-  tokens: { type: 'string', default: '16' },
-  rounds: { type: 'string', default: '3' },
-  /** Keeps the synthetic checkpoint here between runs. */
-  dir: { type: 'string' },
+  ...MODEL_OPTIONS,
+  registered: numberOption(1000),
+  few: numberOption(5),
+  slots: numberOption(64),
+  rank: numberOption(16),
+  exponent: numberOption(1),
+  /** Requests that run at a time. */
+  clients: numberOption(16),
+  requests: numberOption(64),
+  prompt: numberOption(16),
+  tokens: numberOption(16),
+  rounds: numberOption(5),
+  seed: numberOption(1),
 } as const;
 
-async function prepare(model: string, count: number, rank: number, dir: string) {
-  const modelDir = path.join(dir, model);
-  const adaptersDir = path.join(dir, `${model}-adapters-${count}-r${rank}`);
-  await mkdir(dir, { recursive: true });
-  if (!existsSync(path.join(modelDir, 'model.safetensors'))) {
-    console.error(`writing ${model} with random weights ...`);
-    await rm(modelDir, { recursive: true, force: true });
-    await synthesizeModel(model, modelDir, { dtype: 'F32' });
+type Values = ReturnType<typeof parse<typeof OPTIONS>>;
+
+const nameOf = (i: number) => `a${i}`;
+
+/** Writes adapters one at a time, registers each and forgets what was written. */
+async function register(model: BenchModel, count: number, values: Values): Promise<void> {
+  const folder = await mkdtemp(path.join(values.dir, 'register-'));
+  try {
+    for (let i = 0; i < count; i++) {
+      const [made] = await synthesizeAdapters(model.dir, folder, {
+        count: 1,
+        ranks: [values.rank],
+        targets: TARGETS,
+        seed: i,
+        dtype: 'BF16',
+      });
+      await model.stack.put(nameOf(i), made!.dir);
+      await rm(made!.dir, { recursive: true });
+      if ((i + 1) % 100 === 0) console.error(`${i + 1} of ${count} adapters are registered`);
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
   }
-  await rm(adaptersDir, { recursive: true, force: true });
-  const adapters = await synthesizeAdapters(modelDir, adaptersDir, { count, ranks: [rank] });
-  return { modelDir, adapters };
+}
+
+/** Requests in a closed loop, adapters by Zipf's law; gives generated tokens per second. */
+async function closedLoop(model: BenchModel, names: ZipfSource, values: Values): Promise<number> {
+  const { clients, requests, prompt, tokens } = values;
+  let next = 0;
+  const start = performance.now();
+  const client = async (): Promise<void> => {
+    for (let i = next++; i < requests; i = next++) {
+      const ids = promptOf(i, prompt, model.config.vocabSize);
+      await request(model.stack, nameOf(names.next()), ids, tokens, () => undefined);
+    }
+  };
+  await Promise.all(Array.from({ length: clients }, client));
+  return (requests * tokens * 1000) / (performance.now() - start);
+}
+
+/** The first requests' adapters one after the other: what a server without mixed batches does. */
+async function oneAfterTheOther(model: BenchModel, values: Values): Promise<number> {
+  const { clients, prompt, tokens, few } = values;
+  const start = performance.now();
+  for (let i = 0; i < clients; i++) {
+    const ids = promptOf(i, prompt, model.config.vocabSize);
+    await request(model.stack, nameOf(i % few), ids, tokens, () => undefined);
+  }
+  return (clients * tokens * 1000) / (performance.now() - start);
 }
 
 async function run(args: readonly string[]): Promise<ScenarioResult> {
-  const { values } = parseArgs({ args: [...args], options: OPTIONS });
-  const [count, rank, promptTokens, maxTokens, rounds] = [
-    values.adapters,
-    values.rank,
-    values.prompt,
-    values.tokens,
-    values.rounds,
-  ].map(Number) as [number, number, number, number, number];
-  const dir = values.dir ?? (await mkdtemp(path.join(tmpdir(), 'loramux-bench-')));
-  const { modelDir, adapters } = await prepare(values.model, count, rank, dir);
-  const stack = await Stack.open(modelDir, {
-    maxSlots: count,
-    maxAdapterBytes: 8 * 1024 ** 3,
-    // Each way computes everything itself.
-    engine: { prefixCaching: false, numBlocks: 1024, maxModelLen: 1024 },
-  });
+  const values = parse(args, OPTIONS);
+  const format = formatOf(values.weights);
+  const length = values.prompt + values.tokens;
+  const capacity = {
+    slots: values.slots,
+    tokens: length * values.clients * 2,
+    length: length + 16,
+  };
+  const ceiling = await Ceiling.open(values.threads);
+  const models: BenchModel[] = [];
   try {
-    for (const { name, dir: folder } of adapters) await stack.put(name, folder);
-    const asks = adapters.map(
-      ({ name }, i): Ask => ({
-        prompt: Array.from({ length: promptTokens }, (_, k) => 300 + ((i * 131 + k * 17) % 20_000)),
-        adapter: name,
-        sampling: { maxTokens, logprobs: undefined },
-      }),
-    );
-    await stack.askAll(asks.map((ask) => ({ ...ask, sampling: { maxTokens: 1 } })));
-    const together: number[] = [];
-    const apart: number[] = [];
-    const tokens = count * maxTokens;
-    for (let round = 0; round < rounds; round++) {
-      const a = performance.now();
-      const batched = await stack.askAll(asks);
-      const b = performance.now();
-      const alone: Answer[] = [];
-      for (const ask of asks) alone.push(await stack.ask(ask).answer);
-      const c = performance.now();
-      together.push((tokens * 1000) / (b - a));
-      apart.push((tokens * 1000) / (c - b));
-      const same = batched.filter((x, i) => String(x.tokens) === String(alone[i]!.tokens)).length;
-      console.error(
-        `round ${round + 1}: ${together[round]!.toFixed(1)} tokens/s together, ` +
-          `${apart[round]!.toFixed(1)} apart, ${same}/${count} answers identical`,
-      );
-    }
-    const ratio = median(together) / median(apart);
+    const many = await BenchModel.open(values, format, capacity);
+    models.push(many);
+    const few = await BenchModel.open(values, format, capacity);
+    models.push(few);
+    await register(few, values.few, values);
+    await register(many, values.registered, values);
+    const zipf = (count: number) => new ZipfSource(count, values.exponent, values.seed);
+    const [overAll, overFew, overFewOfMany] = [
+      zipf(values.registered),
+      zipf(values.few),
+      zipf(values.few),
+    ];
+    const contenders: Contender[] = [
+      { name: `${values.few} registered`, run: () => closedLoop(few, overFew, values) },
+      { name: `${values.registered} registered`, run: () => closedLoop(many, overAll, values) },
+      {
+        name: `${values.few} of ${values.registered}`,
+        run: () => closedLoop(many, overFewOfMany, values),
+      },
+      { name: 'one after the other', run: () => oneAfterTheOther(few, values) },
+    ];
+    const before = loadsOf(many);
+    const rates = await inTurn(contenders, values.rounds, ceiling);
+    const loads = loadsOf(many) - before;
+    const [small, large, part, apart] = contenders.map(({ name }) => rates.get(name)!) as [
+      readonly number[],
+      readonly number[],
+      readonly number[],
+      readonly number[],
+    ];
+    const ratios = {
+      manyRegisteredOverFew: pairedRatio(large, small),
+      fewOfManyOverFew: pairedRatio(part, small),
+      togetherOverApart: pairedRatio(small, apart),
+    };
+    const results = contenders.map(({ name }) => measurement(name, rates));
     return {
+      machine: ceiling.machine(many.isa),
       lines: [
-        `${values.model}, ${count} adapters of rank ${rank}, ${promptTokens} prompt and ` +
-          `${maxTokens} output tokens each, ${stack.session.info.isa}`,
-        `all in one batch:        ${median(together).toFixed(2)} tokens/s`,
-        `one adapter at a time:   ${median(apart).toFixed(2)} tokens/s`,
-        `ratio:                   ${ratio.toFixed(2)}`,
+        `${values.model} ${format}, ${values.clients} requests at a time, ${values.slots} slots, ` +
+          `rank ${values.rank}; ${loads} loads of cold adapters among ` +
+          `${values.requests * (values.rounds + 1)} requests over all`,
+        ...table(results),
+        ...ratioLines(ratios),
       ],
-      results: [
-        { name: 'together', tokensPerSecond: median(together) },
-        { name: 'oneAdapterAtATime', tokensPerSecond: median(apart) },
-      ],
-      ratios: { togetherOverApart: ratio },
+      results: [...results, { name: 'loads', count: loads }],
+      ratios,
+      plots: {
+        tokens: barChart(
+          'Tokens per second by number of registered adapters',
+          results.map(({ name, tokensPerSecond }) => ({ label: name, value: tokensPerSecond! })),
+        ),
+      },
     };
   } finally {
-    await stack.close();
-    if (values.dir === undefined) await rm(dir, { recursive: true, force: true });
+    for (const model of models) await model.close();
+    await ceiling.close();
   }
+}
+
+function loadsOf(model: BenchModel): number {
+  return model.stack.events.filter(({ kind }) => kind === 'loaded').length;
 }
 
 export const adaptersScenario: Scenario = {
   name: 'adapters',
-  summary: 'many adapters in one batch against one adapter at a time (--model, --adapters, ...)',
+  summary: '1,000 registered adapters against 5; one batch against one adapter at a time',
   run,
 };

@@ -35,7 +35,7 @@ export async function runBatch(
   const start = performance.now();
   await Promise.all(
     rows.map((adapter, row) =>
-      submit(stack, adapter, promptOf(row, promptTokens, vocabSize), outputTokens, (tokenId) => {
+      request(stack, adapter, promptOf(row, promptTokens, vocabSize), outputTokens, (tokenId) => {
         const now = performance.now();
         const index = tokens[row]!.push(tokenId) - 1;
         steps[index] = Math.max(steps[index]!, now);
@@ -54,7 +54,8 @@ export function decodeRate(times: BatchTimes): number {
   return (times.tokens.length * 1000) / median(times.stepMs);
 }
 
-function submit(
+/** One request through the engine; resolves when it ends. */
+export function request(
   stack: Stack,
   adapter: string | undefined,
   promptTokenIds: Int32Array,

@@ -8,14 +8,18 @@ import path from 'node:path';
 import { adaptersScenario } from './adapters.ts';
 import { buildPrograms, ceilingScenario, measureCeiling } from './ceiling.ts';
 import { coldLoadScenario } from './cold-load.ts';
+import { contextScenario } from './context.ts';
 import { decodeScenario } from './decode.ts';
 import { engineScenario } from './engine.ts';
 import { fleetScenario } from './fleet.ts';
+import { kernelsScenario } from './kernels.ts';
+import { memoryScenario } from './memory.ts';
 import { mixedScenario } from './mixed.ts';
 import { peersScenario } from './peers.ts';
 import { prefillScenario } from './prefill.ts';
 import type { Result } from './result.ts';
 import type { Scenario } from './scenario.ts';
+import { serveScenario } from './serve.ts';
 import { streamsScenario } from './streams.ts';
 import { zipfScenario } from './zipf.ts';
 
@@ -24,6 +28,10 @@ const SCENARIOS: readonly Scenario[] = [
   prefillScenario,
   decodeScenario,
   mixedScenario,
+  contextScenario,
+  kernelsScenario,
+  memoryScenario,
+  serveScenario,
   peersScenario,
   adaptersScenario,
   streamsScenario,

@@ -1,7 +1,7 @@
 /** A model in this process, as scenarios that need no HTTP use it. */
 import { availableParallelism } from 'node:os';
 import { importModel, type ModelConfig } from '../src/importer/index.ts';
-import { ISAS, type Isa } from '../src/native/addon-types.ts';
+import { ISAS, type Isa, type KvDtype } from '../src/native/addon-types.ts';
 import { Stack } from '../test/support/stack.ts';
 import { type BatchShape, type BatchTimes, runBatch } from './batch.ts';
 import { type AdapterSet, CACHE_DIR, prepareAdapters, prepareModel } from './checkpoints.ts';
@@ -35,12 +35,14 @@ export interface Capacity {
   /** Longest request. */
   readonly length: number;
   readonly tokensPerStep?: number;
+  /** Default f32. */
+  readonly kvDtype?: KvDtype;
 }
 
 const BLOCK_SIZE = 16;
 const ADAPTER_BYTES_MAX = 8 * 1024 ** 3;
-/** The cache holds float32 unless a scenario says otherwise. */
-const KV_BYTES = 4;
+/** Bytes of one key or value, its share of scales left out. */
+export const KV_ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, bf16: 2 };
 const FORMATS: readonly WeightFormat[] = ['float32'];
 
 /** Reads `--weights`. */
@@ -49,6 +51,16 @@ export function formatsOf(list: string): WeightFormat[] {
     const format = FORMATS.find((known) => known === name);
     if (format === undefined) throw new Error(`--weights ${name}: known are ${FORMATS.join(', ')}`);
     return format;
+  });
+}
+
+/** Reads `--kv`. */
+export function kvDtypesOf(list: string): KvDtype[] {
+  const known = Object.keys(KV_ELEMENT_BYTES) as KvDtype[];
+  return list.split(',').map((name) => {
+    const dtype = known.find((candidate) => candidate === name);
+    if (dtype === undefined) throw new Error(`--kv ${name}: known are ${known.join(', ')}`);
+    return dtype;
   });
 }
 
@@ -67,6 +79,7 @@ export class BenchModel {
   readonly dir: string;
   /** Bytes of weights that every step reads. */
   readonly weightBytes: number;
+  readonly kvDtype: KvDtype;
   readonly kvBytesPerToken: number;
   readonly #cacheDir: string;
 
@@ -74,6 +87,7 @@ export class BenchModel {
     format: WeightFormat,
     config: ModelConfig,
     stack: Stack,
+    kvDtype: KvDtype,
     dirs: { model: string; cache: string },
   ) {
     this.format = format;
@@ -82,7 +96,8 @@ export class BenchModel {
     this.dir = dirs.model;
     this.#cacheDir = dirs.cache;
     this.weightBytes = weightBytes(config, format);
-    this.kvBytesPerToken = kvBytes(config, KV_BYTES);
+    this.kvDtype = kvDtype;
+    this.kvBytesPerToken = kvBytes(config, KV_ELEMENT_BYTES[kvDtype]);
   }
 
   static async open(
@@ -93,10 +108,12 @@ export class BenchModel {
     const modelDir = await prepareModel(options.model, options.dir);
     const { metadata } = await importModel(modelDir);
     const isa = isaOf(options.isa);
+    const kvDtype = capacity.kvDtype ?? 'f32';
     const stack = await Stack.open(modelDir, {
       maxSlots: capacity.slots,
       maxAdapterBytes: ADAPTER_BYTES_MAX,
       threads: options.threads,
+      kvDtype,
       ...(isa === undefined ? {} : { isa }),
       // Every turn computes everything itself.
       engine: {
@@ -108,7 +125,10 @@ export class BenchModel {
           : { maxTokensPerStep: capacity.tokensPerStep }),
       },
     });
-    return new BenchModel(format, metadata.config, stack, { model: modelDir, cache: options.dir });
+    return new BenchModel(format, metadata.config, stack, kvDtype, {
+      model: modelDir,
+      cache: options.dir,
+    });
   }
 
   /** Makes adapters known to the stack; gives their names and ranks. */

@@ -242,12 +242,12 @@ async function smallModel(model: string, cache: string): Promise<string> {
   });
 }
 
-interface Equality {
+type Equality = {
   readonly name: string;
   readonly base: number;
   readonly adapter: number;
   readonly tokens: number;
-}
+};
 
 /**
  * Whether both compute the same function: greedy tokens in float32 of a small checkpoint of the same

@@ -32,7 +32,7 @@ export const MeasurementSchema = Type.Object(
   },
   { additionalProperties: true },
 );
-export type Measurement = Static<typeof MeasurementSchema>;
+export type Measurement = Static<typeof MeasurementSchema> & { readonly [figure: string]: unknown };
 
 export const ResultSchema = Type.Object({
   scenario: Type.String(),

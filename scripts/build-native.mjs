@@ -180,7 +180,7 @@ async function main() {
     }
     if (flags.has('--bench')) {
       requireTools();
-      await compile(['loramux_ceiling', 'loramux_kernel_bench']);
+      await compile(['loramux_ceiling', 'loramux_kernel_bench', 'loramux_packed_bench']);
     }
   });
   if (flags.has('--run')) await run(path.join(build, 'loramux_kernel_tests'), []);
