@@ -14,7 +14,7 @@ import { kvBytes } from './work.ts';
 
 const OPTIONS = {
   ...MODEL_OPTIONS,
-  kv: { type: 'string', default: 'f32,bf16' },
+  kv: { type: 'string', default: 'f32,bf16,int8' },
   context: numberOption(16_384),
   sequences: numberOption(1),
   /** Steps of one turn. */
@@ -22,6 +22,7 @@ const OPTIONS = {
   rounds: numberOption(5),
 } as const;
 
+const capital = (name: string) => name[0]!.toUpperCase() + name.slice(1);
 const SHORT_CONTEXT = 16;
 const BLOCK_SIZE = 16;
 
@@ -75,7 +76,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
     const ratios: Record<string, number> = {};
     const [first, last] = [dtypes[0]!, dtypes.at(-1)!];
     if (first !== last) {
-      ratios[`${last}AttentionSpeedupOver_${first}`] = attention(first) / attention(last);
+      ratios[`${last}AttentionOver${capital(first)}`] = attention(first) / attention(last);
     }
     for (const { kvDtype, config } of models) {
       const bytes = kvBytes(config, KV_ELEMENT_BYTES[kvDtype]) * values.context * values.sequences;

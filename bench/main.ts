@@ -5,13 +5,17 @@
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { accuracyScenario } from './accuracy.ts';
 import { adaptersScenario } from './adapters.ts';
+import { barsScenario } from './bars.ts';
 import { buildPrograms, ceilingScenario, measureCeiling } from './ceiling.ts';
+import { checksScenario } from './checks.ts';
 import { coldLoadScenario } from './cold-load.ts';
 import { contextScenario } from './context.ts';
 import { decodeScenario } from './decode.ts';
 import { engineScenario } from './engine.ts';
 import { fleetScenario } from './fleet.ts';
+import { invarianceScenario } from './invariance.ts';
 import { kernelsScenario } from './kernels.ts';
 import { memoryScenario } from './memory.ts';
 import { mixedScenario } from './mixed.ts';
@@ -33,6 +37,10 @@ const SCENARIOS: readonly Scenario[] = [
   memoryScenario,
   serveScenario,
   peersScenario,
+  accuracyScenario,
+  invarianceScenario,
+  checksScenario,
+  barsScenario,
   adaptersScenario,
   streamsScenario,
   engineScenario,

@@ -42,7 +42,7 @@ export interface Capacity {
 const BLOCK_SIZE = 16;
 const ADAPTER_BYTES_MAX = 8 * 1024 ** 3;
 /** Bytes of one key or value, its share of scales left out. */
-export const KV_ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, bf16: 2 };
+export const KV_ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, bf16: 2, int8: 1 };
 const FORMATS: readonly WeightFormat[] = ['float32'];
 
 /** Reads `--weights`. */

@@ -3,13 +3,11 @@
  * int4 weights, vLLM's CPU build and PEFT with bfloat16 (PEFT with float32 too). Equal shapes, equal
  * random weights, equal threads, adapters of rank 16 on q, k, v and o.
  */
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type SynthAdapter, synthesizeModel } from '../src/importer/index.ts';
+import type { SynthAdapter } from '../src/importer/index.ts';
 import { decodeRate, promptOf } from './batch.ts';
 import { Ceiling } from './ceiling.ts';
-import { cached, prepareAdapters, prepareModel } from './checkpoints.ts';
+import { prepareAdapters, prepareModel } from './checkpoints.ts';
 import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
 import { BenchModel, formatsOf, MODEL_OPTIONS } from './model.ts';
 import {
@@ -23,6 +21,7 @@ import {
 import { barChart } from './plot.ts';
 import type { Measurement } from './result.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
+import { smallModel } from './small-model.ts';
 import { pairedRatio } from './statistics.ts';
 import { arithmeticCeiling, promptOps, type WeightFormat, weightBytes } from './work.ts';
 
@@ -224,22 +223,6 @@ function bars(all: Readonly<Record<string, number>>, values: Values): Record<str
   };
   const found = Object.entries(pairs).filter(([, pair]) => all[pair] !== undefined);
   return Object.fromEntries(found.map(([name, pair]) => [name, all[pair]!]));
-}
-
-/** A checkpoint of the model's family and ways, small enough for float32 in a moment. */
-async function smallModel(model: string, cache: string): Promise<string> {
-  const source = await prepareModel(model, cache);
-  return cached(path.join(cache, `${path.basename(source)}-small`), async (work) => {
-    const json = JSON.parse(await readFile(path.join(source, 'config.json'), 'utf8')) as Record<
-      string,
-      unknown
-    >;
-    const shape = `${work}.json`;
-    await mkdir(path.dirname(shape), { recursive: true });
-    await writeFile(shape, JSON.stringify({ ...json, num_hidden_layers: 2, vocab_size: 2048 }));
-    await synthesizeModel(shape, work, { dtype: 'BF16' });
-    await rm(shape);
-  });
 }
 
 type Equality = {

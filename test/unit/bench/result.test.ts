@@ -125,3 +125,67 @@ describe('the command', () => {
     expect(unknown.stderr).toContain('no scenario is called no-such-scenario');
   });
 });
+
+describe('bars', () => {
+  it('name one ratio each, of a command that exists', () => {
+    const ratios = BARS.map(({ ratio }) => ratio);
+    expect(new Set(ratios).size).toBe(ratios.length);
+    for (const { command } of BARS) expect(Object.keys(COMMANDS)).toContain(command);
+  });
+
+  it('are met from the bar on, or up to it', () => {
+    const least = { what: 'a', command: 'mixed', ratio: 'a', bar: 0.85 };
+    const most = { ...least, atMost: true } as const;
+    expect(judge(least, 0.85).verdict).toBe('met');
+    expect(judge(least, 0.84).verdict).toBe('missed');
+    expect(judge(most, 0.84).verdict).toBe('met');
+    expect(judge(most, 0.86).verdict).toBe('missed');
+    expect(judge(least, undefined).verdict).toBe('not measured');
+  });
+});
+
+describe('what native programs print', () => {
+  it('is read line by line', () => {
+    expect(
+      parsePackedLine(
+        'int8 n 2048 k 2048 group 0         rows 16   amx               90.6 us   46.38 GB/s  0.61 of reading   1481.1 GOPS',
+      ),
+    ).toEqual({
+      name: 'int8 n 2048 k 2048 group 0 rows 16',
+      isa: 'amx',
+      us: 90.6,
+      readGBs: 46.38,
+      ofReading: 0.61,
+      gops: 1481.1,
+    });
+    expect(parsePackedLine('amx          WRONG: error 1')).toBeUndefined();
+    expect(countsOf('x\n12 passed, 0 failed\n')).toEqual({ passed: 12, failed: 0 });
+    expect(() => countsOf('nothing')).toThrow();
+  });
+});
+
+describe('packets made by hand', () => {
+  it('give each sequence blocks of its own and its last token a slot', () => {
+    const packet = decodePacket([17, 3], 16);
+    expect([...packet.blockTables]).toEqual([0, 1, 2, -1]);
+    expect([...packet.slotMapping]).toEqual([16, 34]);
+    expect([...packet.positions]).toEqual([16, 2]);
+    expect([...packet.logitRows]).toEqual([0, 1]);
+  });
+
+  it('put chunks of prompts beside decode tokens', () => {
+    const packet = stepPacket(
+      [
+        { tokens: [7, 8, 9], start: 15, firstBlock: 4 },
+        { tokens: [5], start: 0, firstBlock: 1 },
+      ],
+      16,
+    );
+    expect(packet.numTokens).toBe(4);
+    expect([...packet.queryStart]).toEqual([0, 3, 4]);
+    expect([...packet.slotMapping]).toEqual([79, 80, 81, 16]);
+    expect([...packet.contextLens]).toEqual([18, 1]);
+    expect([...packet.logitRows]).toEqual([2, 3]);
+    expect([...packet.blockTables]).toEqual([4, 5, 1, -1]);
+  });
+});
