@@ -6,11 +6,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { ROOT } from '../scripts/process.ts';
+import { locateOrtLibrary } from '../src/native/locate.ts';
 import { Ceiling } from './ceiling.ts';
-import { CACHE_DIR } from './checkpoints.ts';
-import { PeerProcess } from './peers/peer-process.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { median, pairedRatio } from './statistics.ts';
 
@@ -25,15 +23,12 @@ const OPTIONS = {
   rounds: numberOption(5),
   /** Names of kernel cases that run besides; empty: none. */
   filter: { type: 'string', default: 'rank 16' },
-  dir: { type: 'string', default: CACHE_DIR },
 } as const;
 
 type Values = ReturnType<typeof parse<typeof OPTIONS>>;
 
 const PACKED = path.join(ROOT, 'build', 'loramux_packed_bench');
 const KERNELS = path.join(ROOT, 'build', 'loramux_kernel_bench');
-/** Products of one chain: 134 MB of int4 weights at 2,048. */
-const LAYERS = 64;
 const ORT_ROWS = 16;
 const SHORT_SECONDS = 0.1;
 
@@ -83,29 +78,21 @@ async function packedLines(values: Values, extra: readonly string[]): Promise<Pa
 
 /** Microseconds of one int4 product of 16 rows, ours and ONNX Runtime's, in turn. */
 async function againstOrt(values: Values): Promise<{ ours: number[]; theirs: number[] }> {
-  const child = fileURLToPath(new URL('peers/ort-child.ts', import.meta.url));
-  const ort = new PeerProcess(process.execPath, ['--import', 'tsx', child], process.env);
-  const { size, group, threads } = values;
   const ours: number[] = [];
   const theirs: number[] = [];
-  try {
-    const folder = path.join(values.dir, 'ort-chain');
-    await ort.ask({ op: 'load', folder, size, layers: LAYERS, group, threads });
-    for (let round = -1; round < values.rounds; round++) {
-      const { ms } = await ort.ask({ op: 'time', rows: ORT_ROWS, runs: 5 });
-      const format = ['--format', 'int4', '--group', String(group)];
-      const which = ['--rows', String(ORT_ROWS), '--isa', values.isa];
-      const mine = await packedLines(values, [...format, ...which]);
-      const found = mine.find(({ isa }) => isa === values.isa);
-      if (found === undefined) throw new Error(`${values.isa} was not timed`);
-      if (round < 0) continue;
-      theirs.push((median(ms as number[]) * 1000) / LAYERS);
-      ours.push(found.us);
-    }
-    return { ours, theirs };
-  } finally {
-    await ort.close();
+  const format = ['--format', 'int4', '--group', String(values.group), '--rows', String(ORT_ROWS)];
+  for (let round = 0; round < values.rounds; round++) {
+    const both = ['--isa', values.isa, '--ort', locateOrtLibrary()];
+    const timed = await packedLines(values, [...format, ...both]);
+    const us = (name: string) => {
+      const found = timed.find(({ isa }) => isa === name);
+      if (found === undefined) throw new Error(`${name} was not timed`);
+      return found.us;
+    };
+    ours.push(us(values.isa));
+    theirs.push(us('onnxruntime'));
   }
+  return { ours, theirs };
 }
 
 async function run(args: readonly string[]): Promise<ScenarioResult> {

@@ -1,6 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { Value } from 'typebox/value';
 import { describe, expect, it } from 'vitest';
+import { BARS, COMMANDS, judge } from '../../../bench/bars.ts';
+import { countsOf } from '../../../bench/checks.ts';
+import { parsePackedLine } from '../../../bench/kernels.ts';
+import { decodePacket, stepPacket } from '../../../bench/packet.ts';
 import { barChart, digits, lineChart } from '../../../bench/plot.ts';
 import { ResultSchema } from '../../../bench/result.ts';
 import { numberOption, parse } from '../../../bench/scenario.ts';
