@@ -276,6 +276,16 @@ export const ERRORS = {
     'server_error',
     'The checkpoint lacks a tensor or a tensor has the wrong shape.',
   ),
+  model_quantization_unsupported: e(
+    500,
+    'server_error',
+    'The checkpoint was quantized in a way that is not supported.',
+  ),
+  model_import_required: e(
+    500,
+    'server_error',
+    'The model must be imported (loramux import) before it can be served.',
+  ),
   tokenizer_invalid: e(500, 'server_error', 'tokenizer.json is missing or cannot be read.'),
   config_invalid: e(
     500,

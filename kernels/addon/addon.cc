@@ -1,4 +1,4 @@
-// The addon's exports: probe, createSession, and the session object. Types: addon-types.ts.
+// The addon's exports: probe, createSession, packWeights, packLevels, and the session object. Types: addon-types.ts.
 #include <napi.h>
 
 #include <cstdlib>
@@ -9,6 +9,7 @@
 #include "addon/errors.h"
 #include "addon/js_values.h"
 #include "addon/machine.h"
+#include "addon/pack_weights.h"
 #include "addon/session_host.h"
 #include "ort/ort_library.h"
 
@@ -247,6 +248,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(data.release());
   exports.Set("probe", Napi::Function::New(env, Probe, "probe"));
   exports.Set("createSession", Napi::Function::New(env, CreateSession, "createSession"));
+  exports.Set("packWeights", Napi::Function::New(env, PackWeights, "packWeights"));
+  exports.Set("packLevels", Napi::Function::New(env, PackLevels, "packLevels"));
   exports.Set("closeAllNow", Napi::Function::New(env, CloseAllNow, "closeAllNow"));
   return exports;
 }

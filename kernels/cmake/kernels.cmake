@@ -16,6 +16,7 @@ add_library(loramux_kernels STATIC
   ${_kernels}/cpu/isa_scalar.cc
   ${_kernels}/cpu/lora/lora_weights.cc
   ${_kernels}/cpu/lora/segmented_lora.cc
+  ${_kernels}/cpu/packed/checkpoint_levels.cc
   ${_kernels}/cpu/packed/dispatch.cc
   ${_kernels}/cpu/packed/pack.cc
   ${_kernels}/cpu/packed/packed_linear.cc

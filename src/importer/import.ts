@@ -1,29 +1,41 @@
 /** A Hugging Face directory -> ONNX graph in memory. Nothing is written. */
 import { join, resolve } from 'node:path';
 import { LoramuxError } from '../errors.ts';
-import { LORA_MODULES, type NativeModel } from '../native/addon-types.ts';
+import { LORA_MODULES, type NativeModel, PACKED_FORMATS } from '../native/addon-types.ts';
 import { type Checkpoint, externalDataLayout, openCheckpoint, weightDigest } from './checkpoint.ts';
 import { parseModelConfig, readSpecialTokens } from './config.ts';
-import { buildGraph, type QuantizedActivations } from './graph.ts';
+import { buildFloatGraph } from './graph.ts';
 import type { JsonObject } from './json.ts';
 import { readJsonFile } from './json-file.ts';
 import { describeModules, moduleShape } from './modules.ts';
-import type { ImportedModel, ModelConfig } from './types.ts';
+import { buildPackedGraph } from './packed-graph.ts';
+import { choosePacking } from './packing/format.ts';
+import type { ImportedModel, ModelConfig, Packing } from './types.ts';
 import { checkWeights } from './weights.ts';
 
 export const CONFIG_FILE = 'config.json';
 export const GENERATION_CONFIG_FILE = 'generation_config.json';
 
+/** How the weights are used: `auto` decides by the checkpoint. */
+export const WEIGHTS_MODES = ['auto', 'float32', ...PACKED_FORMATS] as const;
+export type WeightsMode = (typeof WEIGHTS_MODES)[number];
+
 export interface ImportOptions {
-  /** For quantized checkpoints; default int8. */
-  quantizedActivations?: QuantizedActivations;
+  /**
+   * Default `auto`: the format of a packed directory; else bf16 when most bytes of the weights are
+   * BF16, float32 otherwise. Packed formats of other checkpoints are packed when the session is
+   * made; nothing is written.
+   */
+  weights?: WeightsMode | undefined;
+  /** Inputs per weight scale of int8 and int4, as PackingOptions has it. */
+  weightsGroupSize?: number | undefined;
 }
 
 /**
  * Reads and checks a checkpoint and builds its graph; weights stay in their files.
  * @param dir a directory with config.json and safetensors weights, as transformers writes it.
  * @throws LoramuxError model_config_unsupported, model_weights_invalid, safetensors_invalid,
- *   safetensors_dtype_unsupported
+ *   safetensors_dtype_unsupported, model_import_required, config_invalid (options)
  */
 export async function importModel(
   dir: string,
@@ -32,24 +44,62 @@ export async function importModel(
   const source = await openModel(dir);
   const { checkpoint, config } = source;
   const layout = externalDataLayout(checkpoint);
-  const modelBytes = buildGraph({
-    config,
-    tensors: checkpoint.tensors,
-    location: layout.location,
-    quantizedActivations: options.quantizedActivations ?? 'int8',
-  });
+  const dtype = mainDtype(checkpoint);
+  const packing = resolvePacking(checkpoint.dir, config, dtype, options);
+  const graph = { config, tensors: checkpoint.tensors, location: layout.location };
+  const modelBytes =
+    packing === undefined ? buildFloatGraph(graph) : buildPackedGraph(graph, packing);
   return {
     dir: checkpoint.dir,
-    native: nativeModel(config, modelBytes, layout.dir),
+    native: nativeModel(config, modelBytes, layout.dir, packing !== undefined),
     metadata: {
       config,
       ...readSpecialTokens(source.configJson, source.generationConfig, config.vocabSize),
       weightDigest: await weightDigest(checkpoint, source.configBytes),
       modules: describeModules(config),
       weightBytes: checkpoint.weightBytes,
-      dtype: mainDtype(checkpoint),
+      dtype,
+      weights: packing?.linears.format ?? 'float32',
     },
   };
+}
+
+/** How the linear layers are packed; undefined for the float32 graph. */
+function resolvePacking(
+  dir: string,
+  config: ModelConfig,
+  dtype: string,
+  { weights = 'auto', weightsGroupSize: groupSize }: ImportOptions,
+): Packing | undefined {
+  const { quantization } = config;
+  if (quantization?.method === 'loramux') {
+    const { linears } = quantization;
+    if (
+      (weights !== 'auto' && weights !== linears.format) ||
+      (groupSize !== undefined && groupSize !== linears.groupSize)
+    ) {
+      throw new LoramuxError(
+        'config_invalid',
+        `${dir} holds weights packed as ${linears.format} with group size ${linears.groupSize}; ` +
+          `they cannot be used as ${weights}${groupSize === undefined ? '' : ` with group size ${groupSize}`}.`,
+      );
+    }
+    return quantization;
+  }
+  if (quantization !== undefined) {
+    const method = quantization.method.toUpperCase();
+    throw new LoramuxError(
+      'model_import_required',
+      `${dir} is a ${method} checkpoint. Pack it once and serve the result: ` +
+        `loramux import ${dir} --out FOLDER`,
+    );
+  }
+  const kind = weights !== 'auto' ? weights : dtype === 'BF16' ? 'bf16' : 'float32';
+  if (kind === 'float32') {
+    if (groupSize === undefined) return undefined;
+    throw new LoramuxError('config_invalid', 'float32 weights have no group size.');
+  }
+  return choosePacking(kind, { groupSize });
 }
 
 /** A checkpoint whose config and headers were read and agree. */
@@ -98,6 +148,7 @@ function nativeModel(
   config: ModelConfig,
   modelBytes: Uint8Array,
   externalDataDir: string,
+  packedWeights: boolean,
 ): NativeModel {
   return {
     modelBytes,
@@ -110,6 +161,7 @@ function nativeModel(
     vocabSize: config.vocabSize,
     moduleShapes: Int32Array.from(LORA_MODULES.flatMap((module) => moduleShape(config, module))),
     rope: config.rope,
+    packedWeights,
   };
 }
 

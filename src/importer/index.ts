@@ -7,9 +7,15 @@ export {
 } from './accuracy/formats.ts';
 export { countPositions, type FormatAccuracy, measureAccuracy } from './accuracy/measure.ts';
 export { readSequences, type TextSequence } from './accuracy/texts.ts';
-export { type ImportOptions, importModel, openConfig } from './import.ts';
+export {
+  type ImportOptions,
+  importModel,
+  openConfig,
+  WEIGHTS_MODES,
+  type WeightsMode,
+} from './import.ts';
 export { describeModules, modulePath, moduleShape } from './modules.ts';
-export { type QuantizeOptions, type QuantizeResult, quantizeModel } from './quantize/quantize.ts';
+export { type PackModelOptions, type PackModelResult, packModel } from './packing/pack-model.ts';
 export {
   parseSafetensorsHeader,
   readSafetensorsHeader,

@@ -1,5 +1,5 @@
 /** Types of the importer that the rest of the server sees. */
-import type { NativeModel, RopeParameters } from '../native/addon-types.ts';
+import type { NativeModel, PackedFormat, RopeParameters } from '../native/addon-types.ts';
 
 export type ModelFamily = 'llama' | 'mistral' | 'qwen2' | 'qwen3';
 
@@ -28,21 +28,46 @@ export interface ModelConfig {
   /** Per layer: attention window in tokens, 0 is the whole context. */
   slidingWindows: number[];
   rope: RopeParameters;
-  quantization: QuantizationConfig | undefined;
+  quantization: PackedDirectory | CheckpointQuantization | undefined;
 }
 
-/** Block-wise weight quantization of the linear layers (ONNX MatMulNBits). */
-export interface QuantizationConfig {
-  bits: 4 | 8;
-  /** Input features that share one scale. */
+/** How a linear layer's weights are packed. */
+export interface PackedSpec {
+  format: PackedFormat;
+  /** Input features that share one scale; 0: one scale per output. */
   groupSize: number;
-  /** Zero point fixed at the middle of the range. */
-  symmetric: boolean;
-  /** Whether lm_head is quantized too. */
-  lmHead: boolean;
+  /** int4: each group has a zero point of its own. */
+  zeroPoints: boolean;
+}
+
+/** How all linear layers of a model are packed. */
+export interface Packing {
+  /** The seven of each layer. */
+  linears: PackedSpec;
+  lmHead: PackedSpec;
+}
+
+/** The `quantization_config` of a directory that the importer wrote. */
+export interface PackedDirectory extends Packing {
+  method: 'loramux';
   /** Digest of the checkpoint it was made from. */
   sourceDigest: string;
 }
+
+/** The `quantization_config` of a checkpoint that GPTQ or AWQ tools wrote. */
+export interface CheckpointQuantization {
+  method: 'gptq' | 'awq';
+  bits: 4 | 8;
+  /** Input features that share one scale; undefined: all of them. */
+  groupSize: number | undefined;
+  /** Zero points are the middle of the range. */
+  symmetric: boolean;
+  /** Added to zero points as stored. */
+  zeroOffset: 0 | 1;
+}
+
+/** What the weights are computed with: float32, or a packed format. */
+export type WeightsKind = 'float32' | PackedFormat;
 
 /** One entry of the Hugging Face model's `named_modules()`, in that order. */
 export interface ModuleDescription {
@@ -71,8 +96,10 @@ export interface ModelMetadata {
   modules: ModuleDescription[];
   /** Bytes of the weight files. */
   weightBytes: number;
-  /** Stored element type of most weights, e.g. BF16. */
+  /** Stored element type of most weights, e.g. BF16; U8 where they are packed. */
   dtype: string;
+  /** What the graph computes the layers' products with. */
+  weights: WeightsKind;
 }
 
 /** A checkpoint as a graph in memory; weights stay in the files they came in. */

@@ -3,8 +3,9 @@ import { LoramuxError } from '../errors.ts';
 import { LORA_MODULES } from '../native/addon-types.ts';
 import type { Checkpoint } from './checkpoint.ts';
 import { modulePath, moduleShape } from './modules.ts';
+import { packedBytes, packedShape } from './packing/format.ts';
 import type { SafetensorsDtype } from './safetensors/header.ts';
-import type { ModelConfig, QuantizationConfig } from './types.ts';
+import type { CheckpointQuantization, ModelConfig, PackedSpec } from './types.ts';
 
 export const EMBEDDING = 'model.embed_tokens.weight';
 export const FINAL_NORM = 'model.norm.weight';
@@ -21,6 +22,8 @@ export interface ExpectedTensor {
   name: string;
   shape: readonly number[];
   dtypes: readonly SafetensorsDtype[];
+  /** May be absent. */
+  optional?: true;
 }
 
 /** A linear layer of the model. */
@@ -56,28 +59,45 @@ export function lmHeadLinear(config: ModelConfig): LinearSpec {
   };
 }
 
-/** Tensor names and shapes of a block-quantized linear layer (MatMulNBits). */
-export function quantizedTensors(
-  linear: LinearSpec,
-  quantization: QuantizationConfig,
+/** Name of the blob of a packed linear layer. */
+export function packedName(path: string): string {
+  return `${path}.packed`;
+}
+
+/** The blob of a packed linear layer. */
+export function packedTensor(linear: LinearSpec, spec: PackedSpec): ExpectedTensor {
+  return {
+    name: packedName(linear.path),
+    shape: [packedBytes(packedShape(spec, linear))],
+    dtypes: ['U8'],
+  };
+}
+
+/** Tensors of a linear layer of a GPTQ or AWQ checkpoint; layouts: checkpoint_levels.h. */
+export function levelTensors(
+  { path, inFeatures, outFeatures, bias }: LinearSpec,
+  { method, bits, groupSize = inFeatures }: CheckpointQuantization,
 ): ExpectedTensor[] {
-  const { bits, groupSize, symmetric } = quantization;
-  const blocks = Math.ceil(linear.inFeatures / groupSize);
-  const rows = linear.outFeatures;
+  const groups = Math.ceil(inFeatures / groupSize);
+  const words = (features: number): number => (features * bits) / 32;
+  const levels =
+    method === 'gptq' ? [words(inFeatures), outFeatures] : [inFeatures, words(outFeatures)];
   const tensors: ExpectedTensor[] = [
-    {
-      name: `${linear.path}.qweight`,
-      shape: [rows, blocks, (groupSize * bits) / 8],
-      dtypes: ['U8'],
-    },
-    { name: `${linear.path}.scales`, shape: [rows, blocks], dtypes: ['F32'] },
+    { name: `${path}.qweight`, shape: levels, dtypes: ['I32'] },
+    { name: `${path}.qzeros`, shape: [groups, words(outFeatures)], dtypes: ['I32'] },
+    { name: `${path}.scales`, shape: [groups, outFeatures], dtypes: FLOAT_DTYPES },
   ];
-  if (!symmetric) {
-    tensors.push({
-      name: `${linear.path}.zero_points`,
-      shape: [rows, Math.ceil((blocks * bits) / 8)],
-      dtypes: ['U8'],
-    });
+  if (method === 'gptq') {
+    tensors.push({ name: `${path}.g_idx`, shape: [inFeatures], dtypes: ['I32'], optional: true });
+    // Older tools gave every layer a bias; where the model has none it is zeros.
+    if (!bias) {
+      tensors.push({
+        name: `${path}.bias`,
+        shape: [outFeatures],
+        dtypes: FLOAT_DTYPES,
+        optional: true,
+      });
+    }
   }
   return tensors;
 }
@@ -87,9 +107,18 @@ export function hasOwnLmHead(
   config: ModelConfig,
   tensors: { has(name: string): boolean },
 ): boolean {
-  if (config.quantization?.lmHead === true) return true;
+  if (config.quantization?.method === 'loramux') return true;
   // A tied checkpoint that stores lm_head all the same: what it stores rules, as in transformers 5.
-  return !config.tieWordEmbeddings || tensors.has(`${LM_HEAD}.weight`);
+  return !config.tieWordEmbeddings || hasFloatLmHead(tensors) || hasQuantizedLmHead(tensors);
+}
+
+function hasFloatLmHead(tensors: { has(name: string): boolean }): boolean {
+  return tensors.has(`${LM_HEAD}.weight`);
+}
+
+/** GPTQ tools may quantize the head too. */
+export function hasQuantizedLmHead(tensors: { has(name: string): boolean }): boolean {
+  return tensors.has(`${LM_HEAD}.qweight`);
 }
 
 /** Every tensor the model needs. */
@@ -103,16 +132,21 @@ export function expectedTensors(
     shape,
     dtypes: FLOAT_DTYPES,
   });
-  const linear = (spec: LinearSpec, quantized: boolean): ExpectedTensor[] => {
-    const list =
-      quantized && quantization !== undefined
-        ? quantizedTensors(spec, quantization)
-        : [float(`${spec.path}.weight`, [spec.outFeatures, spec.inFeatures])];
+  const linear = (spec: LinearSpec): ExpectedTensor[] => {
+    const list: ExpectedTensor[] = [];
+    const isHead = spec.path === LM_HEAD;
+    if (quantization?.method === 'loramux') {
+      list.push(packedTensor(spec, isHead ? quantization.lmHead : quantization.linears));
+    } else if (quantization !== undefined && (!isHead || hasQuantizedLmHead(tensors))) {
+      list.push(...levelTensors(spec, quantization));
+    } else {
+      list.push(float(`${spec.path}.weight`, [spec.outFeatures, spec.inFeatures]));
+    }
     if (spec.bias) list.push(float(`${spec.path}.bias`, [spec.outFeatures]));
     return list;
   };
   const expected: ExpectedTensor[] = [float(EMBEDDING, [config.vocabSize, hiddenSize])];
-  for (const spec of adaptableLinears(config)) expected.push(...linear(spec, true));
+  for (const spec of adaptableLinears(config)) expected.push(...linear(spec));
   for (let layer = 0; layer < config.numLayers; layer++) {
     const prefix = `model.layers.${layer}`;
     expected.push(float(`${prefix}.input_layernorm.weight`, [hiddenSize]));
@@ -123,9 +157,7 @@ export function expectedTensors(
     }
   }
   expected.push(float(FINAL_NORM, [hiddenSize]));
-  if (hasOwnLmHead(config, tensors)) {
-    expected.push(...linear(lmHeadLinear(config), quantization?.lmHead === true));
-  }
+  if (hasOwnLmHead(config, tensors)) expected.push(...linear(lmHeadLinear(config)));
   return expected;
 }
 
@@ -136,7 +168,9 @@ export function expectedTensors(
 export function checkWeights(config: ModelConfig, checkpoint: Checkpoint): void {
   const { tensors, dir } = checkpoint;
   const expected = expectedTensors(config, tensors);
-  const missing = expected.filter(({ name }) => !tensors.has(name)).map(({ name }) => name);
+  const missing = expected
+    .filter(({ name, optional }) => optional !== true && !tensors.has(name))
+    .map(({ name }) => name);
   if (missing.length > 0) throw invalid(dir, `lacks ${list(missing)}`);
 
   const known = new Set(expected.map(({ name }) => name));
@@ -150,7 +184,8 @@ export function checkWeights(config: ModelConfig, checkpoint: Checkpoint): void 
     );
   }
   for (const { name, shape, dtypes } of expected) {
-    const tensor = tensors.get(name)!;
+    const tensor = tensors.get(name);
+    if (tensor === undefined) continue;
     if (tensor.shape.length !== shape.length || shape.some((d, i) => tensor.shape[i] !== d)) {
       throw invalid(
         dir,

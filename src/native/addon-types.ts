@@ -35,6 +35,70 @@ export const LORA_MODULES = [
 ] as const;
 export type LoraModule = (typeof LORA_MODULES)[number];
 
+/** Formats of packed weights, in the order of their numbers: kernels/include/loramux/packed_linear.h. */
+export const PACKED_FORMATS = ['bf16', 'int8', 'int4'] as const;
+export type PackedFormat = (typeof PACKED_FORMATS)[number];
+
+/** What a blob of packed weights holds: one linear layer. */
+export interface PackedShape {
+  format: PackedFormat;
+  /** Output features. */
+  n: number;
+  /** Input features. */
+  k: number;
+  /** Inputs per weight scale; 0: one scale per output. */
+  group: number;
+  /** int4 only: every group has a zero point of its own. */
+  zeroPoints: boolean;
+}
+
+/** Element type of stored float tensors. */
+export type FloatDtype = 'F32' | 'F16' | 'BF16';
+
+/** Rows of a float weight to be packed. The arrays must stay as they are until it settles. */
+export interface PackWeightsJob {
+  shape: PackedShape;
+  /** uint8: rows [firstRow, firstRow + rows) of the matrix [n, k]. */
+  weights: Uint8Array;
+  dtype: FloatDtype;
+  /** A multiple of 16; so is `rows`, unless the last row is among them. */
+  firstRow: number;
+  rows: number;
+  /** uint8, the whole blob, zeros at first; the panels of these rows are written. */
+  blob: Uint8Array;
+  threads: number;
+}
+
+/**
+ * Levels of a GPTQ or AWQ checkpoint to be packed as they are. Layouts and sizes:
+ * kernels/include/loramux/checkpoint_levels.h. The arrays must stay as they are until it settles.
+ */
+export interface PackLevelsJob {
+  shape: PackedShape;
+  order: 'gptq' | 'awq';
+  bits: 4 | 8;
+  /** Inputs per scale, at least 1. */
+  group: number;
+  /** Added to the stored zero points. */
+  zeroOffset: 0 | 1;
+  qweight: Uint8Array;
+  qzeros: Uint8Array;
+  scales: Uint8Array;
+  scaleDtype: FloatDtype;
+  /** uint8, the whole blob, zeros at first. */
+  blob: Uint8Array;
+  threads: number;
+}
+
+export interface PackResult {
+  /** False: a weight or scale is NaN, infinite or beyond the format; the blob is void. */
+  finite: boolean;
+  /** Levels of -128, which int8 blobs do not hold, that became -127. */
+  clamped: number;
+  /** Zero points off the middle that the shape, having none, left out; the blob is void. */
+  oddZeros: number;
+}
+
 /** Rotary position embedding, as the kernels need it. */
 export interface RopeParameters {
   /** Float32 [rotaryDim / 2]: inverse frequencies after static scaling (linear, llama3). */
@@ -208,7 +272,7 @@ export interface AdapterTensorPair {
   rank: number;
   /** Multiplied into B while loading, or kept beside it where B is bfloat16. */
   scale: number;
-  dtype: 'F32' | 'F16' | 'BF16';
+  dtype: FloatDtype;
   /** Absolute byte offsets in the file: A [rank, in], B [out, rank], row-major. */
   offsetA: number;
   offsetB: number;
@@ -264,6 +328,9 @@ export interface NativeProbe {
 export interface NativeAddon {
   probe(ortLibraryPath: string): NativeProbe;
   createSession(options: NativeSessionOptions): Promise<NativeSession>;
+  /** Packs weights off the JavaScript thread. */
+  packWeights(job: PackWeightsJob): Promise<PackResult>;
+  packLevels(job: PackLevelsJob): Promise<PackResult>;
   /**
    * Ends every session of this thread on the spot, also those still loading: cancels what is in
    * flight and waits for it, blocking. For the end of the process only.

@@ -5,6 +5,8 @@ import { LoramuxError } from '../errors.ts';
 import type { NativeAddon } from './addon-types.ts';
 import { addonCandidates } from './locate.ts';
 
+const EXPORTS = ['probe', 'createSession', 'packWeights', 'packLevels', 'closeAllNow'] as const;
+
 export interface AddonFailure {
   path: string;
   reason: string;
@@ -33,7 +35,7 @@ export function loadAddon(
         closeAtExit(addon);
         return addon;
       }
-      failures.push({ path, reason: 'it does not export probe, createSession and closeAllNow' });
+      failures.push({ path, reason: `it does not export ${EXPORTS.join(', ')}` });
     } catch (error) {
       failures.push({ path, reason: error instanceof Error ? error.message : String(error) });
     }
@@ -55,9 +57,7 @@ function closeAtExit(addon: NativeAddon): void {
 
 function isAddon(value: unknown): value is NativeAddon {
   if (typeof value !== 'object' || value === null) return false;
-  return ['probe', 'createSession', 'closeAllNow'].every(
-    (name) => typeof (value as Record<string, unknown>)[name] === 'function',
-  );
+  return EXPORTS.every((name) => typeof (value as Record<string, unknown>)[name] === 'function');
 }
 
 function explain(failures: readonly AddonFailure[]): string {

@@ -1,5 +1,7 @@
-/** `loramux import`: check a checkpoint, or write quantized weights once. */
-import { Command, Option } from 'commander';
+/** `loramux import`: check a checkpoint, or write packed weights once. */
+import { Command, InvalidArgumentError, Option } from 'commander';
+
+import { PACKED_FORMATS, type PackedFormat } from '../../native/addon-types.ts';
 import {
   type AccuracyFlags,
   accuracyText,
@@ -12,7 +14,10 @@ import { withProgress } from '../progress.ts';
 
 interface ImportFlags extends AccuracyFlags {
   out?: string;
-  quantize?: 'int8' | 'int4';
+  quantize?: PackedFormat;
+  groupSize?: number;
+  zeroPoints?: boolean;
+  lmHead?: 'same' | PackedFormat;
   json?: boolean;
 }
 
@@ -33,60 +38,97 @@ async function check(dir: string) {
     tokens: tokenizer.vocabSize,
     contextLength: config.maxPositionEmbeddings,
     dtype: metadata.dtype,
-    quantization: config.quantization === undefined ? null : `int${config.quantization.bits}`,
+    quantization: config.quantization === undefined ? null : metadata.weights,
     weightBytes: metadata.weightBytes,
     eosTokenIds: metadata.eosTokenIds,
     digest: metadata.weightDigest,
   };
 }
 
-async function quantize(dir: string, flags: ImportFlags) {
-  const { out, quantize: kind } = flags;
-  if (out === undefined || kind === undefined) {
+async function pack(dir: string, flags: ImportFlags) {
+  const { out, quantize: format, groupSize, zeroPoints, lmHead } = flags;
+  if (out === undefined) {
     throw new UsageError(
-      '--quantize and --out go together: quantized weights are written to a folder of their own; ' +
-        'full-precision weights are served from where they are',
+      '--quantize, --group-size, --zero-points and --lm-head need --out: packed weights are ' +
+        'written to a folder of their own; to serve a checkpoint from where it is, import nothing',
     );
   }
-  const { quantizeModel } = await import('../../importer/index.ts');
+  const { packModel } = await import('../../importer/index.ts');
   return withProgress((onProgress) =>
-    quantizeModel(dir, out, { bits: kind === 'int8' ? 8 : 4, onProgress }),
+    packModel(dir, out, { format, groupSize, zeroPoints, lmHead, onProgress }),
   );
+}
+
+function wholeNumber(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.');
+  return Number(text);
+}
+
+function printFacts(facts: Awaited<ReturnType<typeof check>>): void {
+  print(table(Object.entries(facts).map(([key, value]) => [key, String(value)])));
+  print('The model can be served.');
+}
+
+function printResult(result: Awaited<ReturnType<typeof pack>>): void {
+  const { dir, written, packing, sourceBytes, weightBytes, clampedLevels } = result;
+  if (!written) {
+    print(`${dir} holds this packing already`);
+    return;
+  }
+  const { format, groupSize, zeroPoints } = packing.linears;
+  const group = format === 'bf16' ? '' : `, group size ${groupSize}`;
+  const zeros = zeroPoints ? ', zero points' : '';
+  print(`${dir}: ${format}${group}${zeros}, lm_head ${packing.lmHead.format}`);
+  print(`${formatBytes(sourceBytes)} -> ${formatBytes(weightBytes)}`);
+  if (clampedLevels > 0) {
+    print(`${clampedLevels} weights of level -128 became -127, the least that int8 has here`);
+  }
 }
 
 export function importCommand(): Command {
   const command = new Command('import')
-    .description('check a Hugging Face model folder, and quantize it if asked')
+    .description('check a Hugging Face model folder, or pack its weights once for fast serving')
     .argument('<folder>', 'folder with config.json, safetensors weights and tokenizer.json')
-    .option('--out <folder>', 'folder for the quantized model')
-    .addOption(new Option('--quantize <type>', 'write quantized weights').choices(['int8', 'int4']))
+    .option('--out <folder>', 'folder for the packed model')
+    .addOption(
+      new Option(
+        '--quantize <format>',
+        'format of the packed weights; not for GPTQ and AWQ',
+      ).choices(PACKED_FORMATS),
+    )
+    .option(
+      '--group-size <inputs>',
+      'inputs per weight scale, 0 is one scale per output (default: int8 0, int4 64)',
+      wholeNumber,
+    )
+    .option('--zero-points', 'int4 with a zero point in each group')
+    .addOption(
+      new Option('--lm-head <format>', 'format of lm_head (default: bf16 or int8)').choices([
+        'same',
+        ...PACKED_FORMATS,
+      ]),
+    )
     .option('--json', 'print one JSON object');
   return withAccuracyOptions(command).action(async (dir: string, flags: ImportFlags) => {
+    const { out, quantize, groupSize, zeroPoints, lmHead } = flags;
+    const packs = [out, quantize, groupSize, zeroPoints, lmHead].some((flag) => flag !== undefined);
     if (wantsAccuracy(flags)) {
-      if (flags.out !== undefined || flags.quantize !== undefined) {
-        throw new UsageError('--evaluate writes nothing; leave out --out and --quantize');
+      if (packs) {
+        throw new UsageError('--evaluate writes nothing; leave out --out, --quantize and the like');
       }
       const report = await evaluateAccuracy(dir, flags);
       if (flags.json) printJson({ dir, ...report });
       else print(accuracyText(report));
       return;
     }
-    if (flags.out === undefined && flags.quantize === undefined) {
+    if (!packs) {
       const facts = await check(dir);
       if (flags.json) printJson(facts);
-      else {
-        const rows = Object.entries(facts).map(([key, value]) => [key, String(value)]);
-        print(table(rows));
-        print('The model can be served.');
-      }
+      else printFacts(facts);
       return;
     }
-    const result = await quantize(dir, flags);
+    const result = await pack(dir, flags);
     if (flags.json) printJson(result);
-    else if (!result.written) print(`${result.dir} holds this quantization already`);
-    else {
-      const { sourceBytes, weightBytes } = result;
-      print(`${result.dir}: ${formatBytes(sourceBytes)} -> ${formatBytes(weightBytes)}`);
-    }
+    else printResult(result);
   });
 }

@@ -39,7 +39,7 @@ export async function measureAccuracy(
   options: AccuracyOptions,
 ): Promise<FormatAccuracy[]> {
   const { formats, sequences, onProgress } = options;
-  const imported = await importModel(dir);
+  const imported = await importModel(dir, { weights: 'float32' });
   checkLengths(imported, sequences);
   const size = sessionSize(imported, sequences, options.threads ?? availableParallelism());
   const reference = await createNativeSession({ ...size, model: imported.native, kvDtype: 'f32' });
@@ -48,7 +48,7 @@ export async function measureAccuracy(
     for (const [index, format] of formats.entries()) {
       const candidate = await createNativeSession({
         ...size,
-        model: (await importModel(dir)).native,
+        model: (await importModel(dir, { weights: 'float32' })).native,
         kvDtype: format.kvDtype,
       });
       try {

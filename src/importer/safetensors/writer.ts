@@ -9,13 +9,16 @@ export interface TensorSpec {
   shape: readonly number[];
 }
 
-const ALIGNMENT = 8;
+/** Where the data begins unless the caller needs more: what the reference writer does. */
+const DEFAULT_ALIGNMENT = 8;
+const LENGTH_BYTES = 8;
 const MAX_PENDING_BYTES = 8 * 1024 * 1024;
 
-/** Length field and JSON header, padded with spaces so that the data begins on 8 bytes. */
+/** Length field and JSON header, padded with spaces so that the data begins on `alignment` bytes. */
 export function buildSafetensorsHeader(
   tensors: readonly TensorSpec[],
   metadata: Readonly<Record<string, string>> = { format: 'pt' },
+  alignment = DEFAULT_ALIGNMENT,
 ): Buffer {
   const json: Record<string, unknown> = { __metadata__: metadata };
   let offset = 0;
@@ -31,12 +34,12 @@ export function buildSafetensorsHeader(
     offset += bytes;
   }
   let text = JSON.stringify(json);
-  const length = Buffer.byteLength(text);
-  text += ' '.repeat((ALIGNMENT - (length % ALIGNMENT)) % ALIGNMENT);
+  const length = LENGTH_BYTES + Buffer.byteLength(text);
+  text += ' '.repeat((alignment - (length % alignment)) % alignment);
   const body = Buffer.from(text);
-  const header = Buffer.alloc(8 + body.length);
+  const header = Buffer.alloc(LENGTH_BYTES + body.length);
   header.writeBigUInt64LE(BigInt(body.length));
-  body.copy(header, 8);
+  body.copy(header, LENGTH_BYTES);
   return header;
 }
 
@@ -65,8 +68,9 @@ export class SafetensorsWriter {
     path: string,
     tensors: readonly TensorSpec[],
     metadata?: Readonly<Record<string, string>>,
+    alignment?: number,
   ): Promise<SafetensorsWriter> {
-    const header = buildSafetensorsHeader(tensors, metadata);
+    const header = buildSafetensorsHeader(tensors, metadata, alignment);
     const dataBytes = tensors.reduce((sum, t) => sum + tensorBytes(t.dtype, t.shape)!, 0);
     const temporary = `${path}.${process.pid}.partial`;
     const file = await open(temporary, 'w');
@@ -93,7 +97,11 @@ export class SafetensorsWriter {
       return;
     }
     await this.#flush();
-    await this.#file.writeFile(chunk);
+    // writeFile would cut it into small pieces.
+    for (let at = 0; at < chunk.byteLength; ) {
+      const { bytesWritten } = await this.#file.write(chunk, at, chunk.byteLength - at);
+      at += bytesWritten;
+    }
   }
 
   /** Syncs and renames into place. */
