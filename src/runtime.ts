@@ -186,7 +186,8 @@ export async function createRuntime(
   const modelDir = path.resolve(config.model);
   const modelName = config.servedModelName ?? path.basename(modelDir);
   onPhase('reading the model');
-  const imported = await importModel(modelDir);
+  const { weights, weightsGroupSize } = config;
+  const imported = await importModel(modelDir, { weights, weightsGroupSize });
   const tokenizer = await loadTokenizer(modelDir);
   const shape = imported.metadata.config;
   const { numBlocks, maxModelLen } = planKvCache(config, shape);

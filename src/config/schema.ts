@@ -3,6 +3,7 @@
  * environment names and docs/configuration.md all come from it.
  */
 import { type Static, type TSchema, Type } from 'typebox';
+import { WEIGHTS_MODES } from '../importer/types.ts';
 import { ISAS, type Isa, LORA_DTYPES } from '../native/addon-types.ts';
 
 /** Largest limit of any kind: positions, slots and Node's buffers are 31-bit. */
@@ -34,6 +35,18 @@ const MODEL = {
     'Longest prompt plus output, tokens. Default: what the model was trained for, or what the KV ' +
       'cache holds if that is less.',
     1,
+  ),
+  weights: oneOf(
+    "What the model's weights are computed with. auto: the format of an imported folder; else bf16 " +
+      'for bfloat16 checkpoints, float32 for others. Packed formats (bf16, int8, int4) of a ' +
+      'checkpoint are packed at each start; loramux import does it once.',
+    WEIGHTS_MODES,
+    'auto',
+  ),
+  weightsGroupSize: optionalInt(
+    'Inputs per weight scale of int8 and int4: 0 (one scale per output), 32, 64, 128, 256 or a ' +
+      'multiple of 256. Default: int8 0, int4 64.',
+    0,
   ),
 };
 

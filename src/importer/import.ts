@@ -1,7 +1,7 @@
 /** A Hugging Face directory -> ONNX graph in memory. Nothing is written. */
 import { join, resolve } from 'node:path';
 import { LoramuxError } from '../errors.ts';
-import { LORA_MODULES, type NativeModel, PACKED_FORMATS } from '../native/addon-types.ts';
+import { LORA_MODULES, type NativeModel } from '../native/addon-types.ts';
 import { type Checkpoint, externalDataLayout, openCheckpoint, weightDigest } from './checkpoint.ts';
 import { parseModelConfig, readSpecialTokens } from './config.ts';
 import { buildFloatGraph } from './graph.ts';
@@ -10,15 +10,11 @@ import { readJsonFile } from './json-file.ts';
 import { describeModules, moduleShape } from './modules.ts';
 import { buildPackedGraph } from './packed-graph.ts';
 import { choosePacking } from './packing/format.ts';
-import type { ImportedModel, ModelConfig, Packing } from './types.ts';
+import type { ImportedModel, ModelConfig, Packing, WeightsMode } from './types.ts';
 import { checkWeights } from './weights.ts';
 
 export const CONFIG_FILE = 'config.json';
 export const GENERATION_CONFIG_FILE = 'generation_config.json';
-
-/** How the weights are used: `auto` decides by the checkpoint. */
-export const WEIGHTS_MODES = ['auto', 'float32', ...PACKED_FORMATS] as const;
-export type WeightsMode = (typeof WEIGHTS_MODES)[number];
 
 export interface ImportOptions {
   /**
@@ -94,7 +90,7 @@ function resolvePacking(
         `loramux import ${dir} --out FOLDER`,
     );
   }
-  const kind = weights !== 'auto' ? weights : dtype === 'BF16' ? 'bf16' : 'float32';
+  const kind = weights === 'auto' ? 'float32' : weights;
   if (kind === 'float32') {
     if (groupSize === undefined) return undefined;
     throw new LoramuxError('config_invalid', 'float32 weights have no group size.');

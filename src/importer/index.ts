@@ -11,8 +11,6 @@ export {
   type ImportOptions,
   importModel,
   openConfig,
-  WEIGHTS_MODES,
-  type WeightsMode,
 } from './import.ts';
 export { describeModules, modulePath, moduleShape } from './modules.ts';
 export { type PackModelOptions, type PackModelResult, packModel } from './packing/pack-model.ts';

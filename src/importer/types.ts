@@ -1,5 +1,10 @@
 /** Types of the importer that the rest of the server sees. */
-import type { NativeModel, PackedFormat, RopeParameters } from '../native/addon-types.ts';
+import {
+  type NativeModel,
+  PACKED_FORMATS,
+  type PackedFormat,
+  type RopeParameters,
+} from '../native/addon-types.ts';
 
 export type ModelFamily = 'llama' | 'mistral' | 'qwen2' | 'qwen3';
 
@@ -68,6 +73,10 @@ export interface CheckpointQuantization {
 
 /** What the weights are computed with: float32, or a packed format. */
 export type WeightsKind = 'float32' | PackedFormat;
+
+/** What may be asked for; `auto` decides by the checkpoint. */
+export const WEIGHTS_MODES = ['auto', 'float32', ...PACKED_FORMATS] as const;
+export type WeightsMode = (typeof WEIGHTS_MODES)[number];
 
 /** One entry of the Hugging Face model's `named_modules()`, in that order. */
 export interface ModuleDescription {

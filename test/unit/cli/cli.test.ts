@@ -63,6 +63,8 @@ describe('loramux', () => {
     [2, ['adapters'], {}, /config_invalid: a command is missing/],
     [2, ['import', MODEL, '--quantize', 'int3'], {}, /config_invalid: .*int8/],
     [2, ['import', MODEL, '--quantize', 'int8'], {}, /config_invalid: .*--out/],
+    [2, ['import', MODEL, '--group-size', 'x', '--out', 'y'], {}, /config_invalid: .*group-size/],
+    [1, ['import', MODEL, '--out', '/tmp/none'], {}, /config_invalid: .*name the format/],
     [1, ['synth', 'nothing', '/tmp'], {}, /config_invalid: /],
     [2, ['adapters', 'list', '--url', 'ftp://x'], {}, /config_invalid: --url/],
     [2, ['adapters', 'list'], { LORAMUX_URL: 'ftp://x' }, /config_invalid: .*LORAMUX_URL/],
@@ -93,12 +95,26 @@ describe('loramux import', () => {
     });
   });
 
-  it('quantizes once', async () => {
-    const args = ['import', MODEL, '--quantize', 'int8', '--out', path.join(dir, 'int8'), '--json'];
+  it('packs once', async () => {
+    const format = [
+      '--quantize',
+      'int4',
+      '--group-size',
+      '32',
+      '--zero-points',
+      '--lm-head',
+      'same',
+    ];
+    const args = ['import', MODEL, ...format, '--out', path.join(dir, 'int4'), '--json'];
     expect(JSON.parse((await loramux(args)).stdout)).toMatchObject({ written: true });
     expect(JSON.parse((await loramux(args)).stdout)).toMatchObject({ written: false });
-    const checked = await loramux(['import', path.join(dir, 'int8'), '--json']);
-    expect(JSON.parse(checked.stdout)).toMatchObject({ quantization: 'int8' });
+    const checked = await loramux(['import', path.join(dir, 'int4'), '--json']);
+    expect(JSON.parse(checked.stdout)).toMatchObject({ quantization: 'int4' });
+    const text = await loramux(args.slice(0, -1));
+    expect([text.code, text.stdout]).toEqual([
+      0,
+      `${path.join(dir, 'int4')} holds this packing already\n`,
+    ]);
   });
 });
 

@@ -148,7 +148,9 @@ describe('parseModelConfig', () => {
     ['auto_map', { ...llama, auto_map: { AutoModel: 'modeling.X' } }],
     ['pruned_heads', { ...llama, pruned_heads: { 0: [1] } }],
     ['is_encoder_decoder', { ...llama, is_encoder_decoder: true }],
-    ['quantization_config', { ...llama, quantization_config: { quant_method: 'gptq', bits: 4 } }],
+    ['quantization_config', { ...llama, quantization_config: 'int8' }],
+    ['bits', { ...llama, quantization_config: { quant_method: 'gptq', bits: 'four' } }],
+    ['codebook', { ...llama, quantization_config: { quant_method: 'gptq', bits: 4, codebook: 1 } }],
     ['rms_norm_eps', { ...llama, rms_norm_eps: null }],
     ['hidden_size', { ...llama, hidden_size: 65 }],
     ['hidden_size', { ...llama, hidden_size: '64' }],
@@ -163,6 +165,54 @@ describe('parseModelConfig', () => {
     const error = refusal(json);
     expect(error.code).toBe('model_config_unsupported');
     expect(error.message).toContain(`"${key}"`);
+  });
+});
+
+describe('quantization_config', () => {
+  const read = (quantization: JsonObject) =>
+    parseModelConfig({ ...llama, quantization_config: quantization }).quantization;
+  const gptq = { quant_method: 'gptq', bits: 4, group_size: 128 };
+  const awq = { quant_method: 'awq', bits: 4, group_size: 64, version: 'GEMM', zero_point: true };
+
+  it.each([
+    [gptq, { method: 'gptq', bits: 4, groupSize: 128, symmetric: true, zeroOffset: 1 }],
+    [
+      { ...gptq, bits: 8, group_size: -1, desc_act: true, checkpoint_format: 'gptq_v2' },
+      { method: 'gptq', bits: 8, groupSize: undefined, symmetric: true, zeroOffset: 0 },
+    ],
+    [
+      { ...gptq, sym: false, meta: { quantizer: 'x' }, pack_dtype: 'int32', dynamic: null },
+      { method: 'gptq', bits: 4, groupSize: 128, symmetric: false, zeroOffset: 1 },
+    ],
+    [awq, { method: 'awq', bits: 4, groupSize: 64, symmetric: false, zeroOffset: 0 }],
+  ])('%j', (json, expected) => {
+    expect(read(json)).toEqual(expected);
+  });
+
+  it.each([
+    { quant_method: 'compressed-tensors', config_groups: {} },
+    { quant_method: 'bitsandbytes', load_in_4bit: true },
+    { bits: 4 },
+    { ...gptq, bits: 3 },
+    { ...gptq, bits: 8, sym: false },
+    { ...gptq, checkpoint_format: 'marlin' },
+    { ...awq, bits: 8 },
+    { ...awq, version: 'gemv' },
+    { ...awq, zero_point: false },
+  ])('refuses %j', (json) => {
+    const error = refusal({ ...llama, quantization_config: json });
+    expect(error.code).toBe('model_quantization_unsupported');
+  });
+
+  it.each([
+    { ...gptq, dynamic: { '-:lm_head': {} } },
+    { ...gptq, pack_dtype: 'int16' },
+    { ...awq, modules_to_not_convert: ['mlp'] },
+    { quant_method: 'loramux', layout: 2, format: 'int4', group_size: 48, lm_head: {} },
+    { quant_method: 'loramux', layout: 2, format: 'int2', group_size: 64, lm_head: {} },
+  ])('refuses %j', (json) => {
+    const error = refusal({ ...llama, quantization_config: json });
+    expect(error.code).toBe('model_config_unsupported');
   });
 });
 

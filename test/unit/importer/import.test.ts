@@ -147,6 +147,7 @@ describe('importModel', () => {
     for (const dtype of ['F16', 'BF16'] as const) {
       const model = await importModel(
         await checkpoint(`half-${dtype}`, FAMILIES.qwen2!, { dtype }),
+        { weights: 'float32' },
       );
       const graph = decodeModel(model.native.modelBytes);
       // One per tensor, and one for the embedding's rows; the head reuses the embedding's weight.
@@ -186,6 +187,119 @@ describe('importModel', () => {
     const { initializers } = decodeModel(model.native.modelBytes);
     expect(initializers.get('model.norm.weight')!.location).toBe('0123');
     expect(model.native.externalDataDir.endsWith('/blobs')).toBe(true);
+  });
+});
+
+describe('the graph over packed weights', () => {
+  const PACKED = { weights: 'int8', weightsGroupSize: 128 } as const;
+
+  it.each(Object.keys(FAMILIES))('has five nodes a layer: %s', async (family) => {
+    const model = await importModel(
+      await checkpoint(`packed-${family}`, FAMILIES[family]!),
+      PACKED,
+    );
+    expect(model.metadata.weights).toBe('int8');
+    expect(model.native.packedWeights).toBe(true);
+    const graph = decodeModel(model.native.modelBytes);
+    expect(graph.inputs).toEqual(['input_ids', 'logit_rows']);
+    expect(graph.outputs).toEqual(['logits']);
+    expect(graph.nodes.map(({ opType }) => opType)).toEqual([
+      'Gather',
+      ...[0, 1].flatMap(() => [
+        'PackedLinear',
+        'PagedAttention',
+        'PackedLinear',
+        'PackedLinear',
+        'PackedLinear',
+      ]),
+      'Gather',
+      'PackedLinear',
+    ]);
+    const [qkv, o, gateUp, down] = graph.nodes.filter(({ opType }) => opType === 'PackedLinear');
+    const heads = family === 'qwen3' ? 64 : 32;
+    const common = {
+      layer: 0,
+      format: 1,
+      group: 128,
+      zero_points: 0,
+      activation_group: 256,
+      norm_eps: Math.fround(1e-5),
+    };
+    expect([qkv!.attributes, o!.attributes, gateUp!.attributes, down!.attributes]).toEqual([
+      {
+        ...common,
+        module: 0,
+        parts: 3,
+        k: 32,
+        n0: heads,
+        n1: heads / 2,
+        n2: heads / 2,
+        prologue: 1,
+      },
+      { ...common, module: 3, parts: 1, k: heads, n0: 32, n1: 0, n2: 0, prologue: 0 },
+      { ...common, module: 4, parts: 2, k: 32, n0: 48, n1: 48, n2: 0, prologue: 1 },
+      { ...common, module: 6, parts: 1, k: 48, n0: 32, n1: 0, n2: 0, prologue: 2 },
+    ]);
+    const layer = 'model.layers.0';
+    const hidden = 'model.embed_tokens:0';
+    const biases = (...names: string[]): string[] => names.map((name) => `${layer}.${name}.bias`);
+    const qkvBias = biases('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj');
+    expect(qkv!.inputs).toEqual([
+      hidden,
+      '',
+      `${layer}.input_layernorm.weight`,
+      `${layer}.self_attn.q_proj.weight`,
+      `${layer}.self_attn.k_proj.weight`,
+      `${layer}.self_attn.v_proj.weight`,
+      ...(family === 'llama' || family === 'qwen2' ? qkvBias : []),
+    ]);
+    const oBias = family === 'llama' ? ['', '', ...biases('self_attn.o_proj')] : [];
+    const attended = `${layer}.self_attn.attention:0`;
+    expect(o!.inputs).toEqual([attended, hidden, '', `${layer}.self_attn.o_proj.weight`, ...oBias]);
+    expect(gateUp!.inputs.slice(0, 5)).toEqual([
+      o!.outputs[0],
+      '',
+      `${layer}.post_attention_layernorm.weight`,
+      `${layer}.mlp.gate_proj.weight`,
+      `${layer}.mlp.up_proj.weight`,
+    ]);
+    expect(down!.inputs.slice(0, 4)).toEqual([
+      gateUp!.outputs[0],
+      o!.outputs[0],
+      '',
+      `${layer}.mlp.down_proj.weight`,
+    ]);
+    const attention = graph.nodes.find(({ opType }) => opType === 'PagedAttention')!;
+    const norms = ['q_norm', 'k_norm'].map((name) => `${layer}.self_attn.${name}.weight`);
+    expect(attention.inputs).toEqual(
+      family === 'qwen3' ? [qkv!.outputs[0], '', '', ...norms] : [qkv!.outputs[0]],
+    );
+  });
+
+  it('ends with the rows that need logits, norm and head', async () => {
+    for (const [family, weight] of [
+      ['llama', 'lm_head.weight'],
+      ['qwen2', 'model.embed_tokens.weight'],
+    ] as const) {
+      const dir = await checkpoint(`head-${family}`, FAMILIES[family]!);
+      const graph = decodeModel((await importModel(dir, { weights: 'int4' })).native.modelBytes);
+      const head = graph.nodes.at(-1)!;
+      expect(head.inputs).toEqual(['logit_rows_gather:0', '', 'model.norm.weight', weight]);
+      expect(head.outputs).toEqual(['logits']);
+      // int4 layers, an int8 head.
+      const { layer, module, format, group, n0, prologue } = head.attributes;
+      expect([layer, module, format, group, n0, prologue]).toEqual([-1, -1, 1, 0, 300, 1]);
+    }
+  });
+
+  it('is what checkpoints get that ask for it', async () => {
+    const dir = await checkpoint('auto', FAMILIES.llama!, { dtype: 'BF16' });
+    expect((await importModel(dir, { weights: 'bf16' })).metadata.weights).toBe('bf16');
+    expect((await importModel(dir, { weights: 'float32' })).metadata.weights).toBe('float32');
+    const half = await checkpoint('auto-half', FAMILIES.llama!, { dtype: 'F16' });
+    expect((await importModel(half)).metadata.weights).toBe('float32');
+    const refused = importModel(half, { weightsGroupSize: 64 });
+    await expect(refused).rejects.toMatchObject({ code: 'config_invalid' });
   });
 });
 

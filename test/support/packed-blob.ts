@@ -1,0 +1,66 @@
+/** Reads packed blobs back, written apart from the packer: kernels/include/loramux/packed_linear.h. */
+import type { PackedSpec } from '../../src/importer/types.ts';
+
+const COLUMNS = 16;
+
+/** Float32 [rows, inputs] of a blob. */
+export function unpackBlob(
+  blob: Uint8Array,
+  { format, groupSize, zeroPoints }: PackedSpec,
+  rows: number,
+  inputs: number,
+): Float32Array<ArrayBuffer> {
+  const view = new DataView(blob.buffer, blob.byteOffset, blob.byteLength);
+  const panels = Math.ceil(rows / COLUMNS);
+  const depth = Math.ceil(inputs / 64) * 64;
+  const panelBytes = depth * COLUMNS * { bf16: 2, int8: 1, int4: 0.5 }[format];
+  const groups = groupSize === 0 ? 0 : Math.ceil(depth / groupSize);
+  const up = (value: number): number => Math.ceil(value / 64) * 64;
+  const scalesAt = panels * panelBytes;
+  const zerosAt = scalesAt + up(panels * groups * COLUMNS * 2);
+  const columnsAt = zerosAt + (zeroPoints ? up(panels * groups * COLUMNS) : 0);
+
+  const weights = new Float32Array(rows * inputs);
+  for (let row = 0; row < rows; row++) {
+    const panel = Math.floor(row / COLUMNS);
+    const column = row % COLUMNS;
+    for (let i = 0; i < inputs; i++) {
+      const at = row * inputs + i;
+      if (format === 'bf16') {
+        const bits = view.getUint16(
+          panel * panelBytes + ((i >> 1) * COLUMNS + column) * 4 + (i & 1) * 2,
+          true,
+        );
+        weights[at] = new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!;
+        continue;
+      }
+      let level: number;
+      let zero = 0;
+      if (format === 'int8') {
+        level = view.getInt8(panel * panelBytes + ((i >> 2) * COLUMNS + column) * 4 + (i & 3));
+      } else {
+        const byte = blob[panel * panelBytes + ((i >> 3) * COLUMNS + column) * 4 + (i & 3)]!;
+        level = i % 8 < 4 ? byte & 15 : byte >> 4;
+        zero = 8;
+      }
+      let scale = view.getFloat32(columnsAt + row * 4, true);
+      if (groups > 0) {
+        const cell = (panel * groups + Math.floor(i / groupSize)) * COLUMNS + column;
+        scale *= half(view.getUint16(scalesAt + cell * 2, true));
+        if (zeroPoints) zero = view.getInt8(zerosAt + cell);
+      }
+      weights[at] = (level - zero) * scale;
+    }
+  }
+  return weights;
+}
+
+function half(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const mantissa = bits & 1023;
+  if (exponent === 31) return mantissa === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
+  return exponent === 0
+    ? sign * mantissa * 2 ** -24
+    : sign * (1024 + mantissa) * 2 ** (exponent - 25);
+}

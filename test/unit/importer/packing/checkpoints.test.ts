@@ -1,0 +1,193 @@
+/** GPTQ and AWQ checkpoints, written by the tools' own code (test/fixtures/make/quantized.py). */
+import { createHash } from 'node:crypto';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { importModel } from '../../../../src/importer/import.ts';
+import type { JsonObject } from '../../../../src/importer/json.ts';
+import { packModel } from '../../../../src/importer/packing/pack-model.ts';
+import { readSafetensorsHeader } from '../../../../src/importer/safetensors/header.ts';
+import { SafetensorsWriter } from '../../../../src/importer/safetensors/writer.ts';
+import type { PackedSpec } from '../../../../src/importer/types.ts';
+import { unpackBlob } from '../../../support/packed-blob.ts';
+
+const FIXTURES = fileURLToPath(new URL('../../../fixtures/quantized/', import.meta.url));
+
+let root = '';
+let number = 0;
+const fresh = () => join(root, String(number++));
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), 'loramux-levels-'));
+});
+afterAll(async () => {
+  await rm(root, { recursive: true });
+});
+
+/** A copy of a fixture whose tensors and quantization_config may be changed. */
+async function changed(
+  name: string,
+  change: (tensors: Map<string, Buffer>, config: JsonObject) => void,
+): Promise<string> {
+  const dir = fresh();
+  await cp(join(FIXTURES, name), dir, { recursive: true });
+  const weights = join(dir, 'model.safetensors');
+  const bytes = await readFile(weights);
+  const { tensors } = await readSafetensorsHeader(weights);
+  const data = new Map(
+    [...tensors].map(([key, { begin, end }]) => [key, Buffer.from(bytes.subarray(begin, end))]),
+  );
+  const path = join(dir, 'config.json');
+  const config = JSON.parse(await readFile(path, 'utf8')) as JsonObject;
+  change(data, config.quantization_config as JsonObject);
+  await writeFile(path, JSON.stringify(config));
+  const specs = [...data.keys()].map((key) => {
+    const found = tensors.get(key);
+    return found === undefined
+      ? { name: key, dtype: 'F16' as const, shape: [data.get(key)!.length / 2] }
+      : { name: key, ...found };
+  });
+  const writer = await SafetensorsWriter.create(weights, specs);
+  for (const { name: key } of specs) await writer.write(data.get(key)!);
+  await writer.close();
+  return dir;
+}
+
+/** SHA-256 of every linear layer's weights, float32 [out, in], as the packed directory has them. */
+async function digests(dir: string, spec: PackedSpec): Promise<Record<string, string>> {
+  const path = join(dir, 'model.safetensors');
+  const bytes = await readFile(path);
+  const { tensors } = await readSafetensorsHeader(path);
+  const sizes: Record<string, [number, number]> = {
+    q_proj: [64, 64],
+    k_proj: [32, 64],
+    v_proj: [32, 64],
+    o_proj: [64, 64],
+    gate_proj: [96, 64],
+    up_proj: [96, 64],
+    down_proj: [64, 96],
+  };
+  const found: Record<string, string> = {};
+  for (const [name, { begin, end }] of tensors) {
+    const stem = name.replace(/\.packed$/, '');
+    const size = sizes[stem.split('.').at(-1)!];
+    if (stem === name || size === undefined) continue;
+    const weights = unpackBlob(bytes.subarray(begin, end), spec, ...size);
+    found[stem] = createHash('sha256').update(new Uint8Array(weights.buffer)).digest('hex');
+  }
+  return found;
+}
+
+async function expectedDigests(name: string): Promise<Record<string, string>> {
+  const text = await readFile(join(FIXTURES, name, 'expected.json'), 'utf8');
+  return JSON.parse(text) as Record<string, string>;
+}
+
+describe('GPTQ and AWQ checkpoints', () => {
+  it.each([
+    ['gptq-4bit', { format: 'int4', groupSize: 32, zeroPoints: false }],
+    ['gptq-4bit-zeros', { format: 'int4', groupSize: 32, zeroPoints: true }],
+    // One group: as long as the longest input, rounded up.
+    ['gptq-4bit-column', { format: 'int4', groupSize: 256, zeroPoints: true }],
+    ['awq', { format: 'int4', groupSize: 32, zeroPoints: true }],
+  ] as const)('%s keeps its weights to the bit', async (name, spec) => {
+    const result = await packModel(join(FIXTURES, name), fresh(), {});
+    expect(result).toMatchObject({ written: true, clampedLevels: 0 });
+    expect(result.packing.linears).toEqual(spec);
+    expect(result.packing.lmHead).toEqual({ format: 'int8', groupSize: 0, zeroPoints: false });
+    expect(await digests(result.dir, spec)).toEqual(await expectedDigests(name));
+    expect((await importModel(result.dir)).metadata.weights).toBe('int4');
+  });
+
+  it('keeps levels of 8 bits, but for those of -128, which it counts', async () => {
+    const spec = { format: 'int8', groupSize: 32, zeroPoints: false } as const;
+    const expected = await expectedDigests('gptq-8bit');
+    const result = await packModel(join(FIXTURES, 'gptq-8bit'), fresh(), { format: 'int8' });
+    expect(result.packing).toEqual({ linears: spec, lmHead: spec });
+    const found = await digests(result.dir, spec);
+    const differing = Object.keys(expected).filter((path) => found[path] !== expected[path]);
+    // Level 0 stands for -128: count them in the checkpoint.
+    const path = join(FIXTURES, 'gptq-8bit', 'model.safetensors');
+    const bytes = await readFile(path);
+    const zeros = new Map<string, number>();
+    for (const [name, { begin, end }] of (await readSafetensorsHeader(path)).tensors) {
+      if (!name.endsWith('.qweight')) continue;
+      const levels = bytes.subarray(begin, end);
+      zeros.set(name.replace('.qweight', ''), levels.filter((level) => level === 0).length);
+    }
+    expect(differing).toEqual([...Object.keys(expected)].filter((p) => zeros.get(p)! > 0));
+    expect(differing.length).toBeLessThan(Object.keys(expected).length);
+    const total = [...zeros.values()].reduce((sum, count) => sum + count, 0);
+    expect(result.clampedLevels).toBe(total);
+    expect(total).toBeGreaterThan(0);
+  });
+
+  it('reads the second form of zero points', async () => {
+    const dir = await changed('gptq-4bit-zeros', (tensors, config) => {
+      config.checkpoint_format = 'gptq_v2';
+      for (const [name, data] of tensors) {
+        if (!name.endsWith('.qzeros')) continue;
+        const plusOne = (half: number) => (half + 1) & 15;
+        data.forEach((byte, i) => {
+          data[i] = plusOne(byte & 15) | (plusOne(byte >> 4) << 4);
+        });
+      }
+    });
+    const result = await packModel(dir, fresh(), {});
+    const spec = result.packing.linears;
+    expect(await digests(result.dir, spec)).toEqual(await expectedDigests('gptq-4bit-zeros'));
+  });
+
+  it('accepts the zero biases that older tools wrote, and no others', async () => {
+    const name = 'model.layers.0.mlp.up_proj.bias';
+    const zeros = await changed('gptq-4bit', (tensors) => tensors.set(name, Buffer.alloc(192)));
+    const result = await packModel(zeros, fresh(), {});
+    expect(await digests(result.dir, result.packing.linears)).toEqual(
+      await expectedDigests('gptq-4bit'),
+    );
+    const bias = await changed('gptq-4bit', (tensors) => tensors.set(name, Buffer.alloc(192, 1)));
+    await expect(packModel(bias, fresh(), {})).rejects.toThrow('up_proj has a bias');
+  });
+
+  it('cannot be served as they are, and say how', async () => {
+    for (const name of ['gptq-4bit', 'awq']) {
+      const dir = join(FIXTURES, name);
+      const refused = importModel(dir);
+      await expect(refused).rejects.toMatchObject({ code: 'model_import_required' });
+      await expect(refused).rejects.toThrow(`loramux import ${dir} --out`);
+    }
+  });
+
+  it('are refused where their weights cannot be expressed', async () => {
+    const unsupported = (dir: string, message: string) =>
+      expect(packModel(dir, fresh(), {})).rejects.toMatchObject({
+        code: 'model_quantization_unsupported',
+        message: expect.stringContaining(message),
+      });
+    await unsupported(join(FIXTURES, 'gptq-4bit-act-order'), 'activation order');
+    const asymmetric = await changed('gptq-4bit-zeros', (_, config) => {
+      config.sym = true;
+    });
+    await unsupported(asymmetric, 'zero points although');
+    const narrow = await changed('gptq-4bit', (_, config) => {
+      config.group_size = 16;
+    });
+    await expect(packModel(narrow, fresh(), {})).rejects.toMatchObject({
+      code: 'model_weights_invalid',
+    });
+    const broken = await changed('awq', (tensors) => {
+      tensors.get('model.layers.0.mlp.up_proj.scales')!.writeUInt16LE(0x7c00, 8);
+    });
+    await expect(packModel(broken, fresh(), {})).rejects.toThrow('scales has NaN');
+  });
+
+  it('are not packed to another format', async () => {
+    const dir = join(FIXTURES, 'gptq-4bit');
+    for (const options of [{ format: 'int8' }, { groupSize: 64 }, { zeroPoints: true }] as const) {
+      await expect(packModel(dir, fresh(), options)).rejects.toThrow('levels are kept');
+    }
+    const same = await packModel(dir, fresh(), { format: 'int4', groupSize: 32, lmHead: 'bf16' });
+    expect(same.packing.lmHead.format).toBe('bf16');
+  });
+});
