@@ -12,9 +12,6 @@
 namespace loramux::addon {
 namespace {
 
-// Shapes are checked by the packer; this keeps products of sizes within 64 bits.
-constexpr int64_t kMaxFeatures = int64_t{1} << 30;
-
 PackedFormat ToFormat(const std::string& name) {
   for (const PackedFormat format :
        {PackedFormat::kBf16, PackedFormat::kInt8, PackedFormat::kInt4}) {

@@ -41,7 +41,7 @@ export async function importModel(
   const { checkpoint, config } = source;
   const layout = externalDataLayout(checkpoint);
   const dtype = mainDtype(checkpoint);
-  const packing = resolvePacking(checkpoint.dir, config, dtype, options);
+  const packing = resolvePacking(checkpoint.dir, config, options);
   const graph = { config, tensors: checkpoint.tensors, location: layout.location };
   const modelBytes =
     packing === undefined ? buildFloatGraph(graph) : buildPackedGraph(graph, packing);
@@ -64,7 +64,6 @@ export async function importModel(
 function resolvePacking(
   dir: string,
   config: ModelConfig,
-  dtype: string,
   { weights = 'auto', weightsGroupSize: groupSize }: ImportOptions,
 ): Packing | undefined {
   const { quantization } = config;
