@@ -59,7 +59,7 @@ export function planJobs(source: CheckpointSource, packing: Packing): Job[] {
   for (const name of levelsOf(head, tensors)) taken.add(name);
   taken.add(`${head.path}.weight`);
   for (const { name } of expectedTensors(config, tensors)) {
-    if (!taken.has(name)) jobs.push(copyJob(source, name));
+    if (!taken.has(name) && tensors.has(name)) jobs.push(copyJob(source, name));
   }
   return jobs;
 }
