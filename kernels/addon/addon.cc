@@ -1,4 +1,5 @@
-// The addon's exports: probe, createSession, packWeights, packLevels, and the session object. Types: addon-types.ts.
+// The addon's exports: probe, createSession, the session object, packWeights and packLevels.
+// Types: addon-types.ts.
 #include <napi.h>
 
 #include <cstdlib>

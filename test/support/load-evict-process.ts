@@ -42,7 +42,7 @@ function residentBytes(): number {
 
 const folder = mkdtempSync(path.join(tmpdir(), 'loramux-load-evict-'));
 const modelDir = path.join(FIXTURES, 'models', 'llama3');
-const imported = await importModel(modelDir);
+const imported = await importModel(modelDir, { weights: 'float32' });
 const { modules } = imported.metadata;
 const pool = new ConvertPool({ modules });
 const store = new CanonicalStore(folder);

@@ -25,7 +25,7 @@ export interface GoldenCase {
 }
 
 export async function fixtureModel(name: string): Promise<NativeModel> {
-  return (await importModel(`${fixtures}models/${name}`)).native;
+  return (await importModel(`${fixtures}models/${name}`, { weights: 'float32' })).native;
 }
 
 export async function fixtureOptions(

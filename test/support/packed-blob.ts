@@ -46,7 +46,7 @@ export function unpackBlob(
       let scale = view.getFloat32(columnsAt + row * 4, true);
       if (groups > 0) {
         const cell = (panel * groups + Math.floor(i / groupSize)) * COLUMNS + column;
-        scale *= half(view.getUint16(scalesAt + cell * 2, true));
+        scale *= halfToFloat(view.getUint16(scalesAt + cell * 2, true));
         if (zeroPoints) zero = view.getInt8(zerosAt + cell);
       }
       weights[at] = (level - zero) * scale;
@@ -55,7 +55,7 @@ export function unpackBlob(
   return weights;
 }
 
-function half(bits: number): number {
+export function halfToFloat(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const mantissa = bits & 1023;

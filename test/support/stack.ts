@@ -109,7 +109,7 @@ export class Stack {
   }
 
   static async open(modelDir: string, options: StackOptions = {}): Promise<Stack> {
-    const imported = await importModel(modelDir);
+    const imported = await importModel(modelDir, { weights: 'float32' });
     const { config } = imported.metadata;
     const engine: EngineOptions = {
       numBlocks: 512,
