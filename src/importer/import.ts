@@ -41,7 +41,7 @@ export async function importModel(
   const { checkpoint, config } = source;
   const layout = externalDataLayout(checkpoint);
   const dtype = mainDtype(checkpoint);
-  const packing = resolvePacking(checkpoint.dir, config, options);
+  const packing = resolvePacking(checkpoint.dir, config, dtype, options);
   const graph = { config, tensors: checkpoint.tensors, location: layout.location };
   const modelBytes =
     packing === undefined ? buildFloatGraph(graph) : buildPackedGraph(graph, packing);
@@ -64,6 +64,7 @@ export async function importModel(
 function resolvePacking(
   dir: string,
   config: ModelConfig,
+  dtype: string,
   { weights = 'auto', weightsGroupSize: groupSize }: ImportOptions,
 ): Packing | undefined {
   const { quantization } = config;
@@ -89,7 +90,7 @@ function resolvePacking(
         `loramux import ${dir} --out FOLDER`,
     );
   }
-  const kind = weights === 'auto' ? 'float32' : weights;
+  const kind = weights !== 'auto' ? weights : dtype === 'BF16' ? 'bf16' : 'float32';
   if (kind === 'float32') {
     if (groupSize === undefined) return undefined;
     throw new LoramuxError('config_invalid', 'float32 weights have no group size.');
