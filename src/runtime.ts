@@ -193,7 +193,9 @@ export async function createRuntime(
   const { numBlocks, maxModelLen } = planKvCache(config, shape);
   const { maxTokensPerStep, maxLogitRowsPerStep, maxLoras } = config;
 
-  const loraDtype = slotDtype(config.loraDtype, { packedWeights: false });
+  const loraDtype = slotDtype(config.loraDtype, {
+    packedWeights: imported.native.packedWeights === true,
+  });
 
   onPhase('loading the weights');
   const session = await createNativeSession({
