@@ -28,7 +28,7 @@ constexpr int64_t kTileDepth = 32;  // bfloat16 numbers in a row of a tile
 constexpr int64_t kLine = 64;
 // Rows of x and y are as many streams, more than a processor follows by itself: fetched this far
 // ahead, in floats.
-constexpr int64_t kInputsAhead = 128;
+constexpr int64_t kInputsAhead = 256;
 constexpr int64_t kColumnsAhead = 128;
 
 LORAMUX_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -68,21 +68,29 @@ LORAMUX_INLINE void Split(__m512 v0, __m512 v1, uint16_t* high, uint16_t* low) {
                                                         _mm512_sub_ps(v0, h0)));
 }
 
-// Rows of x as tiles: [2 row blocks][high, low][16][32].
+// Rows of x as tiles. A few blocks of depth are split before the first is loaded: a tile that is
+// loaded right after it was stored waits for the store to leave the core.
+constexpr int64_t kBlocksAtOnce = 8;
 struct alignas(64) SplitTiles {
-  uint16_t part[2][2][kTileRows * kTileDepth];
+  // [blocks of depth][row blocks][high, low][16][32]
+  uint16_t part[kBlocksAtOnce][2][2][kTileRows * kTileDepth];
 };
 
+// x [rows, inputs] to the tiles of one row block.
 LORAMUX_INLINE void SplitRows(const float* x, int64_t stride, int64_t rows, int64_t inputs,
-                              uint16_t (*parts)[kTileRows * kTileDepth]) {
-  const __mmask16 first = FirstLanes(inputs);
-  const __mmask16 second = FirstLanes(inputs - 16);
+                              int row_block, SplitTiles* to) {
+  const int64_t blocks = Min(kBlocksAtOnce, CeilDiv(inputs, kTileDepth));
   for (int64_t r = 0; r < rows; ++r) {
-    const float* at = x + r * stride;
-    _mm_prefetch(reinterpret_cast<const char*>(at + kInputsAhead), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(at + kInputsAhead + 16), _MM_HINT_T0);
-    Split(_mm512_maskz_loadu_ps(first, at), _mm512_maskz_loadu_ps(second, at + 16),
-          parts[0] + r * kTileDepth, parts[1] + r * kTileDepth);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const float* at = x + r * stride + block * kTileDepth;
+      const int64_t left = inputs - block * kTileDepth;
+      _mm_prefetch(reinterpret_cast<const char*>(at + kInputsAhead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at + kInputsAhead + 16), _MM_HINT_T0);
+      auto* parts = to->part[block][row_block];
+      Split(_mm512_maskz_loadu_ps(FirstLanes(left), at),
+            _mm512_maskz_loadu_ps(FirstLanes(left - 16), at + 16), parts[0] + r * kTileDepth,
+            parts[1] + r * kTileDepth);
+    }
   }
 }
 
@@ -135,19 +143,25 @@ void Shrink(const ShrinkPiece& piece) {
     const float* from = piece.x + row * piece.x_stride;
     const char* weights = a;
     for (int64_t i = piece.first_in; i < piece.last_in; i += kTileDepth) {
+      const int64_t block = (i - piece.first_in) / kTileDepth % kBlocksAtOnce;
+      if (block == 0) {
+        const int64_t left = piece.last_in - i;
+        SplitRows(from + i, piece.x_stride, rows0, left, 0, &x);
+        if (rows1 > 0) {
+          SplitRows(from + kTileRows * piece.x_stride + i, piece.x_stride, rows1, left, 1, &x);
+        }
+      }
+      const auto& part = x.part[block];
       if (row == 0) Fetch(weights, kTileDepth / 2 * line);
-      SplitRows(from + i, piece.x_stride, rows0, piece.last_in - i, x.part[0]);
       LORAMUX_TILE_LOAD(6, weights, line);
-      LORAMUX_TILE_LOAD(4, x.part[0][0], kLine);
+      LORAMUX_TILE_LOAD(4, part[0][0], kLine);
       LORAMUX_TILE_DOT(0, 4, 6);
-      LORAMUX_TILE_LOAD(5, x.part[0][1], kLine);
+      LORAMUX_TILE_LOAD(5, part[0][1], kLine);
       LORAMUX_TILE_DOT(1, 5, 6);
       if (rows1 > 0) {
-        SplitRows(from + kTileRows * piece.x_stride + i, piece.x_stride, rows1, piece.last_in - i,
-                  x.part[1]);
-        LORAMUX_TILE_LOAD(7, x.part[1][0], kLine);
+        LORAMUX_TILE_LOAD(7, part[1][0], kLine);
         LORAMUX_TILE_DOT(2, 7, 6);
-        LORAMUX_TILE_LOAD(7, x.part[1][1], kLine);
+        LORAMUX_TILE_LOAD(7, part[1][1], kLine);
         LORAMUX_TILE_DOT(3, 7, 6);
       }
       weights += kTileDepth / 2 * line;
