@@ -26,6 +26,8 @@ namespace {
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileDepth = 32;  // bfloat16 numbers in a row of a tile
 constexpr int64_t kLine = 64;
+// Bytes. Tiles wait for all of their lines, so further ahead than vectors.
+constexpr int64_t kWeightsAhead = 2 * kFetchAhead;
 // Rows of x and y are as many streams, more than a processor follows by itself: fetched this far
 // ahead, in floats.
 constexpr int64_t kInputsAhead = 256;
@@ -55,7 +57,7 @@ struct alignas(64) TileConfig {
 LORAMUX_INLINE void Release() { __asm__ volatile("tilerelease" ::: "memory"); }
 
 LORAMUX_INLINE void Fetch(const char* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += kLine) _mm_prefetch(from + kFetchAhead + i, _MM_HINT_T0);
+  for (int64_t i = 0; i < bytes; i += kLine) _mm_prefetch(from + kWeightsAhead + i, _MM_HINT_T0);
 }
 
 // 32 floats as bfloat16 high and low parts.
