@@ -126,6 +126,11 @@ if(LORAMUX_BUILD_TESTS)
   target_link_libraries(loramux_ceiling PRIVATE loramux_kernels Threads::Threads)
   target_compile_options(loramux_ceiling PRIVATE -Wall -Wextra -O2)
 
+  add_executable(loramux_attention_bench
+    ${_kernels}/bench/attention_bench.cc ${_kernels}/bench/ceiling_loops.cc)
+  target_link_libraries(loramux_attention_bench PRIVATE loramux_kernel_test_support)
+  target_compile_options(loramux_attention_bench PRIVATE -Wall -Wextra -O2)
+
   add_executable(loramux_packed_bench
     ${_kernels}/bench/ort_matmul.cc ${_kernels}/bench/packed_bench.cc
     ${_kernels}/ort/ort_library.cc)

@@ -49,12 +49,12 @@ LORAMUX_INLINE VF LoadKvN(const uint16_t* p, int n) { return LoadBf16N(p, n); }
 LORAMUX_INLINE VF LoadKv(const int8_t* p) {
   VI8 v;
   __builtin_memcpy(&v, p, sizeof(v));
-  return __builtin_convertvector(v, VF);
+  return __builtin_convertvector(__builtin_convertvector(v, VI), VF);
 }
 LORAMUX_INLINE VF LoadKvN(const int8_t* p, int n) {
   VI8 v = {};
   __builtin_memcpy(&v, p, static_cast<size_t>(n));
-  return __builtin_convertvector(v, VF);
+  return __builtin_convertvector(__builtin_convertvector(v, VI), VF);
 }
 
 // Stored weights, from memory of any alignment.

@@ -111,4 +111,26 @@ struct KeyTile {
   int64_t k_stride = 0;
 };
 
+// Fetches the keys and values of the tile that comes next, a few lines at a time between the
+// computations of this one: all at once they would fill the processor's queue of misses, and what
+// this tile still waits for would wait behind them.
+struct Prefetcher {
+  const char* run[2 * kGroups];    // a head's 16 tokens, keys or values
+  const char* scale[2 * kGroups];  // int8
+  int runs = 0, current = 0;
+  int64_t offset = 0, run_bytes = 0;
+
+  inline __attribute__((always_inline)) void Lines(int n) {
+    for (; n > 0 && current < runs; --n) {
+      __builtin_prefetch(run[current] + offset, 0, 2);
+      if (offset == 0) __builtin_prefetch(scale[current], 0, 2);
+      offset += 64;
+      if (offset >= run_bytes) {
+        offset = 0;
+        ++current;
+      }
+    }
+  }
+};
+
 }  // namespace loramux::LORAMUX_SIMD_NS

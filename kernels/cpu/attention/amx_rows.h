@@ -69,14 +69,20 @@ LORAMUX_INLINE void ScoreInt8(const KeyTile& tile, int group, const AmxSizes& si
 // Scores of key groups [first, last).
 template <bool kInt8>
 LORAMUX_INLINE void ScoreGroups(const KeyTile& tile, int first, int last, const AmxSizes& sizes,
-                                const char* queries, const AmxScratch& s) {
+                                const char* queries, const AmxScratch& s, Prefetcher* prefetcher) {
   int g = first;
   if (kInt8) {
-    for (; g + 2 <= last; g += 2) ScoreInt8<2>(tile, g, sizes, queries, s);
+    for (; g + 2 <= last; g += 2) {
+      ScoreInt8<2>(tile, g, sizes, queries, s);
+      prefetcher->Lines(12);
+    }
     if (g < last) ScoreInt8<1>(tile, g, sizes, queries, s);
     return;
   }
-  for (; g + 4 <= last; g += 4) ScoreBf16<4>(tile, g, sizes, queries, s.scores);
+  for (; g + 4 <= last; g += 4) {
+    ScoreBf16<4>(tile, g, sizes, queries, s.scores);
+    prefetcher->Lines(32);
+  }
   for (; g < last; ++g) ScoreBf16<1>(tile, g, sizes, queries, s.scores);
 }
 
@@ -95,7 +101,7 @@ struct Visible {
 template <bool kInt8, bool kMasked>
 LORAMUX_INLINE void SoftmaxRows(const AmxScratch& s, int first, int last, const Visible& visible,
                                 VF query_scale, float* max, float* sum, float* acc,
-                                int64_t stride) {
+                                int64_t stride, Prefetcher* prefetcher) {
   VF largest[4] = {Set1(MinusInfinity()), Set1(MinusInfinity()), Set1(MinusInfinity()),
                    Set1(MinusInfinity())};
   for (int j = first; j < last; j += 4) {
@@ -127,6 +133,7 @@ LORAMUX_INLINE void SoftmaxRows(const AmxScratch& s, int first, int last, const 
   VF even = Zero();
   VF odd = Zero();
   for (int depth = first / kDepthKeys; depth < last / kDepthKeys; ++depth) {
+    prefetcher->Lines(kInt8 ? 32 : 64);
     VF pairs[kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {

@@ -143,7 +143,7 @@ LORAMUX_INLINE __m512i LoadValues(const char* p, int n) {
 // finite was among them.
 template <bool kInt8>
 LORAMUX_INLINE bool StageValues(const AmxSizes& sizes, const AmxScratch& s, const KeyTile& tile,
-                                int d) {
+                                int d, Prefetcher* prefetcher) {
   const __m512i first_half =
       _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                        37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
@@ -154,6 +154,7 @@ LORAMUX_INLINE bool StageValues(const AmxSizes& sizes, const AmxScratch& s, cons
     uint16_t* tiles = s.values + depth * sizes.value_tiles * (kTileBytes / 2);
     for (int pair = 0; pair < kDepthKeys / 2; ++pair) {
       const int j = depth * kDepthKeys + 2 * pair;
+      prefetcher->Lines(kInt8 ? 1 : 2);
       const bool has_a = j >= tile.begin && j < tile.end;
       const bool has_b = j + 1 >= tile.begin && j + 1 < tile.end;
       for (int c = 0; c < d; c += 32) {

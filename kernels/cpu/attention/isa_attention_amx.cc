@@ -37,34 +37,35 @@ void AmxWrite(const AttentionCall& call, int64_t first, int64_t last, char* scra
   });
 }
 
-// Fetches what lies of 32 keys of the unit from position `from` on.
-void PrefetchKeys(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
-                  int32_t from, int32_t lowest, int32_t highest) {
+// The tile that begins at `base`, as far as the unit sees it. Blocks that do not hold whole groups
+// are left to the processor's own prefetching.
+void StartPrefetch(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
+                   int32_t base, int32_t lowest, int32_t highest, Prefetcher* prefetcher) {
   const PagedAttentionArgs& args = *call.args;
+  prefetcher->runs = prefetcher->current = 0;
+  prefetcher->offset = 0;
+  prefetcher->run_bytes = kGroupKeys * sizes.k_row_bytes;
+  if (args.block_size % kGroupKeys != 0) return;
   const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
-  const int32_t end = MinOf(highest, from + kDepthKeys);
-  for (int32_t p = MaxOf(from, lowest); p < end;) {
-    const int32_t inside = p % args.block_size;
-    const int32_t n = MinOf(end - p, args.block_size - inside);
+  const int32_t end = MinOf(highest, base + kKeys);
+  for (int32_t p = MaxOf(base, lowest / kGroupKeys * kGroupKeys); p < end; p += kGroupKeys) {
+    const int64_t inside = p % args.block_size;
     const int64_t at = call.HeadOffset(table[p / args.block_size], unit.kv_head);
-    const char* k = static_cast<const char*>(args.k_cache) + at;
-    const char* v = static_cast<const char*>(args.v_cache) + at;
-    for (int64_t i = 0; i < n * sizes.k_row_bytes; i += 64) {
-      __builtin_prefetch(k + inside * sizes.k_row_bytes + i, 0, 2);
-      __builtin_prefetch(v + inside * sizes.k_row_bytes + i, 0, 2);
+    const void* const caches[2] = {args.k_cache, args.v_cache};
+    for (const void* cache : caches) {
+      const char* head = static_cast<const char*>(cache) + at;
+      prefetcher->run[prefetcher->runs] = head + inside * sizes.k_row_bytes;
+      prefetcher->scale[prefetcher->runs] =
+          sizes.int8 ? head + call.scale_offset + 4 * inside : prefetcher->run[prefetcher->runs];
+      ++prefetcher->runs;
     }
-    if (sizes.int8) {
-      __builtin_prefetch(k + call.scale_offset + 4 * inside, 0, 2);
-      __builtin_prefetch(v + call.scale_offset + 4 * inside, 0, 2);
-    }
-    p += n;
   }
 }
 
 template <bool kInt8>
 void AttendTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
                 const KeyTile& tile, bool some_not_finite, const AmxScratch& s,
-                const RowState& state) {
+                const RowState& state, Prefetcher* prefetcher) {
   const int32_t window = call.args->sliding_window;
   const int32_t group = call.Group();
   const int32_t rows = unit.count * group;
@@ -91,15 +92,16 @@ void AttendTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUn
     const int last = last_depth * kDepthKeys;
     ScoreGroups<kInt8>(tile, low[0] / kGroupKeys,
                        (high[kRowGroup - 1] + kGroupKeys - 1) / kGroupKeys, sizes,
-                       s.queries + r / kRowGroup * sizes.query_tiles * kTileBytes, s);
+                       s.queries + r / kRowGroup * sizes.query_tiles * kTileBytes, s,
+                       prefetcher);
     const VF query_scale = kInt8 ? Load(s.query_scale + r) : Set1(1.0f);
     float* acc = state.acc + r * stride;
     if (masked) {
       SoftmaxRows<kInt8, true>(s, first, last, visible, query_scale, state.max + r, state.sum + r,
-                               acc, stride);
+                               acc, stride, prefetcher);
     } else {
       SoftmaxRows<kInt8, false>(s, first, last, visible, query_scale, state.max + r, state.sum + r,
-                                acc, stride);
+                                acc, stride, prefetcher);
     }
     AddValues(s, sizes, first_depth, last_depth, acc, stride);
     if (some_not_finite) {
@@ -119,25 +121,23 @@ void AmxAttendAs(const AttentionCall& call, const AttendUnit& unit, char* scratc
       MaxOf(FirstVisible(call.args->sliding_window, unit.position), unit.first_chunk * kChunkKeys);
   const int32_t unit_high =
       MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
-  for (int depth = 0; depth < kDepths; ++depth) {
-    PrefetchKeys(call, sizes, unit, unit_low / kKeys * kKeys + depth * kDepthKeys, unit_low,
-                 unit_high);
-  }
+  Prefetcher prefetcher;
+  StartPrefetch(call, sizes, unit, unit_low / kKeys * kKeys, unit_low, unit_high, &prefetcher);
+  prefetcher.Lines(INT32_MAX);
   PackQueries(call, sizes, unit, s);
   KeyTile tile;
   AttendInChunks<Exp2>(
       call, unit, scratch, [&](const RowState& state, int32_t lowest, int32_t highest) {
         for (int32_t base = lowest / kKeys * kKeys; base < highest; base += kKeys) {
           LocateTile(call, sizes, unit, base, lowest, highest, s, &tile);
-          for (int depth = 0; depth < kDepths; ++depth) {
-            PrefetchKeys(call, sizes, unit, base + kKeys + depth * kDepthKeys, unit_low, unit_high);
-          }
+          StartPrefetch(call, sizes, unit, base + kKeys, unit_low, unit_high, &prefetcher);
           if (!sizes.keys_as_they_lie) StageKeys(sizes, s, &tile);
-          bool hidden = StageValues<kInt8>(sizes, s, tile, d);
+          bool hidden = StageValues<kInt8>(sizes, s, tile, d, &prefetcher);
           // One token's rows all see what is there, and what is not finite is theirs.
           hidden = hidden && unit.count > 1;
           if (hidden) HideNonFinite(sizes, s, tile);
-          AttendTile<kInt8>(call, sizes, unit, tile, hidden, s, state);
+          AttendTile<kInt8>(call, sizes, unit, tile, hidden, s, state, &prefetcher);
+          prefetcher.Lines(INT32_MAX);
         }
       });
 }
