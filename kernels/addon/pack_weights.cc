@@ -36,6 +36,9 @@ PackedShape ToShape(const Napi::Object& object) {
   const Napi::Value zero_points = object.Get("zeroPoints");
   if (!zero_points.IsBoolean()) FailType("zeroPoints", "true or false");
   shape.zero_points = zero_points.As<Napi::Boolean>().Value();
+  const Napi::Value rotated = object.Get("rotated");
+  if (!rotated.IsUndefined() && !rotated.IsBoolean()) FailType("rotated", "true or false");
+  shape.rotated = rotated.IsBoolean() && rotated.As<Napi::Boolean>().Value();
   if (!IsValid(shape)) {
     throw NativeError(ErrorCode::kInvalidArgument, "there are no packed weights of this shape");
   }

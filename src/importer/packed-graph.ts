@@ -135,6 +135,7 @@ class PackedGraph {
         format: PACKED_FORMATS.indexOf(packed.format),
         group: packed.groupSize,
         zero_points: packed.zeroPoints ? 1 : 0,
+        rotated: packed.rotated ? 1 : 0,
         activation_group: ACTIVATION_GROUP,
         prologue: PROLOGUE[prologue],
         norm_eps: { float: this.#graph.config.rmsNormEps },

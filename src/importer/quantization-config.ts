@@ -120,6 +120,7 @@ function readSpec(reader: ConfigReader): PackedSpec {
     format: format as PackedFormat,
     groupSize: reader.integer('group_size', { min: 0 }),
     zeroPoints: reader.boolean('zero_points', false),
+    ...(reader.boolean('rotated', false) && { rotated: true }),
   };
   const problem = specProblem(spec);
   if (problem !== undefined) throw reader.unsupported('group_size', problem);
@@ -128,10 +129,11 @@ function readSpec(reader: ConfigReader): PackedSpec {
 
 /** The JSON form of a packed directory's settings, but for the digest. */
 export function packedDirectoryJson(packing: Pick<PackedDirectory, 'linears' | 'lmHead'>) {
-  const spec = ({ format, groupSize, zeroPoints }: PackedSpec): JsonObject => ({
+  const spec = ({ format, groupSize, zeroPoints, rotated }: PackedSpec): JsonObject => ({
     format,
     group_size: groupSize,
     zero_points: zeroPoints,
+    ...(rotated && { rotated }),
   });
   return {
     quant_method: QUANT_METHOD,

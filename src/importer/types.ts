@@ -43,6 +43,11 @@ export interface PackedSpec {
   groupSize: number;
   /** int4: each group has a zero point of its own. */
   zeroPoints: boolean;
+  /**
+   * int8 and int4: inputs are rotated before rounding, so that a few large activations cost the
+   * others little. Weights whose levels another tool fixed are not.
+   */
+  rotated?: true;
 }
 
 /** How all linear layers of a model are packed. */

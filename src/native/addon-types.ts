@@ -50,6 +50,8 @@ export interface PackedShape {
   group: number;
   /** int4 only: every group has a zero point of its own. */
   zeroPoints: boolean;
+  /** int8 and int4: the inputs are rotated before rounding; not when absent. */
+  rotated?: boolean;
 }
 
 /** Element type of stored float tensors. */

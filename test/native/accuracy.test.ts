@@ -44,13 +44,13 @@ describe('accuracy of formats', () => {
     });
     const done: string[] = [];
     const results = await measureAccuracy(DEMO_MODEL_DIR, {
-      formats: parseAccuracyFormats('float32,kv-bf16'),
+      formats: parseAccuracyFormats('float32,kv-bf16,bf16,int8,int4'),
       sequences,
       onProgress: (at, total, label) => done.push(`${label} ${at}/${total}`),
     });
     const count = sequences.length;
-    expect(done.at(-1)).toBe(`kv-bf16 ${2 * count}/${2 * count}`);
-    const [same, kv] = results;
+    expect(done.at(-1)).toBe(`int4 ${5 * count}/${5 * count}`);
+    const [same, kv, ...packed] = results;
     // An answer and an end for each question, right and sure in both.
     expect(same).toMatchObject({ positions: 2 * count, scored: 2 * count, topAgreement: 1 });
     expect([same!.klMean, same!.klMax]).toEqual([0, 0]);
@@ -59,6 +59,13 @@ describe('accuracy of formats', () => {
     expect(kv!.klMean).toBeLessThan(1e-4);
     expect(kv!.topAgreement).toBe(1);
     expect(kv!.perplexity).toBeLessThan(1.01);
+    const bounds = { bf16: 1e-5, int8: 1e-4, int4: 5e-3 };
+    expect(packed.map(({ name }) => name)).toEqual(Object.keys(bounds));
+    for (const { name, klMean, topAgreement } of packed) {
+      expect(klMean, name).toBeGreaterThan(0);
+      expect(klMean, name).toBeLessThan(bounds[name as keyof typeof bounds]);
+      expect(topAgreement, name).toBeGreaterThanOrEqual(0.99);
+    }
   });
 
   it('takes sequences longer than a step, with context that is not compared', async () => {

@@ -6,10 +6,22 @@ const COLUMNS = 16;
 /** Float32 [rows, inputs] of a blob. */
 export function unpackBlob(
   blob: Uint8Array,
-  { format, groupSize, zeroPoints }: PackedSpec,
+  spec: PackedSpec,
   rows: number,
   inputs: number,
 ): Float32Array<ArrayBuffer> {
+  if (spec.rotated) {
+    const { rotated: _, ...levels } = spec;
+    const depth = Math.ceil(inputs / 64) * 64;
+    const turned = unpackBlob(blob, levels, rows, depth);
+    const weights = new Float32Array(rows * inputs);
+    for (let row = 0; row < rows; row++) {
+      const back = rotate(turned.subarray(row * depth, (row + 1) * depth));
+      weights.set(back.subarray(0, inputs), row * inputs);
+    }
+    return weights;
+  }
+  const { format, groupSize, zeroPoints } = spec;
   const view = new DataView(blob.buffer, blob.byteOffset, blob.byteLength);
   const panels = Math.ceil(rows / COLUMNS);
   const depth = Math.ceil(inputs / 64) * 64;
@@ -53,6 +65,25 @@ export function unpackBlob(
     }
   }
   return weights;
+}
+
+/** Walsh-Hadamard transform over every fourth input of a block of 256, 128 or 64. */
+function rotate(row: Float32Array): Float32Array {
+  const out = new Float32Array(row.length);
+  for (let at = 0, block = 256; at < row.length; at += block) {
+    while (block > row.length - at) block /= 2;
+    for (let i = 0; i < block; i++) {
+      let sum = 0;
+      for (let j = i % 4; j < block; j += 4) {
+        let bits = (i >> 2) & (j >> 2);
+        let sign = 1;
+        for (; bits !== 0; bits &= bits - 1) sign = -sign;
+        sum += sign * row[at + j]!;
+      }
+      out[at + i] = sum;
+    }
+  }
+  return out;
 }
 
 export function halfToFloat(bits: number): number {

@@ -48,7 +48,7 @@ export async function measureAccuracy(
     for (const [index, format] of formats.entries()) {
       const candidate = await createNativeSession({
         ...size,
-        model: (await importModel(dir, { weights: 'float32' })).native,
+        model: (await importModel(dir, format.import)).native,
         kvDtype: format.kvDtype,
       });
       try {

@@ -36,6 +36,7 @@ export function choosePacking(format: PackedFormat, options: PackingOptions = {}
     format,
     groupSize: options.groupSize ?? DEFAULT_GROUP_SIZES[format],
     zeroPoints: options.zeroPoints ?? false,
+    ...rotationOf(format),
   });
   return { linears, lmHead: headSpec(linears, options.lmHead) };
 }
@@ -44,11 +45,19 @@ export function choosePacking(format: PackedFormat, options: PackingOptions = {}
 export function headSpec(linears: PackedSpec, choice?: 'same' | PackedFormat): PackedSpec {
   const head = choice ?? (linears.format === 'bf16' ? 'bf16' : 'int8');
   if (head === 'same' || head === linears.format) return linears;
-  return { format: head, groupSize: DEFAULT_GROUP_SIZES[head], zeroPoints: false };
+  const groupSize = DEFAULT_GROUP_SIZES[head];
+  return { format: head, groupSize, zeroPoints: false, ...rotationOf(head) };
+}
+
+/** Formats that round activations are rotated, unless their levels are given. */
+function rotationOf(format: PackedFormat): Pick<PackedSpec, 'rotated'> {
+  return format === 'bf16' ? {} : { rotated: true };
 }
 
 /** What is wrong with a spec, in words; undefined when nothing is. */
-export function specProblem({ format, groupSize, zeroPoints }: PackedSpec): string | undefined {
+export function specProblem(spec: PackedSpec): string | undefined {
+  const { format, groupSize, zeroPoints, rotated = false } = spec;
+  if (rotated && format === 'bf16') return 'bf16 weights are not rotated';
   if (zeroPoints && format !== 'int4') return 'zero points exist for int4 only';
   if (zeroPoints && groupSize === 0) return 'zero points need groups';
   if (format === 'bf16') {
@@ -80,6 +89,7 @@ export function packedShape(
     k: linear.inFeatures,
     group: spec.groupSize,
     zeroPoints: spec.zeroPoints,
+    rotated: spec.rotated ?? false,
   };
 }
 

@@ -222,6 +222,7 @@ describe('the graph over packed weights', () => {
       format: 1,
       group: 128,
       zero_points: 0,
+      rotated: 1,
       activation_group: 256,
       norm_eps: Math.fround(1e-5),
     };

@@ -78,7 +78,8 @@ describe('packModel', () => {
       format: 'int4',
       group_size: 32,
       zero_points: true,
-      lm_head: { format: 'int8', group_size: 0, zero_points: false },
+      rotated: true,
+      lm_head: { format: 'int8', group_size: 0, zero_points: false, rotated: true },
       source_digest: result.sourceDigest,
     });
 
