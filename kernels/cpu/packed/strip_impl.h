@@ -25,6 +25,12 @@ constexpr int64_t kRowBlockMin = 48;
 // Bytes of weights of a unit of work where reading them takes the time.
 constexpr int64_t kUnitBytes = 128 * 1024;
 
+// Up to so many rows of bfloat16 read panels side by side.
+constexpr int64_t kStreamRows = 4;
+constexpr int64_t kStreamPanels = 4;
+constexpr int kStreams = static_cast<int>(kStreamPanels) / kStripPanels;
+constexpr int64_t kStreamDepth = 64;  // of one before the next has its turn
+
 // One pass of a few rows over depth [begin, end) of a strip.
 struct Tile {
   const uint8_t* weights[kStripVectors];  // of each vector, at `begin`
@@ -210,8 +216,63 @@ LORAMUX_INLINE void PassRows(const TileSet<kSizes>& set, const TileFunction* fun
   }
 }
 
-// The panels of a call: one after another, each with all rows. `tile` holds what all have in
-// common, rows at row 0.
+// Points a tile at the strip that begins with `panel`; `after` is the panel that is wanted next.
+LORAMUX_INLINE void SetStrip(const MultiplyArgs& args, int64_t panel, int64_t after, Tile* tile) {
+  const PackedLayout& layout = args.layout;
+  for (int v = 0; v < kStripVectors; ++v) {
+    // The second of a strip's panels may not exist: the first is computed twice then.
+    const int64_t ahead = v / kPanelVectors;
+    const int64_t p = panel + ahead < args.last_panel ? panel + ahead : panel;
+    const int64_t columns = v % kPanelVectors * kLanes;
+    tile->weights[v] = args.weight.blob + p * layout.panel_bytes + columns * 4;
+    tile->weights_end[v] = args.weight.blob + (p + 1) * layout.panel_bytes;
+    tile->next[v] = args.weight.blob + MinOf(after + ahead, layout.panels - 1) * layout.panel_bytes;
+    const int64_t cell = p * layout.groups * kPanelColumns + columns;
+    tile->scales[v] = layout.groups > 0 ? args.weight.blob + layout.scales + cell * 2 : nullptr;
+    tile->zeros[v] = layout.zeros > 0 ? args.weight.blob + layout.zeros + cell : nullptr;
+  }
+}
+
+// Few rows, bound by reading: several strips side by side, a little depth of each in turn, because
+// one or two streams do not fill the memory's queues. Of bfloat16 only: with groups, starting a
+// tile for so little depth costs more than it wins.
+template <int kSizes>
+LORAMUX_INLINE void StreamStrips(const MultiplyArgs& args, const TileSet<kSizes>& set,
+                                 const Tile& first) {
+  const int64_t depth = args.layout.padded_k;
+  const int64_t depth_bytes = args.layout.panel_bytes / depth * 64;  // of 64 deep
+  const int64_t rows = args.operand.rows;
+  float* sums = static_cast<float*>(args.scratch);
+  for (int64_t panel = args.first_panel; panel < args.last_panel; panel += kStreamPanels) {
+    Tile tiles[kStreams];
+    int streams = 0;
+    for (; streams < kStreams && panel + streams * kStripPanels < args.last_panel; ++streams) {
+      int64_t after = panel + streams * kStripPanels + kStreamPanels;
+      if (after >= args.last_panel && args.next_first < args.next_last) {
+        after += args.next_first - args.last_panel;
+      }
+      tiles[streams] = first;
+      SetStrip(args, panel + streams * kStripPanels, after, &tiles[streams]);
+      tiles[streams].sums = sums + streams * rows * kStripColumns;
+    }
+    for (int64_t begin = 0; begin < depth; begin += kStreamDepth) {
+      const int64_t end = MinOf(begin + kStreamDepth, depth);
+      for (int i = 0; i < streams; ++i) {
+        tiles[i].begin = begin;
+        tiles[i].end = end;
+        PassRows(set, set.direct, tiles[i], rows);
+        for (int v = 0; v < kStripVectors; ++v) {
+          tiles[i].weights[v] += (end - begin) / 64 * depth_bytes;
+        }
+      }
+    }
+    for (int i = 0; i < streams; ++i) {
+      FinishStrip(args, panel + i * kStripPanels, 0, rows, tiles[i].sums);
+    }
+  }
+}
+
+// The panels of a call, each with all rows. `tile` holds what all have in common, rows at row 0.
 template <int kSizes>
 LORAMUX_INLINE void MultiplyStrips(const MultiplyArgs& args, const TileSet<kSizes>& set, Tile tile,
                                    int64_t row_block) {
@@ -219,6 +280,7 @@ LORAMUX_INLINE void MultiplyStrips(const MultiplyArgs& args, const TileSet<kSize
   const int64_t depth = layout.padded_k;
   const int64_t depth_bytes = layout.panel_bytes / depth * 64;  // of 64 deep
   const int64_t rows = args.operand.rows;
+  if (rows <= kStreamRows && tile.inner == 0) return StreamStrips(args, set, tile);
   const bool expand = set.expand != nullptr && rows > set.direct_rows;
   const int64_t chunk = rows > set.direct_rows ? kChunkDepth : depth;
   float* sums = static_cast<float*>(args.scratch);
@@ -234,39 +296,21 @@ LORAMUX_INLINE void MultiplyStrips(const MultiplyArgs& args, const TileSet<kSize
     for (int64_t panel = args.first_panel; panel < args.last_panel; panel += kStripPanels) {
       int64_t after = panel + kStripPanels;
       if (after >= args.last_panel && args.next_first < args.next_last) after = args.next_first;
-      const uint8_t* panels[kStripVectors];
-      for (int v = 0; v < kStripVectors; ++v) {
-        // The second of a strip's panels may not exist: the first is computed twice then.
-        const int64_t ahead = v / kPanelVectors;
-        const int64_t p = panel + ahead < args.last_panel ? panel + ahead : panel;
-        panels[v] = args.weight.blob + p * layout.panel_bytes;
-        const int64_t columns = v % kPanelVectors * kLanes;
-        tile.weights_end[v] = panels[v] + layout.panel_bytes;
-        tile.next[v] =
-            args.weight.blob + MinOf(after + ahead, layout.panels - 1) * layout.panel_bytes;
-        const int64_t cell = p * layout.groups * kPanelColumns + columns;
-        tile.scales[v] =
-            layout.groups > 0 ? args.weight.blob + layout.scales + cell * 2 : nullptr;
-        tile.zeros[v] = layout.zeros > 0 ? args.weight.blob + layout.zeros + cell : nullptr;
-      }
+      SetStrip(args, panel, after, &tile);
+      const Tile strip = tile;
       for (int64_t begin = 0; begin < depth; begin += chunk) {
         tile.begin = begin;
         tile.end = MinOf(begin + chunk, depth);
-        const int64_t offset = begin / 64 * depth_bytes;
+        const int64_t bytes = (tile.end - begin) / 64 * depth_bytes;
         for (int v = 0; v < kStripVectors; ++v) {
-          const int64_t lane_bytes = v % kPanelVectors * kLanes * 4;
-          if (expand) {
-            uint8_t* to = expanded + v / kPanelVectors * kChunkDepth * set.expanded_bytes;
-            if (v % kPanelVectors == 0) {
-              const uint8_t* from = panels[v] + offset;
-              const int64_t bytes = (tile.end - begin) / 64 * depth_bytes;
-              set.expand(from, tile.end - begin,
-                         tile.end < depth ? from + bytes : tile.next[v], to);
-            }
-            tile.weights[v] = to + lane_bytes;
-          } else {
-            tile.weights[v] = panels[v] + offset + lane_bytes;
+          const uint8_t* from = strip.weights[v] + begin / 64 * depth_bytes;
+          tile.weights[v] = from;
+          if (!expand) continue;
+          uint8_t* to = expanded + v / kPanelVectors * kChunkDepth * set.expanded_bytes;
+          if (v % kPanelVectors == 0) {
+            set.expand(from, tile.end - begin, tile.end < depth ? from + bytes : tile.next[v], to);
           }
+          tile.weights[v] = to + v % kPanelVectors * kLanes * 4;
         }
         PassRows(set, expand ? set.expanded : set.direct, tile, count);
       }

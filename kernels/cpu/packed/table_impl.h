@@ -45,9 +45,10 @@ void Multiply(const MultiplyArgs& args) {
 }
 
 int64_t UnitPanels(const Operand& operand, const PackedShape& shape) {
-  const int64_t pair = 2;  // whole strips
-  if (operand.rows > kRowBlockMin) return 2 * pair;
-  return MaxOf(pair, MinOf<int64_t>(16, kUnitBytes / LayoutOf(shape).panel_bytes) / pair * pair);
+  // Whole groups of streams.
+  if (operand.rows > kRowBlockMin) return kStreamPanels;
+  const int64_t fit = MinOf<int64_t>(16, kUnitBytes / LayoutOf(shape).panel_bytes);
+  return MaxOf(kStreamPanels, fit / kStreamPanels * kStreamPanels);
 }
 
 extern const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels};

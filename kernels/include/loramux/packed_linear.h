@@ -81,8 +81,8 @@ struct PackedLayout {
   int64_t scales = 0, zeros = 0, column_scale = 0;  // offsets; 0 where there is none
   int64_t bytes = 0;        // of the blob, a multiple of 64
 };
-// False for a shape that does not exist (n or k outside 1 to kMaxPackedFeatures, group not allowed, zero
-// points of another format).
+// False for a shape that does not exist (n or k outside 1 to kMaxPackedFeatures, group not allowed,
+// zero points of another format).
 bool IsValid(const PackedShape& shape);
 // Of a valid shape.
 PackedLayout LayoutOf(const PackedShape& shape);
