@@ -9,6 +9,7 @@ import type { WeightFormat } from './work.ts';
 
 const OPTIONS = {
   ...MODEL_OPTIONS,
+  weights: { type: 'string', default: 'int8,int4' },
   sequences: { type: 'string', default: '1,16' },
   prompt: numberOption(16),
   tokens: numberOption(24),

@@ -1,7 +1,16 @@
 /** A model in this process, as scenarios that need no HTTP use it. */
+
+import { rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { importModel, type ModelConfig } from '../src/importer/index.ts';
-import { ISAS, type Isa, type KvDtype } from '../src/native/addon-types.ts';
+import path from 'node:path';
+import { LoramuxError } from '../src/errors.ts';
+import {
+  type ModelConfig,
+  openConfig,
+  packModel,
+  readSafetensorsHeader,
+} from '../src/importer/index.ts';
+import { ISAS, type Isa, type KvDtype, PACKED_FORMATS } from '../src/native/addon-types.ts';
 import { Stack } from '../test/support/stack.ts';
 import { type BatchShape, type BatchTimes, runBatch } from './batch.ts';
 import { type AdapterSet, CACHE_DIR, prepareAdapters, prepareModel } from './checkpoints.ts';
@@ -13,7 +22,7 @@ export const MODEL_OPTIONS = {
   /** A shape of `loramux synth`, or a Hugging Face folder. */
   model: { type: 'string', default: 'llama-1.1b' },
   /** Formats of the weights, with commas in between. */
-  weights: { type: 'string', default: 'float32' },
+  weights: { type: 'string', default: 'int8' },
   /** Forces an instruction set. */
   isa: { type: 'string' },
   threads: numberOption(availableParallelism()),
@@ -43,7 +52,9 @@ const BLOCK_SIZE = 16;
 const ADAPTER_BYTES_MAX = 8 * 1024 ** 3;
 /** Bytes of one key or value, its share of scales left out. */
 export const KV_ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, bf16: 2, int8: 1 };
-const FORMATS: readonly WeightFormat[] = ['float32'];
+const FORMATS: readonly WeightFormat[] = ['float32', ...PACKED_FORMATS];
+/** Tensors that are looked up row by row, not multiplied. */
+const EMBEDDING = 'model.embed_tokens.weight';
 
 /** Reads `--weights`. */
 export function formatsOf(list: string): WeightFormat[] {
@@ -88,6 +99,7 @@ export class BenchModel {
     config: ModelConfig,
     stack: Stack,
     kvDtype: KvDtype,
+    bytes: number,
     dirs: { model: string; cache: string },
   ) {
     this.format = format;
@@ -95,7 +107,7 @@ export class BenchModel {
     this.stack = stack;
     this.dir = dirs.model;
     this.#cacheDir = dirs.cache;
-    this.weightBytes = weightBytes(config, format);
+    this.weightBytes = bytes;
     this.kvDtype = kvDtype;
     this.kvBytesPerToken = kvBytes(config, KV_ELEMENT_BYTES[kvDtype]);
   }
@@ -106,10 +118,14 @@ export class BenchModel {
     capacity: Capacity,
   ): Promise<BenchModel> {
     const modelDir = await prepareModel(options.model, options.dir);
-    const { metadata } = await importModel(modelDir);
+    const { config } = await openConfig(modelDir);
+    const packed = await packedDir(modelDir, options.dir, format);
     const isa = isaOf(options.isa);
     const kvDtype = capacity.kvDtype ?? 'f32';
-    const stack = await Stack.open(modelDir, {
+    const stack = await Stack.open(packed ?? modelDir, {
+      weights: packed === undefined ? 'float32' : 'auto',
+      // As the server chooses by itself.
+      loraDtype: packed === undefined ? 'float32' : 'bfloat16',
       maxSlots: capacity.slots,
       maxAdapterBytes: ADAPTER_BYTES_MAX,
       threads: options.threads,
@@ -125,7 +141,8 @@ export class BenchModel {
           : { maxTokensPerStep: capacity.tokensPerStep }),
       },
     });
-    return new BenchModel(format, metadata.config, stack, kvDtype, {
+    const bytes = packed === undefined ? weightBytes(config, format) : await multiplied(packed);
+    return new BenchModel(format, config, stack, kvDtype, bytes, {
       model: modelDir,
       cache: options.dir,
     });
@@ -149,6 +166,36 @@ export class BenchModel {
   close(): Promise<void> {
     return this.stack.close();
   }
+}
+
+/** The checkpoint packed in a format, now or before; undefined: as it is. */
+async function packedDir(
+  modelDir: string,
+  cache: string,
+  format: WeightFormat,
+): Promise<string | undefined> {
+  const packed = PACKED_FORMATS.find((known) => known === format);
+  if (packed === undefined) return undefined;
+  const dir = path.join(cache, 'packed', `${path.basename(modelDir)}-${packed}`);
+  try {
+    const { written } = await packModel(modelDir, dir, { format: packed });
+    if (written) console.error(`packed ${path.basename(modelDir)} as ${packed}`);
+  } catch (error) {
+    if (!(error instanceof LoramuxError) || error.code !== 'config_invalid') throw error;
+    // Packed in another way by an earlier version.
+    await rm(dir, { recursive: true });
+    await packModel(modelDir, dir, { format: packed });
+  }
+  return dir;
+}
+
+/** Bytes of a packed checkpoint that every step reads: all but the embedding. */
+async function multiplied(dir: string): Promise<number> {
+  const { tensors } = await readSafetensorsHeader(path.join(dir, 'model.safetensors'));
+  const sizes = [...tensors].map(([name, { begin, end }]) =>
+    name === EMBEDDING ? 0 : end - begin,
+  );
+  return sizes.reduce((sum, bytes) => sum + bytes, 0);
 }
 
 function isaOf(name: string | undefined): Isa | undefined {

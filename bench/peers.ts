@@ -27,6 +27,7 @@ import { arithmeticCeiling, promptOps, type WeightFormat, weightBytes } from './
 
 const OPTIONS = {
   ...MODEL_OPTIONS,
+  weights: { type: 'string', default: 'int8,int4' },
   peers: { type: 'string', default: 'llama.cpp,vllm,peft' },
   work: { type: 'string', default: 'prefill,decode1,decode16,distinct16' },
   sequences: numberOption(16),

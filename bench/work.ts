@@ -13,8 +13,8 @@ const WEIGHT_BYTES: Record<WeightFormat, number> = {
   bf16: 2,
   // Scales of whole columns: 4 bytes for thousands of weights.
   int8: 1,
-  // A float16 scale for 128 weights.
-  int4: 0.5 + 2 / 128,
+  // A float16 scale for 64 weights.
+  int4: 0.5 + 2 / 64,
   // Blocks of 32 with a float16 scale.
   q8_0: 34 / 32,
   q4_0: 18 / 32,

@@ -21,11 +21,12 @@ import {
   type SamplingParams,
   type TokenLogprobs,
 } from '../../src/engine/index.ts';
-import { importModel } from '../../src/importer/index.ts';
+import { importModel, type WeightsMode } from '../../src/importer/index.ts';
 import {
   createNativeSession,
   type Isa,
   type KvDtype,
+  type LoraDtype,
   type NativeSession,
 } from '../../src/native/index.ts';
 
@@ -38,6 +39,10 @@ export interface StackOptions {
   maxAdapterBytes?: number;
   threads?: number;
   isa?: Isa;
+  /** Default float32, whatever the checkpoint has. */
+  weights?: WeightsMode;
+  /** Element type of adapters in slots; default float32. */
+  loraDtype?: LoraDtype;
 }
 
 export interface Ask {
@@ -93,7 +98,7 @@ export class Stack {
     dataDir: string,
     session: NativeSession,
     adapters: AdapterService & AdapterImages,
-    options: { maxSlots: number; maxBytes: number; engine: EngineOptions },
+    options: { maxSlots: number; maxBytes: number; loraDtype: LoraDtype; engine: EngineOptions },
   ) {
     this.dataDir = dataDir;
     this.session = session;
@@ -103,13 +108,14 @@ export class Stack {
       images: adapters,
       maxSlots: options.maxSlots,
       maxBytes: options.maxBytes,
+      loraDtype: options.loraDtype,
       onEvent: (event) => this.events.push(event),
     });
     this.engine = createEngine(session, this.residency, options.engine);
   }
 
   static async open(modelDir: string, options: StackOptions = {}): Promise<Stack> {
-    const imported = await importModel(modelDir, { weights: 'float32' });
+    const imported = await importModel(modelDir, { weights: options.weights ?? 'float32' });
     const { config } = imported.metadata;
     const engine: EngineOptions = {
       numBlocks: 512,
@@ -123,6 +129,7 @@ export class Stack {
     };
     const maxSlots = options.maxSlots ?? 8;
     const maxBytes = options.maxAdapterBytes ?? 256 * 1024 ** 2;
+    const loraDtype = options.loraDtype ?? 'float32';
     const dataDir = await mkdtemp(path.join(tmpdir(), 'loramux-stack-'));
     const session = await createNativeSession({
       model: imported.native,
@@ -131,6 +138,7 @@ export class Stack {
       blockSize: 16,
       kvDtype: options.kvDtype ?? 'f32',
       maxSlots,
+      loraDtype,
       maxTokensPerStep: engine.maxTokensPerStep!,
       maxLogitRowsPerStep: engine.maxLogitRowsPerStep!,
       ...(options.isa === undefined ? {} : { isa: options.isa }),
@@ -141,8 +149,9 @@ export class Stack {
       baseModelName: 'base',
       modules: imported.metadata.modules,
       maxResidentBytes: maxBytes,
+      loraDtype,
     });
-    return new Stack(dataDir, session, adapters, { maxSlots, maxBytes, engine });
+    return new Stack(dataDir, session, adapters, { maxSlots, maxBytes, loraDtype, engine });
   }
 
   async put(name: string, folder: string): Promise<void> {
