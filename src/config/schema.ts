@@ -45,7 +45,7 @@ const MODEL = {
   ),
   weightsGroupSize: optionalInt(
     'Inputs per weight scale of int8 and int4: 0 (one scale per output), 32, 64, 128, 256 or a ' +
-      'multiple of 256. Default: int8 0, int4 64.',
+      'multiple of 256. Default: int8 256, int4 64.',
     0,
   ),
 };

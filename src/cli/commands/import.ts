@@ -98,7 +98,7 @@ export function importCommand(): Command {
     )
     .option(
       '--group-size <inputs>',
-      'inputs per weight scale, 0 is one scale per output (default: int8 0, int4 64)',
+      'inputs per weight scale, 0 is one scale per output (default: int8 256, int4 64)',
       wholeNumber,
     )
     .option('--zero-points', 'int4 with a zero point in each group')

@@ -10,7 +10,7 @@ const SMALL_GROUP_SIZES: readonly number[] = [32, 64, 128];
 const LARGE_GROUP_STEP = 256;
 /** Longest group: beyond it there is one scale per output anyway. */
 const MAX_GROUP_SIZE = 1 << 20;
-const DEFAULT_GROUP_SIZES: Record<PackedFormat, number> = { bf16: 0, int8: 0, int4: 64 };
+const DEFAULT_GROUP_SIZES: Record<PackedFormat, number> = { bf16: 0, int8: 256, int4: 64 };
 
 /** Offsets within a blob are multiples of this, and so must be its own in the file. */
 export const BLOB_ALIGNMENT = 64;
@@ -19,7 +19,7 @@ const DEPTH_MULTIPLE = 64;
 const BITS: Record<PackedFormat, number> = { bf16: 16, int8: 8, int4: 4 };
 
 export interface PackingOptions {
-  /** Input features per scale; 0 is one scale per output. Default: int8 0, int4 64. */
+  /** Input features per scale; 0 is one scale per output. Default: int8 256, int4 64. */
   groupSize?: number | undefined;
   /** int4: zero points; default false. */
   zeroPoints?: boolean | undefined;

@@ -289,7 +289,7 @@ describe('the graph over packed weights', () => {
       expect(head.outputs).toEqual(['logits']);
       // int4 layers, an int8 head.
       const { layer, module, format, group, n0, prologue } = head.attributes;
-      expect([layer, module, format, group, n0, prologue]).toEqual([-1, -1, 1, 0, 300, 1]);
+      expect([layer, module, format, group, n0, prologue]).toEqual([-1, -1, 1, 256, 300, 1]);
     }
   });
 

@@ -103,7 +103,7 @@ describe('GPTQ and AWQ checkpoints', () => {
     const result = await packModel(join(FIXTURES, name), fresh(), {});
     expect(result).toMatchObject({ written: true, clampedLevels: 0 });
     expect(result.packing.linears).toEqual(spec);
-    const head = { format: 'int8', groupSize: 0, zeroPoints: false, rotated: true };
+    const head = { format: 'int8', groupSize: 256, zeroPoints: false, rotated: true };
     expect(result.packing.lmHead).toEqual(head);
     expect(await digests(result.dir, spec)).toEqual(await expectedDigests(name));
     expect((await importModel(result.dir)).metadata.weights).toBe('int4');

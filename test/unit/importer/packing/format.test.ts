@@ -8,7 +8,7 @@ import {
 
 describe('choosePacking', () => {
   it('has a default for everything', () => {
-    const int8 = { format: 'int8', groupSize: 0, zeroPoints: false, rotated: true };
+    const int8 = { format: 'int8', groupSize: 256, zeroPoints: false, rotated: true };
     const bf16 = { format: 'bf16', groupSize: 0, zeroPoints: false };
     const int4 = { format: 'int4', groupSize: 64, zeroPoints: false, rotated: true };
     expect(choosePacking('bf16')).toEqual({ linears: bf16, lmHead: bf16 });

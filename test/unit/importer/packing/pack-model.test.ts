@@ -79,7 +79,7 @@ describe('packModel', () => {
       group_size: 32,
       zero_points: true,
       rotated: true,
-      lm_head: { format: 'int8', group_size: 0, zero_points: false, rotated: true },
+      lm_head: { format: 'int8', group_size: 256, zero_points: false, rotated: true },
       source_digest: result.sourceDigest,
     });
 
