@@ -38,7 +38,6 @@ LORAMUX_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 typedef int32_t VI __attribute__((vector_size(sizeof(VF))));
 typedef uint32_t VU __attribute__((vector_size(sizeof(VF))));
 typedef uint16_t VU16 __attribute__((vector_size(sizeof(VF) / 2)));
-typedef int8_t VI8 __attribute__((vector_size(sizeof(VF) / 4)));
 
 // Whole and partial loads and stores of cache elements. Partial: lanes at and past n are zero, and
 // their memory is not touched.
@@ -49,12 +48,12 @@ LORAMUX_INLINE VF LoadKvN(const uint16_t* p, int n) { return LoadBf16N(p, n); }
 LORAMUX_INLINE VF LoadKv(const int8_t* p) {
   VI8 v;
   __builtin_memcpy(&v, p, sizeof(v));
-  return __builtin_convertvector(__builtin_convertvector(v, VI), VF);
+  return WidenI8(v);
 }
 LORAMUX_INLINE VF LoadKvN(const int8_t* p, int n) {
   VI8 v = {};
   __builtin_memcpy(&v, p, static_cast<size_t>(n));
-  return __builtin_convertvector(__builtin_convertvector(v, VI), VF);
+  return WidenI8(v);
 }
 
 // Stored weights, from memory of any alignment.

@@ -38,6 +38,14 @@ LORAMUX_INLINE VF LoadBf16N(const uint16_t* p, int n) {
 typedef uint16_t Halves __attribute__((vector_size(16)));
 LORAMUX_INLINE VF WidenF16(Halves v) { return _mm256_cvtph_ps((__m128i)v); }
 
+// Eight levels; __builtin_convertvector goes lane by lane here (GCC 12).
+typedef int8_t VI8 __attribute__((vector_size(8)));
+LORAMUX_INLINE VF WidenI8(VI8 v) {
+  int64_t levels;
+  __builtin_memcpy(&levels, &v, sizeof(levels));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(levels)));
+}
+
 LORAMUX_INLINE VF Fma(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
 LORAMUX_INLINE VF Max(VF a, VF b) { return _mm256_max_ps(a, b); }
 LORAMUX_INLINE float ReduceAdd(VF v) {

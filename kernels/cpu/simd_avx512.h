@@ -34,6 +34,12 @@ LORAMUX_INLINE VF LoadBf16N(const uint16_t* p, int n) {
 typedef uint16_t Halves __attribute__((vector_size(32)));
 LORAMUX_INLINE VF WidenF16(Halves v) { return _mm512_cvtph_ps((__m256i)v); }
 
+// Sixteen levels; __builtin_convertvector goes lane by lane here (GCC 12).
+typedef int8_t VI8 __attribute__((vector_size(16)));
+LORAMUX_INLINE VF WidenI8(VI8 v) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)v));
+}
+
 LORAMUX_INLINE VF Fma(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
 LORAMUX_INLINE VF Max(VF a, VF b) { return _mm512_max_ps(a, b); }
 LORAMUX_INLINE float ReduceAdd(VF v) {

@@ -50,6 +50,10 @@ LORAMUX_INLINE VF WidenF16(Halves v) {
   return (VF)(finite | rest | (nan & 0x400000u) | ((bits & 0x8000u) << 16));
 }
 
+// Four levels.
+typedef int8_t VI8 __attribute__((vector_size(4)));
+LORAMUX_INLINE VF WidenI8(VI8 v) { return __builtin_convertvector(v, VF); }
+
 // Not fused: a processor without the instruction would call a library function per lane.
 LORAMUX_INLINE VF Fma(VF a, VF b, VF c) { return a * b + c; }
 // As x86: the second operand when either is NaN.
