@@ -82,9 +82,9 @@ int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads,
 // kMaxTileHeadSize: queries are rounded to bf16 (bf16 cache) or to 16 bits (int8 cache, exact
 // integer products), weights of the values to bf16. Others elsewhere: none but the cache's own.
 //
-// Preconditions, checked by the caller: every slot in [0, num_blocks * block_size), every block that
-// a visible position needs in [0, num_blocks) (blocks left of the sliding window are not read and
-// may be -1), and no slot written by one sequence is read by another in the same call.
+// Preconditions, checked by the caller: every slot in [0, num_blocks * block_size), every block
+// that a visible position needs in [0, num_blocks) (blocks left of the sliding window are not read
+// and may be -1), and no slot written by one sequence is read by another in the same call.
 void PagedAttention(const PagedAttentionArgs& args, const Parallel& parallel, Isa isa);
 
 // Copies whole blocks inside one layer's cache (both k and v): dst block becomes src block.
