@@ -9,8 +9,8 @@
 namespace loramux {
 
 // Buckets of the sampler's histogram: width 1/16 over [0, 64) below the maximum (after
-// temperature). What is lower is no candidate: a whole vocabulary there (kMaxVocab) weighs less than
-// 2^-68 of the best token, and a uniform number of 53 bits never falls on it. kNoBucket: no
+// temperature). What is lower is no candidate: a whole vocabulary there (kMaxVocab) weighs less
+// than 2^-68 of the best token, and a uniform number of 53 bits never falls on it. kNoBucket: no
 // candidate.
 constexpr int32_t kSampleBuckets = 1024;
 constexpr double kSampleBucketsPerUnit = 16.0;

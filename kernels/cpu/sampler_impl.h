@@ -124,8 +124,8 @@ LORAMUX_INLINE D8 ExpSmall(D8 x) {
 }
 
 // A token's weight is that of its bucket's upper end, which the whole bucket shares, times what it
-// is below that: only the latter is computed for each token. The best tokens weigh exactly 1, so that
-// ties among them are shared out evenly.
+// is below that: only the latter is computed for each token. The best tokens weigh exactly 1, so
+// that ties among them are shared out evenly.
 LORAMUX_INLINE void BucketEight(const BucketPassArgs& args, D8 logits, uint16_t* bucket_out,
                                 double* lanes) {
   typedef uint16_t U16x8 __attribute__((vector_size(16)));

@@ -232,7 +232,8 @@ void Kernel::Compute(ort::OrtKernelContext* context) const {
                adapters.Shrink(shrink);
              }
            });
-  plan.Run(parallel, adapters.expand_units(), [&](int64_t unit, int64_t) { adapters.Expand(unit); });
+  plan.Run(parallel, adapters.expand_units(),
+           [&](int64_t unit, int64_t) { adapters.Expand(unit); });
 }
 
 // The weight's blob as the graph holds it, or packed now from a float matrix.

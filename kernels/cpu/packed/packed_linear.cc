@@ -132,7 +132,8 @@ void PackedPlan::Multiply(int64_t unit, int64_t worker) const {
   m.layout = layouts_[p];
   const int64_t panels = layouts_[p].panels;
   m.first_panel = (unit - first_unit_[p]) * unit_panels_[p];
-  m.last_panel = m.first_panel + unit_panels_[p] < panels ? m.first_panel + unit_panels_[p] : panels;
+  m.last_panel = m.first_panel + unit_panels_[p];
+  if (m.last_panel > panels) m.last_panel = panels;
   // Units are handed out one after another, so this worker's next one is likely the one after the
   // other workers' present ones.
   m.next_first = m.first_panel + unit_panels_[p] * threads_;
