@@ -21,7 +21,8 @@ void FillPagedAttention(CustomOp* op);
 // Linear layers over packed weights (loramux/packed_linear.h), with their adapters.
 // Inputs: 0 x [T, k] ([T, 2k] with prologue 2), 1 residual [T, N] optional, 2 norm [k] with
 // prologue 1, 3 to 5 weights of `parts` parts: a packed blob (uint8 [bytes]) or a matrix [n, k] of
-// float32, float16 or bfloat16 that is packed when the session is made; 6 to 8 biases [n], optional.
+// float32, float16 or bfloat16 that is packed when the session is made; 6 to 8 biases [n],
+// optional.
 // Output [T, N], N = n0 + n1 + n2. Attributes layer, module (of the first part, the others follow;
 // -1: no adapters), parts, k, n0, n1, n2, format, group, zero_points, rotated (0 when
 // absent), activation_group, prologue (0 none, 1 RMS norm, 2 SwiGLU), norm_eps.
