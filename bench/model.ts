@@ -121,10 +121,10 @@ export class BenchModel {
     const { config } = await openConfig(modelDir);
     const packed = await packedDir(modelDir, options.dir, format);
     const isa = isaOf(options.isa);
-    const kvDtype = capacity.kvDtype ?? 'f32';
+    // Cache and adapters as the server chooses them by itself.
+    const kvDtype = capacity.kvDtype ?? (packed === undefined ? 'f32' : 'bf16');
     const stack = await Stack.open(packed ?? modelDir, {
       weights: packed === undefined ? 'float32' : 'auto',
-      // As the server chooses by itself.
       loraDtype: packed === undefined ? 'float32' : 'bfloat16',
       maxSlots: capacity.slots,
       maxAdapterBytes: ADAPTER_BYTES_MAX,

@@ -17,7 +17,13 @@ import {
   type ResidencyEvent,
   type SlotResidency,
 } from './adapters/index.ts';
-import { KV_BLOCK_TOKENS, planKvCache, slotDtype, splitAdapter } from './config/relations.ts';
+import {
+  cacheDtype,
+  KV_BLOCK_TOKENS,
+  planKvCache,
+  slotDtype,
+  splitAdapter,
+} from './config/relations.ts';
 import type { Config } from './config/schema.ts';
 import { createEngine, type RunningEngine } from './engine/index.ts';
 import { LoramuxError, toLoramuxError } from './errors.ts';
@@ -190,12 +196,11 @@ export async function createRuntime(
   const imported = await importModel(modelDir, { weights, weightsGroupSize });
   const tokenizer = await loadTokenizer(modelDir);
   const shape = imported.metadata.config;
-  const { numBlocks, maxModelLen } = planKvCache(config, shape);
+  const packing = { packedWeights: imported.native.packedWeights === true };
+  const loraDtype = slotDtype(config.loraDtype, packing);
+  const kvDtype = cacheDtype(config.kvDtype, packing);
+  const { numBlocks, maxModelLen } = planKvCache(config, shape, kvDtype);
   const { maxTokensPerStep, maxLogitRowsPerStep, maxLoras } = config;
-
-  const loraDtype = slotDtype(config.loraDtype, {
-    packedWeights: imported.native.packedWeights === true,
-  });
 
   onPhase('loading the weights');
   const session = await createNativeSession({
@@ -203,7 +208,7 @@ export async function createRuntime(
     intraOpThreads: config.threads ?? availableParallelism(),
     numBlocks,
     blockSize: KV_BLOCK_TOKENS,
-    kvDtype: config.kvDtype,
+    kvDtype,
     maxSlots: maxLoras,
     loraDtype,
     maxTokensPerStep,

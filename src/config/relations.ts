@@ -1,6 +1,6 @@
 /** What must hold between limits, and what follows from them once the model is known. */
 import { LoramuxError } from '../errors.ts';
-import type { LoraDtype } from '../native/addon-types.ts';
+import type { KvDtype, LoraDtype } from '../native/addon-types.ts';
 import type { Config } from './schema.ts';
 
 export const KV_BLOCK_TOKENS = 16;
@@ -118,6 +118,15 @@ export function slotDtype(
   return packedWeights ? 'bfloat16' : 'float32';
 }
 
+/** Element type of the KV cache, as `--kv-dtype` has it. */
+export function cacheDtype(
+  kvDtype: Config['kvDtype'],
+  { packedWeights }: { packedWeights: boolean },
+): KvDtype {
+  if (kvDtype !== 'auto') return kvDtype;
+  return packedWeights ? 'bf16' : 'f32';
+}
+
 export interface KvPlan {
   readonly numBlocks: number;
   readonly maxModelLen: number;
@@ -128,14 +137,14 @@ const KV_ELEMENT_BYTES = { f32: 4, bf16: 2, int8: 1 } as const;
 const KV_SCALE_BYTES = { f32: 0, bf16: 0, int8: 4 } as const;
 
 /** Bytes of one block: keys and values of 16 tokens in all layers. */
-export function kvBlockBytes(shape: KvShape, kvDtype: Config['kvDtype']): number {
+export function kvBlockBytes(shape: KvShape, kvDtype: KvDtype): number {
   const headBytes = shape.headSize * KV_ELEMENT_BYTES[kvDtype] + KV_SCALE_BYTES[kvDtype];
   return 2 * shape.numLayers * shape.numKvHeads * KV_BLOCK_TOKENS * headBytes;
 }
 
 /** Block count and context length for a model. @throws LoramuxError config_invalid */
-export function planKvCache(config: Config, shape: KvShape): KvPlan {
-  const blockBytes = kvBlockBytes(shape, config.kvDtype);
+export function planKvCache(config: Config, shape: KvShape, kvDtype: KvDtype): KvPlan {
+  const blockBytes = kvBlockBytes(shape, kvDtype);
   const cacheMb = config.kvCacheMb ?? KV_CACHE_MB_DEFAULT;
   const fitting = Math.floor((cacheMb * MIB) / blockBytes);
   const positions = Math.floor(shape.maxPositionEmbeddings * (shape.rope?.dynamic?.factor ?? 1));

@@ -223,9 +223,10 @@ const REGISTRY = {
 
 const ENGINE = {
   kvDtype: oneOf(
-    'Element type of the KV cache. int8 keeps a float32 scale per token and head.',
-    ['f32', 'bf16', 'int8'],
-    'f32',
+    'Element type of the KV cache. int8 keeps a float32 scale per token and head. auto: bf16 with ' +
+      'packed weights, f32 with float32 weights.',
+    ['auto', 'f32', 'bf16', 'int8'],
+    'auto',
   ),
   kvCacheMb: optionalInt(
     'Memory for the KV cache, MiB, taken at start. Default: 512, less for models so small that four ' +

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { loadConfig } from '../../../src/config/load.ts';
 import { configurationReference } from '../../../src/config/reference.ts';
 import {
+  cacheDtype,
   kvBlockBytes,
   planKvCache,
   slotDtype,
@@ -17,7 +18,7 @@ const SHAPE = { numLayers: 2, numKvHeads: 2, headSize: 16, maxPositionEmbeddings
 describe('configuration', () => {
   it('has a default that satisfies the schema for everything but the model', () => {
     const config = load();
-    expect(config).toMatchObject({ host: '127.0.0.1', port: 8000, kvDtype: 'f32', adapter: [] });
+    expect(config).toMatchObject({ host: '127.0.0.1', port: 8000, kvDtype: 'auto', adapter: [] });
     expect(config.isa).toBeUndefined();
   });
 
@@ -58,7 +59,7 @@ describe('configuration', () => {
     [{ port: '8e3' }, {}, /--port is "8e3"/],
     [{}, { LORAMUX_MAX_SEQUENCES: '' }, /LORAMUX_MAX_SEQUENCES is ""/],
     [{ loraDtype: 'f16' }, {}, /--lora-dtype is "f16"; it must be one of auto, float32, bfloat16/],
-    [{ kvDtype: 'f16' }, {}, /--kv-dtype is "f16"; it must be one of f32, bf16, int8/],
+    [{ kvDtype: 'f16' }, {}, /--kv-dtype is "f16"; it must be one of auto, f32, bf16, int8/],
     [{ prefixCaching: 'yes' }, {}, /true or false/],
     [{ host: '' }, {}, /--host/],
     [{ redisAtStart: 'cached' }, {}, /--redis-at-start.*give --redis/],
@@ -112,17 +113,23 @@ describe('KV cache plan', () => {
   });
 
   it('fits the context into the cache unless told otherwise', () => {
-    expect(planKvCache(load({ numBlocks: '10' }), SHAPE)).toEqual({
+    expect(planKvCache(load({ numBlocks: '10' }), SHAPE, 'f32')).toEqual({
       numBlocks: 10,
       maxModelLen: 160,
     });
-    expect(planKvCache(load({ kvCacheMb: '1' }), SHAPE).numBlocks).toBe(128);
-    expect(planKvCache(load(), SHAPE).maxModelLen).toBe(4096);
+    expect(planKvCache(load({ kvCacheMb: '1' }), SHAPE, 'f32').numBlocks).toBe(128);
+    expect(planKvCache(load(), SHAPE, 'f32').maxModelLen).toBe(4096);
+  });
+
+  it('keeps the cache at about the precision of the weights unless told', () => {
+    const [packed, plain] = [{ packedWeights: true }, { packedWeights: false }];
+    expect([cacheDtype('auto', packed), cacheDtype('auto', plain)]).toEqual(['bf16', 'f32']);
+    expect(cacheDtype('int8', plain)).toBe('int8');
   });
 
   it('stretches the context of a model with dynamic rope scaling', () => {
     const shape = { ...SHAPE, rope: { dynamic: { factor: 1.5 } } };
-    expect(planKvCache(load(), shape).maxModelLen).toBe(6144);
+    expect(planKvCache(load(), shape, 'f32').maxModelLen).toBe(6144);
   });
 
   it.each([
@@ -130,7 +137,7 @@ describe('KV cache plan', () => {
     [{ maxModelLen: '5000' }, SHAPE, /4096 positions/],
     [{ kvCacheMb: '1' }, { ...SHAPE, numLayers: 1000 }, /one block/],
   ] as const)('refuses %j', (flags, shape, message) => {
-    expect(() => planKvCache(load(flags), shape)).toThrow(message);
+    expect(() => planKvCache(load(flags), shape, 'f32')).toThrow(message);
   });
 });
 
