@@ -103,7 +103,8 @@ struct Scratch {
   int8_t* unpacked;
   int64_t unpacked_bytes;  // of one of the two, a pair of panels
 };
-constexpr int64_t kScratchTiles = 4 * kTileBytes;
+// Twice four: what is written now, and what is being added up.
+constexpr int64_t kScratchTiles = 2 * 4 * kTileBytes;
 constexpr int64_t kScratchSums = kChunkRows * 2 * kPanelColumns * int64_t{sizeof(float)};
 
 LORAMUX_INLINE int64_t UnpackedBytes(const Operand& operand) {

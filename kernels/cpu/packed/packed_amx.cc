@@ -64,10 +64,11 @@ class Fetcher {
 };
 
 // Sums of `blocks` row blocks and `panels` panels (1 or 2 each) over `steps` tiles of depth.
-template <int kBlocks, int kPanels, bool kFloat>
+// `between` runs after the products of each tile of depth.
+template <int kBlocks, int kPanels, bool kFloat, typename Between>
 LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin, int64_t a_step,
                               const uint8_t* b0, const uint8_t* b1, int64_t b_step, int64_t steps,
-                              bool stream) {
+                              bool stream, Between between) {
   // a_begin and a_step are bytes of depth within a row; 64 of them lie side by side in a tile.
   uint64_t depth = static_cast<uint64_t>(a_begin);
   for (int64_t s = 0; s < steps; ++s, depth += static_cast<uint64_t>(a_step)) {
@@ -88,6 +89,7 @@ LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin
       if constexpr (kBlocks == 2) _tile_dpbssd(2, 5, 6);
       if constexpr (kBlocks == 2 && kPanels == 2) _tile_dpbssd(3, 5, 7);
     }
+    between();
   }
 }
 
@@ -127,40 +129,55 @@ struct Place {
   bool stream;       // fetch weights ahead of reading them
 };
 
-// One inner group of one or two row blocks: integer sums over `steps` tiles of depth, then scaled
-// and added to the chunk's sums. a_begin and a_step are depths, row_scale the activations' scales.
+// Integer sums of one or two row blocks that have left the tiles and are still to be scaled and
+// added to the chunk's sums. That is done a few rows at a time between the tile products of the
+// blocks that follow: the tile unit would idle otherwise for half as long as the products take.
+template <int kPanels, bool kGrouped>
+struct Pending {
+  const int32_t* tiles = nullptr;
+  const float* row_scale = nullptr;
+  float* sums = nullptr;
+  __m512 scale[2] = {};
+  int64_t row = 0;
+  int64_t rows = 0;
+
+  LORAMUX_INLINE_MEMBER void Add(int64_t count) {
+    for (const int64_t end = Min(row + count, rows); row < end; ++row) {
+      const auto r = static_cast<uint64_t>(row);
+      const int32_t* tile = tiles + r / 16 * 2 * 256 + r % 16 * 16;
+      const __m512 factor = _mm512_set1_ps(row_scale[row]);
+#pragma GCC unroll 2
+      for (int c = 0; c < kPanels; ++c) {
+        __m512 x = _mm512_cvtepi32_ps(_mm512_load_si512(tile + c * 256));
+        if constexpr (kGrouped) x = _mm512_mul_ps(x, scale[c]);
+        float* at = sums + (row * 2 + c) * kPanelColumns;
+        _mm512_store_ps(at, _mm512_fmadd_ps(x, factor, _mm512_load_ps(at)));
+      }
+    }
+  }
+};
+
+// One inner group of one or two row blocks: integer sums over `steps` tiles of depth, which become
+// the pending ones. a_begin and a_step are depths, row_scale the activations' scales.
 template <int kBlocks, int kPanels, bool kGrouped>
 LORAMUX_INLINE void IntGroup(const uint8_t* a, int64_t block_bytes, int64_t a_begin, int64_t a_step,
                              const uint8_t* b0, const uint8_t* b1, int64_t steps, bool stream,
                              const float* row_scale, int64_t rows, const __m512 (&scale)[2],
-                             int32_t* tiles, float* sums) {
+                             int32_t* tiles, float* sums, Pending<kPanels, kGrouped>* pending) {
   ZeroTiles<kBlocks, kPanels>();
-  TileSteps<kBlocks, kPanels, false>(a, block_bytes, a_begin, a_step, b0, b1,
-                                     a_step * kPanelColumns, steps, stream);
+  const int64_t share = steps == 4 ? 8 : CeilDiv(2 * kRowsPerBlock, steps);
+  TileSteps<kBlocks, kPanels, false>(
+      a, block_bytes, a_begin, a_step, b0, b1, a_step * kPanelColumns, steps, stream,
+      [&]() __attribute__((always_inline)) { pending->Add(share); });
+  pending->Add(2 * kRowsPerBlock);
   StoreTiles<kBlocks, kPanels>(tiles);
-  const auto add_row = [&](const int32_t* tile, float by, float* sum) __attribute__((
-                           always_inline)) {
-    const __m512 factor = _mm512_set1_ps(by);
-#pragma GCC unroll 2
-    for (int c = 0; c < kPanels; ++c) {
-      __m512 x = _mm512_cvtepi32_ps(_mm512_load_si512(tile + c * 256));
-      if constexpr (kGrouped) x = _mm512_mul_ps(x, scale[c]);
-      float* at = sum + c * kPanelColumns;
-      _mm512_store_ps(at, _mm512_fmadd_ps(x, factor, _mm512_load_ps(at)));
-    }
-  };
-  const int64_t head = Min(rows, kRowsPerBlock);
-  for (int64_t r = 0; r < head; ++r) {
-    add_row(tiles + r * 16, row_scale[r], sums + r * 2 * kPanelColumns);
-  }
-  if constexpr (kBlocks == 2) {
-    tiles += 2 * 256;
-    row_scale += kRowsPerBlock;
-    sums += kRowsPerBlock * 2 * kPanelColumns;
-    for (int64_t r = 0; r < rows - kRowsPerBlock; ++r) {
-      add_row(tiles + r * 16, row_scale[r], sums + r * 2 * kPanelColumns);
-    }
-  }
+  pending->tiles = tiles;
+  pending->row_scale = row_scale;
+  pending->sums = sums;
+  pending->scale[0] = scale[0];
+  pending->scale[1] = scale[1];
+  pending->row = 0;
+  pending->rows = rows;
 }
 
 // Sums of a chunk's rows to their places.
@@ -212,6 +229,8 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
                     CeilDiv(operand.padded_k, inner) *
                         CeilDiv(chunk_end - chunk, 2 * kRowsPerBlock));
     if (int4) unpack(0, s.unpacked);
+    Pending<kPanels, kGrouped> pending;
+    int32_t* tiles = s.tiles;
     int64_t scale_group = 0;
     for (int64_t group = 0, number = 0; group < operand.padded_k; group += outer, ++number) {
       const int64_t group_end = Min(group + outer, operand.padded_k);
@@ -255,7 +274,8 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
           fetcher.Some();
           IntGroup<2, kPanels, kGrouped>(a, block_bytes, begin, step, b0, b1, steps, stream,
                                          row_scale + (row - chunk), Min(chunk_end - row, 32),
-                                         scale, s.tiles, sums);
+                                         scale, tiles, sums, &pending);
+          tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
           a += 2 * block_bytes;
           sums += 4 * kPanelColumns * kRowsPerBlock;
         }
@@ -263,10 +283,12 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
           fetcher.Some();
           IntGroup<1, kPanels, kGrouped>(a, block_bytes, begin, step, b0, b1, steps, stream,
                                          row_scale + (row - chunk), chunk_end - row, scale,
-                                         s.tiles, sums);
+                                         tiles, sums, &pending);
+          tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
         }
       }
     }
+    pending.Add(2 * kRowsPerBlock);
     FinishRows<kPanels>(args, finish, panel, chunk, chunk_end, s.sums);
   }
 }
@@ -286,7 +308,7 @@ LORAMUX_INLINE void Bf16Depth(const MultiplyArgs& args, const Scratch& s, const 
     LoadTiles<kBlocks, kPanels>(sums);
   }
   TileSteps<kBlocks, kPanels, true>(a, block_bytes, begin * 2, 64, b0, b1, kTileBytes,
-                                    (end - begin) / 32, at.stream);
+                                    (end - begin) / 32, at.stream, [] {});
   if (!last) {
     StoreTiles<kBlocks, kPanels>(sums);
     return;
