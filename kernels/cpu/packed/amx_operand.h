@@ -79,7 +79,7 @@ LORAMUX_INLINE float* Scales(const Operand& operand) {
 }
 
 // Sums of the rounded activations over 32 of depth, of the first rows: [kFewRows][padded_k / 32].
-// Where rows are few, int4 levels are multiplied as they are stored, zero points come off later.
+// Where rows are few, int4 levels are multiplied as they are stored (amx_few_rows.h).
 constexpr int64_t kFewRows = 4;
 constexpr int64_t kSumDepth = kSmallestGroup;
 LORAMUX_INLINE int32_t* Sums(const Operand& operand) {
@@ -96,19 +96,24 @@ int64_t OperandBytes(const Operand& operand) {
 }
 
 // Scratch of a worker: tiles as they leave the accumulators, sums of a chunk of rows, and two
-// activation groups of unpacked int4 weights for a pair of panels.
+// activation groups of unpacked int4 weights.
 struct Scratch {
   int32_t* tiles;
   float* sums;
   int8_t* unpacked;
-  int64_t unpacked_bytes;  // of one of the two, a pair of panels
+  int64_t unpacked_bytes;  // of one of the two, kPanelsMax panels
 };
+// Panels that are multiplied side by side, at most.
+constexpr int kPanelsMax = 4;
 // Twice four: what is written now, and what is being added up.
 constexpr int64_t kScratchTiles = 2 * 4 * kTileBytes;
 constexpr int64_t kScratchSums = kChunkRows * 2 * kPanelColumns * int64_t{sizeof(float)};
 
+// Floats between rows of the chunk's sums, in panels.
+LORAMUX_INLINE constexpr int64_t SumsWidth(int panels) { return panels == 4 ? 4 : 2; }
+
 LORAMUX_INLINE int64_t UnpackedBytes(const Operand& operand) {
-  return 2 * kPanelColumns * RoundUp(Min(operand.activation_group, operand.padded_k), 64);
+  return kPanelsMax * kPanelColumns * RoundUp(Min(operand.activation_group, operand.padded_k), 64);
 }
 int64_t ScratchBytes(const Operand& operand, const PackedShape& shape) {
   return kScratchTiles + kScratchSums +
@@ -126,9 +131,9 @@ LORAMUX_INLINE Scratch ScratchOf(const MultiplyArgs& args) {
 
 int64_t UnitPanels(const Operand& operand, const PackedShape& shape) {
   if (operand.rows <= kDecodeRows) {
-    // About 128 KiB: long enough to stream, short enough to share out evenly.
+    // About 128 KiB, and whole sets of streams: long enough to stream, short enough to share out.
     const int64_t panel_bytes = LayoutOf(shape).panel_bytes;
-    return Max(1, Min(8, 128 * 1024 / Max(1, panel_bytes)));
+    return Max(kPanelsMax, Min(8, 128 * 1024 / Max(1, panel_bytes) / 4 * 4));
   }
   // Activations that do not fit the second cache are passed once per unit, so units are large then.
   return OperandBytes(operand) > kOperandBytesMax ? 16 : 2;

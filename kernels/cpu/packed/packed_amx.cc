@@ -64,30 +64,45 @@ class Fetcher {
 };
 
 // Sums of `blocks` row blocks and `panels` panels (1 or 2 each) over `steps` tiles of depth.
-// `between` runs after the products of each tile of depth.
+// `between` runs after the products of each tile of depth. Two row blocks take at most two panels,
+// one takes four: four accumulators.
 template <int kBlocks, int kPanels, bool kFloat, typename Between>
 LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin, int64_t a_step,
-                              const uint8_t* b0, const uint8_t* b1, int64_t b_step, int64_t steps,
+                              const uint8_t* const (&b)[kPanelsMax], int64_t b_step, int64_t steps,
                               bool stream, Between between) {
+  static_assert(kBlocks * kPanels <= 4);
   // a_begin and a_step are bytes of depth within a row; 64 of them lie side by side in a tile.
   uint64_t depth = static_cast<uint64_t>(a_begin);
   for (int64_t s = 0; s < steps; ++s, depth += static_cast<uint64_t>(a_step)) {
-    if (stream) FetchLines(b0 + s * b_step + kStreamAhead, b_step);
+    if (stream) {
+      for (int c = 0; c < kPanels; ++c) FetchLines(b[c] + s * b_step + kStreamAhead, b_step);
+    }
     const uint8_t* at = a + depth / 64 * kTileBytes + depth % 64;
     _tile_loadd(4, at, 64);
-    _tile_loadd(6, b0 + s * b_step, 64);
-    if constexpr (kPanels == 2) _tile_loadd(7, b1 + s * b_step, 64);
+    _tile_loadd(6, b[0] + s * b_step, 64);
+    if constexpr (kPanels >= 2) _tile_loadd(7, b[1] + s * b_step, 64);
     if constexpr (kBlocks == 2) _tile_loadd(5, at + a_block, 64);
     if constexpr (kFloat) {
       _tile_dpbf16ps(0, 4, 6);
-      if constexpr (kPanels == 2) _tile_dpbf16ps(1, 4, 7);
+      if constexpr (kPanels >= 2) _tile_dpbf16ps(1, 4, 7);
       if constexpr (kBlocks == 2) _tile_dpbf16ps(2, 5, 6);
       if constexpr (kBlocks == 2 && kPanels == 2) _tile_dpbf16ps(3, 5, 7);
     } else {
       _tile_dpbssd(0, 4, 6);
-      if constexpr (kPanels == 2) _tile_dpbssd(1, 4, 7);
+      if constexpr (kPanels >= 2) _tile_dpbssd(1, 4, 7);
       if constexpr (kBlocks == 2) _tile_dpbssd(2, 5, 6);
       if constexpr (kBlocks == 2 && kPanels == 2) _tile_dpbssd(3, 5, 7);
+    }
+    if constexpr (kPanels == 4) {
+      _tile_loadd(6, b[2] + s * b_step, 64);
+      _tile_loadd(7, b[3] + s * b_step, 64);
+      if constexpr (kFloat) {
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_dpbf16ps(3, 4, 7);
+      } else {
+        _tile_dpbssd(2, 4, 6);
+        _tile_dpbssd(3, 4, 7);
+      }
     }
     between();
   }
@@ -96,18 +111,18 @@ LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin
 template <int kBlocks, int kPanels>
 LORAMUX_INLINE void ZeroTiles() {
   _tile_zero(0);
-  if constexpr (kPanels == 2) _tile_zero(1);
-  if constexpr (kBlocks == 2) _tile_zero(2);
-  if constexpr (kBlocks == 2 && kPanels == 2) _tile_zero(3);
+  if constexpr (kPanels >= 2) _tile_zero(1);
+  if constexpr (kBlocks == 2 || kPanels == 4) _tile_zero(2);
+  if constexpr (kBlocks * kPanels == 4) _tile_zero(3);
 }
 // Accumulator (block, panel) to and from [4][16][16] of 4 bytes.
 template <int kBlocks, int kPanels>
 LORAMUX_INLINE void StoreTiles(void* to) {
   auto* at = static_cast<char*>(to);
   _tile_stored(0, at, 64);
-  if constexpr (kPanels == 2) _tile_stored(1, at + kTileBytes, 64);
-  if constexpr (kBlocks == 2) _tile_stored(2, at + 2 * kTileBytes, 64);
-  if constexpr (kBlocks == 2 && kPanels == 2) _tile_stored(3, at + 3 * kTileBytes, 64);
+  if constexpr (kPanels >= 2) _tile_stored(1, at + kTileBytes, 64);
+  if constexpr (kBlocks == 2 || kPanels == 4) _tile_stored(2, at + 2 * kTileBytes, 64);
+  if constexpr (kBlocks * kPanels == 4) _tile_stored(3, at + 3 * kTileBytes, 64);
   LORAMUX_TILE_FENCE();
 }
 template <int kBlocks, int kPanels>
@@ -115,9 +130,9 @@ LORAMUX_INLINE void LoadTiles(const void* from) {
   const auto* at = static_cast<const char*>(from);
   LORAMUX_TILE_FENCE();
   _tile_loadd(0, at, 64);
-  if constexpr (kPanels == 2) _tile_loadd(1, at + kTileBytes, 64);
-  if constexpr (kBlocks == 2) _tile_loadd(2, at + 2 * kTileBytes, 64);
-  if constexpr (kBlocks == 2 && kPanels == 2) _tile_loadd(3, at + 3 * kTileBytes, 64);
+  if constexpr (kPanels >= 2) _tile_loadd(1, at + kTileBytes, 64);
+  if constexpr (kBlocks == 2 || kPanels == 4) _tile_loadd(2, at + 2 * kTileBytes, 64);
+  if constexpr (kBlocks * kPanels == 4) _tile_loadd(3, at + 3 * kTileBytes, 64);
 }
 
 // Where the inner loops are: a pair of panels (or one), a chunk of rows, a range of depth.
@@ -137,7 +152,7 @@ struct Pending {
   const int32_t* tiles = nullptr;
   const float* row_scale = nullptr;
   float* sums = nullptr;
-  __m512 scale[2] = {};
+  __m512 scale[kPanelsMax] = {};
   int64_t row = 0;
   int64_t rows = 0;
 
@@ -146,11 +161,11 @@ struct Pending {
       const auto r = static_cast<uint64_t>(row);
       const int32_t* tile = tiles + r / 16 * 2 * 256 + r % 16 * 16;
       const __m512 factor = _mm512_set1_ps(row_scale[row]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int c = 0; c < kPanels; ++c) {
         __m512 x = _mm512_cvtepi32_ps(_mm512_load_si512(tile + c * 256));
         if constexpr (kGrouped) x = _mm512_mul_ps(x, scale[c]);
-        float* at = sums + (row * 2 + c) * kPanelColumns;
+        float* at = sums + (row * SumsWidth(kPanels) + c) * kPanelColumns;
         _mm512_store_ps(at, _mm512_fmadd_ps(x, factor, _mm512_load_ps(at)));
       }
     }
@@ -161,31 +176,32 @@ struct Pending {
 // the pending ones. a_begin and a_step are depths, row_scale the activations' scales.
 template <int kBlocks, int kPanels, bool kGrouped>
 LORAMUX_INLINE void IntGroup(const uint8_t* a, int64_t block_bytes, int64_t a_begin, int64_t a_step,
-                             const uint8_t* b0, const uint8_t* b1, int64_t steps, bool stream,
-                             const float* row_scale, int64_t rows, const __m512 (&scale)[2],
+                             const uint8_t* const (&b)[kPanelsMax], int64_t steps, bool stream,
+                             const float* row_scale, int64_t rows,
+                             const __m512 (&scale)[kPanelsMax],
                              int32_t* tiles, float* sums, Pending<kPanels, kGrouped>* pending) {
   ZeroTiles<kBlocks, kPanels>();
   const int64_t share = steps == 4 ? 8 : CeilDiv(2 * kRowsPerBlock, steps);
   TileSteps<kBlocks, kPanels, false>(
-      a, block_bytes, a_begin, a_step, b0, b1, a_step * kPanelColumns, steps, stream,
+      a, block_bytes, a_begin, a_step, b, a_step * kPanelColumns, steps, stream,
       [&]() __attribute__((always_inline)) { pending->Add(share); });
   pending->Add(2 * kRowsPerBlock);
   StoreTiles<kBlocks, kPanels>(tiles);
   pending->tiles = tiles;
   pending->row_scale = row_scale;
   pending->sums = sums;
-  pending->scale[0] = scale[0];
-  pending->scale[1] = scale[1];
+  for (int c = 0; c < kPanels; ++c) pending->scale[c] = scale[c];
   pending->row = 0;
   pending->rows = rows;
 }
 
 // Sums of a chunk's rows to their places.
 template <int kPanels>
-LORAMUX_INLINE void FinishRows(const MultiplyArgs& args, const Finish (&finish)[2], int64_t panel,
-                               int64_t first_row, int64_t end_row, const float* sums) {
-  for (int64_t row = first_row; row < end_row; ++row, sums += 2 * kPanelColumns) {
-#pragma GCC unroll 2
+LORAMUX_INLINE void FinishRows(const MultiplyArgs& args, const Finish (&finish)[kPanelsMax],
+                               int64_t panel, int64_t first_row, int64_t end_row,
+                               const float* sums) {
+  for (int64_t row = first_row; row < end_row; ++row, sums += SumsWidth(kPanels) * kPanelColumns) {
+#pragma GCC unroll 4
     for (int c = 0; c < kPanels; ++c) {
       StoreRow(args, finish[c], row, (panel + c) * kPanelColumns,
                _mm512_mul_ps(_mm512_load_ps(sums + c * kPanelColumns), finish[c].column_scale));
@@ -205,7 +221,7 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
   const int64_t inner = shape.group > 0 ? Min(shape.group, outer) : outer;
   const int64_t step = inner < 64 ? 32 : 64;
   const uint8_t* weights = args.weight.blob + panel * layout.panel_bytes;
-  Finish finish[2];
+  Finish finish[kPanelsMax];
   for (int c = 0; c < kPanels; ++c) finish[c] = FinishOf(args, panel + c);
 
   const bool decode = row_end - row_begin <= kDecodeRows;
@@ -216,13 +232,13 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
   const auto unpack = [&](int64_t begin, int8_t* to) __attribute__((always_inline)) {
     const int64_t end = Min(begin + outer, operand.padded_k);
     for (int c = 0; c < kPanels; ++c) {
-      UnpackInt4(args, panel + c, begin, end, to + c * (s.unpacked_bytes / 2));
+      UnpackInt4(args, panel + c, begin, end, to + c * (s.unpacked_bytes / kPanelsMax));
     }
   };
 
   for (int64_t chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
     const int64_t chunk_end = Min(chunk + kChunkRows, row_end);
-    for (int64_t i = 0; i < (chunk_end - chunk) * 2 * kPanelColumns; i += 16) {
+    for (int64_t i = 0; i < (chunk_end - chunk) * SumsWidth(kPanels) * kPanelColumns; i += 16) {
       _mm512_store_ps(s.sums + i, _mm512_setzero_ps());
     }
     Fetcher fetcher(chunk == row_begin && !decode ? fetch : nullptr, layout.panel_bytes * kPanels,
@@ -234,14 +250,14 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
     int64_t scale_group = 0;
     for (int64_t group = 0, number = 0; group < operand.padded_k; group += outer, ++number) {
       const int64_t group_end = Min(group + outer, operand.padded_k);
-      const uint8_t* b[2] = {};
+      const uint8_t* b[kPanelsMax] = {};
       if (int4) {
         // One group ahead: tiles are not loaded from stores that are still on their way.
         int8_t* here = s.unpacked + (number & 1) * s.unpacked_bytes;
         int8_t* next = s.unpacked + (~number & 1) * s.unpacked_bytes;
         if (group_end < operand.padded_k) unpack(group_end, next);
         for (int c = 0; c < kPanels; ++c) {
-          b[c] = reinterpret_cast<uint8_t*>(here + c * (s.unpacked_bytes / 2));
+          b[c] = reinterpret_cast<uint8_t*>(here + c * (s.unpacked_bytes / kPanelsMax));
         }
       } else {
         for (int c = 0; c < kPanels; ++c) {
@@ -253,7 +269,7 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
       for (int64_t begin = group; begin < group_end; begin += inner) {
         const int64_t end = Min(begin + inner, group_end);
         const int64_t steps = (end - begin) >> (step == 64 ? 6 : 5);
-        __m512 scale[2] = {};
+        __m512 scale[kPanelsMax] = {};
         if constexpr (kGrouped) {
           // A weight group wider than the activations' is read once per activation group.
           if (begin >= (scale_group + 1) * shape.group) ++scale_group;
@@ -265,25 +281,27 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
           }
         }
         const int64_t skip = (begin - group) * kPanelColumns;
-        const uint8_t* b0 = b[0] + skip;
-        const uint8_t* b1 = kPanels == 2 ? b[1] + skip : nullptr;
+        const uint8_t* from[kPanelsMax] = {};
+        for (int c = 0; c < kPanels; ++c) from[c] = b[c] + skip;
         const uint8_t* a = Tiles(operand) + chunk / kRowsPerBlock * block_bytes;
         float* sums = s.sums;
         int64_t row = chunk;
-        for (; row + kRowsPerBlock < chunk_end; row += 2 * kRowsPerBlock) {
-          fetcher.Some();
-          IntGroup<2, kPanels, kGrouped>(a, block_bytes, begin, step, b0, b1, steps, stream,
-                                         row_scale + (row - chunk), Min(chunk_end - row, 32),
-                                         scale, tiles, sums, &pending);
-          tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
-          a += 2 * block_bytes;
-          sums += 4 * kPanelColumns * kRowsPerBlock;
+        if constexpr (kPanels <= 2) {
+          for (; row + kRowsPerBlock < chunk_end; row += 2 * kRowsPerBlock) {
+            fetcher.Some();
+            IntGroup<2, kPanels, kGrouped>(a, block_bytes, begin, step, from, steps, stream,
+                                           row_scale + (row - chunk), Min(chunk_end - row, 32),
+                                           scale, tiles, sums, &pending);
+            tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
+            a += 2 * block_bytes;
+            sums += 4 * kPanelColumns * kRowsPerBlock;
+          }
         }
         if (row < chunk_end) {
           fetcher.Some();
-          IntGroup<1, kPanels, kGrouped>(a, block_bytes, begin, step, b0, b1, steps, stream,
-                                         row_scale + (row - chunk), chunk_end - row, scale,
-                                         tiles, sums, &pending);
+          IntGroup<1, kPanels, kGrouped>(a, block_bytes, begin, step, from, steps, stream,
+                                         row_scale + (row - chunk), chunk_end - row, scale, tiles,
+                                         sums, &pending);
           tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
         }
       }
@@ -295,8 +313,9 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
 
 template <int kBlocks, int kPanels>
 LORAMUX_INLINE void Bf16Depth(const MultiplyArgs& args, const Scratch& s, const Place& at,
-                              int64_t begin, int64_t end, const uint8_t* b0, const uint8_t* b1,
-                              bool first, bool last, const Finish (&finish)[2]) {
+                              int64_t begin, int64_t end,
+                              const uint8_t* const (&b)[kPanelsMax], bool first, bool last,
+                              const Finish (&finish)[kPanelsMax]) {
   const Operand& operand = args.operand;
   const int64_t block_bytes = BlockBytes(operand);
   const uint8_t* a = Tiles(operand) + at.row / kRowsPerBlock * block_bytes;
@@ -307,7 +326,7 @@ LORAMUX_INLINE void Bf16Depth(const MultiplyArgs& args, const Scratch& s, const 
   } else {
     LoadTiles<kBlocks, kPanels>(sums);
   }
-  TileSteps<kBlocks, kPanels, true>(a, block_bytes, begin * 2, 64, b0, b1, kTileBytes,
+  TileSteps<kBlocks, kPanels, true>(a, block_bytes, begin * 2, 64, b, kTileBytes,
                                     (end - begin) / 32, at.stream, [] {});
   if (!last) {
     StoreTiles<kBlocks, kPanels>(sums);
@@ -330,7 +349,7 @@ void Bf16Panels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64
   const Operand& operand = args.operand;
   const PackedLayout& layout = args.layout;
   const uint8_t* weights = args.weight.blob + panel * layout.panel_bytes;
-  Finish finish[2];
+  Finish finish[kPanelsMax];
   for (int c = 0; c < kPanels; ++c) finish[c] = FinishOf(args, panel + c);
   const bool decode = row_end - row_begin <= kDecodeRows;
   const int64_t depth = kBf16Block;
@@ -342,18 +361,20 @@ void Bf16Panels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64
     for (int64_t begin = 0; begin < operand.padded_k; begin += depth) {
       const int64_t end = Min(begin + depth, operand.padded_k);
       const int64_t offset = begin * kPanelColumns * 2;
-      const uint8_t* b0 = weights + offset;
-      const uint8_t* b1 = kPanels == 2 ? b0 + layout.panel_bytes : nullptr;
+      const uint8_t* b[kPanelsMax] = {};
+      for (int c = 0; c < kPanels; ++c) b[c] = weights + offset + c * layout.panel_bytes;
       const bool first = begin == 0;
       const bool last = end == operand.padded_k;
       Place at{panel, chunk, row_end, chunk, decode};
-      for (; at.row + kRowsPerBlock < chunk_end; at.row += 2 * kRowsPerBlock) {
-        fetcher.Some();
-        Bf16Depth<2, kPanels>(args, s, at, begin, end, b0, b1, first, last, finish);
+      if constexpr (kPanels <= 2) {
+        for (; at.row + kRowsPerBlock < chunk_end; at.row += 2 * kRowsPerBlock) {
+          fetcher.Some();
+          Bf16Depth<2, kPanels>(args, s, at, begin, end, b, first, last, finish);
+        }
       }
       if (at.row < chunk_end) {
         fetcher.Some();
-        Bf16Depth<1, kPanels>(args, s, at, begin, end, b0, b1, first, last, finish);
+        Bf16Depth<1, kPanels>(args, s, at, begin, end, b, first, last, finish);
       }
     }
   }
@@ -372,7 +393,7 @@ LORAMUX_INLINE void Panels(const MultiplyArgs& args, const Scratch& s, int64_t p
 }
 
 void Multiply(const MultiplyArgs& args) {
-  if (AreFewRowsOfInt4(args)) return MultiplyFewRows(args);
+  if (AreFewRows(args)) return MultiplyFewRows(args);
   const Operand& operand = args.operand;
   const Scratch s = ScratchOf(args);
   const int64_t inner =
@@ -382,12 +403,14 @@ void Multiply(const MultiplyArgs& args) {
   const int64_t row_bytes = Max(1, DepthBytes(operand));
   const int64_t rows_at_once =
       Max(kChunkRows, kOperandBytesMax / row_bytes / kChunkRows * kChunkRows);
-  const bool decode = operand.rows <= kDecodeRows;
   for (int64_t begin = 0; begin < operand.rows; begin += rows_at_once) {
     const int64_t end = Min(begin + rows_at_once, operand.rows);
     int64_t panel = args.first_panel;
-    // One panel at a time while weights stream: one sequential read. Two when rows are many.
-    for (; !decode && panel + 1 < args.last_panel; panel += 2) {
+    // While weights stream, panels side by side are streams that memory serves side by side.
+    for (; operand.rows <= kRowsPerBlock && panel + 3 < args.last_panel; panel += 4) {
+      Panels<4>(args, s, panel, begin, end, nullptr);
+    }
+    for (; panel + 1 < args.last_panel; panel += 2) {
       const int64_t next = panel + 2 < args.last_panel ? panel + 2 : args.next_first;
       const bool more = panel + 2 < args.last_panel || args.next_first < args.next_last;
       const bool pair = next + 1 < args.layout.panels;
