@@ -8,9 +8,9 @@ namespace {
 
 // With few rows weights are multiplied as they come from memory, without tiles. The sums are
 // integers, so the result is what tiles would give, bit for bit. VNNI multiplies unsigned by signed
-// bytes: int4 levels are unsigned as they are, and zero points come off by the activations' sums; for
-// int8 it is the activations that are made unsigned by adding 128, and 128 times the weights' sums
-// comes off.
+// bytes: int4 levels are unsigned as they are, and zero points come off by the activations' sums;
+// for int8 it is the activations that are made unsigned by adding 128, and 128 times the weights'
+// sums comes off.
 // Panels side by side are streams that memory serves side by side.
 template <int kRows, int kPanels, bool kInt4>
 void FewRows(const MultiplyArgs& args, int64_t panel) {

@@ -72,7 +72,14 @@ export async function withModel<T>(
   const teardown = new Teardown();
   teardown.add(() => rm(dataDir, { recursive: true, force: true }));
   try {
-    const flags = { model, dataDir, servedModelName: 'base', numBlocks: '1024' };
+    // The known answers are float32's.
+    const flags = {
+      model,
+      dataDir,
+      servedModelName: 'base',
+      numBlocks: '1024',
+      weights: 'float32',
+    };
     const runtime = await createRuntime(loadConfig({ flags, env: {} }), {}, teardown);
     await preloadAdapters(runtime.adapters, adapters);
     const { metadata } = runtime.imported;
