@@ -11,7 +11,13 @@ import { addonCandidates, locateOrtLibrary } from '../../../src/native/locate.ts
 const folder = mkdtempSync(join(tmpdir(), 'loramux-loader-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const addon = { probe: () => {}, createSession: () => {}, closeAllNow: () => {} };
+const addon = {
+  probe: () => {},
+  createSession: () => {},
+  packWeights: () => {},
+  packLevels: () => {},
+  closeAllNow: () => {},
+};
 
 function file(name: string): string {
   const path = join(folder, name);
