@@ -24,6 +24,10 @@ constexpr int64_t kOperandBytesMax = 1280 * 1024;
 constexpr int64_t kBf16Block = 512;       // depth between two visits of a sum, for many rows
 constexpr int64_t kDecodeRows = 32;       // up to here a call is bound by reading weights
 constexpr int64_t kStreamAhead = 8 * 1024;  // bytes that decode fetches ahead of its reading
+// The same for tiles that stream from memory. Tile loads do not run ahead of tile products, so what
+// is not in the first cache when it is loaded is waited for; a tile ahead is enough, further ahead
+// only takes fill buffers for longer.
+constexpr int64_t kTileAhead = 1024;
 // Results larger than this are written past the caches, which could not keep them: a store that
 // fetches its line first would read as much as it writes.
 constexpr int64_t kResultBytesMax = 1024 * 1024;

@@ -41,8 +41,8 @@ LORAMUX_INLINE void UnpackInt4(const MultiplyArgs& args, int64_t panel, int64_t 
   }
 }
 
-LORAMUX_INLINE void FetchLines(const uint8_t* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
+LORAMUX_INLINE void FetchTile(const uint8_t* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
 }
 
 // Brings what comes next to the second cache, a little with every visit: fetches that come all at
@@ -63,46 +63,62 @@ class Fetcher {
   int64_t share_;
 };
 
+// Tile numbers are part of the instruction, so macros. Weights that stream pass the first cache by,
+// in which activations stay.
+#define LORAMUX_LOAD_WEIGHTS(tile, from)  \
+  do {                                    \
+    if constexpr (kStream) {              \
+      _tile_stream_loadd(tile, from, 64); \
+    } else {                              \
+      _tile_loadd(tile, from, 64);        \
+    }                                     \
+  } while (false)
+#define LORAMUX_PRODUCT(sum, a, b) \
+  do {                             \
+    if constexpr (kFloat) {        \
+      _tile_dpbf16ps(sum, a, b);   \
+    } else {                       \
+      _tile_dpbssd(sum, a, b);     \
+    }                              \
+  } while (false)
+
 // Sums of `blocks` row blocks and `panels` panels (1 or 2 each) over `steps` tiles of depth.
 // `between` runs after the products of each tile of depth. Two row blocks take at most two panels,
 // one takes four: four accumulators.
-template <int kBlocks, int kPanels, bool kFloat, typename Between>
+template <int kBlocks, int kPanels, bool kFloat, bool kStream, typename Between>
 LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin, int64_t a_step,
                               const uint8_t* const (&b)[kPanelsMax], int64_t b_step, int64_t steps,
-                              bool stream, Between between) {
+                              Between between) {
   static_assert(kBlocks * kPanels <= 4);
   // a_begin and a_step are bytes of depth within a row; 64 of them lie side by side in a tile.
   uint64_t depth = static_cast<uint64_t>(a_begin);
+  const auto fetch = [&](const uint8_t* from) __attribute__((always_inline)) {
+    if constexpr (kStream) FetchTile(from + kTileAhead, b_step);
+  };
   for (int64_t s = 0; s < steps; ++s, depth += static_cast<uint64_t>(a_step)) {
-    if (stream) {
-      for (int c = 0; c < kPanels; ++c) FetchLines(b[c] + s * b_step + kStreamAhead, b_step);
-    }
     const uint8_t* at = a + depth / 64 * kTileBytes + depth % 64;
+    const int64_t offset = s * b_step;
+    fetch(b[0] + offset);
     _tile_loadd(4, at, 64);
-    _tile_loadd(6, b[0] + s * b_step, 64);
-    if constexpr (kPanels >= 2) _tile_loadd(7, b[1] + s * b_step, 64);
-    if constexpr (kBlocks == 2) _tile_loadd(5, at + a_block, 64);
-    if constexpr (kFloat) {
-      _tile_dpbf16ps(0, 4, 6);
-      if constexpr (kPanels >= 2) _tile_dpbf16ps(1, 4, 7);
-      if constexpr (kBlocks == 2) _tile_dpbf16ps(2, 5, 6);
-      if constexpr (kBlocks == 2 && kPanels == 2) _tile_dpbf16ps(3, 5, 7);
-    } else {
-      _tile_dpbssd(0, 4, 6);
-      if constexpr (kPanels >= 2) _tile_dpbssd(1, 4, 7);
-      if constexpr (kBlocks == 2) _tile_dpbssd(2, 5, 6);
-      if constexpr (kBlocks == 2 && kPanels == 2) _tile_dpbssd(3, 5, 7);
+    LORAMUX_LOAD_WEIGHTS(6, b[0] + offset);
+    LORAMUX_PRODUCT(0, 4, 6);
+    if constexpr (kPanels >= 2) {
+      fetch(b[1] + offset);
+      LORAMUX_LOAD_WEIGHTS(7, b[1] + offset);
+      LORAMUX_PRODUCT(1, 4, 7);
+    }
+    if constexpr (kBlocks == 2) {
+      _tile_loadd(5, at + a_block, 64);
+      LORAMUX_PRODUCT(2, 5, 6);
+      if constexpr (kPanels == 2) LORAMUX_PRODUCT(3, 5, 7);
     }
     if constexpr (kPanels == 4) {
-      _tile_loadd(6, b[2] + s * b_step, 64);
-      _tile_loadd(7, b[3] + s * b_step, 64);
-      if constexpr (kFloat) {
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_dpbf16ps(3, 4, 7);
-      } else {
-        _tile_dpbssd(2, 4, 6);
-        _tile_dpbssd(3, 4, 7);
-      }
+      fetch(b[2] + offset);
+      LORAMUX_LOAD_WEIGHTS(6, b[2] + offset);
+      LORAMUX_PRODUCT(2, 4, 6);
+      fetch(b[3] + offset);
+      LORAMUX_LOAD_WEIGHTS(7, b[3] + offset);
+      LORAMUX_PRODUCT(3, 4, 7);
     }
     between();
   }
@@ -182,9 +198,15 @@ LORAMUX_INLINE void IntGroup(const uint8_t* a, int64_t block_bytes, int64_t a_be
                              int32_t* tiles, float* sums, Pending<kPanels, kGrouped>* pending) {
   ZeroTiles<kBlocks, kPanels>();
   const int64_t share = steps == 4 ? 8 : CeilDiv(2 * kRowsPerBlock, steps);
-  TileSteps<kBlocks, kPanels, false>(
-      a, block_bytes, a_begin, a_step, b, a_step * kPanelColumns, steps, stream,
-      [&]() __attribute__((always_inline)) { pending->Add(share); });
+  const auto between = [&]() __attribute__((always_inline)) { pending->Add(share); };
+  const int64_t b_step = a_step * kPanelColumns;
+  if (stream) {
+    TileSteps<kBlocks, kPanels, false, true>(a, block_bytes, a_begin, a_step, b, b_step, steps,
+                                             between);
+  } else {
+    TileSteps<kBlocks, kPanels, false, false>(a, block_bytes, a_begin, a_step, b, b_step, steps,
+                                              between);
+  }
   pending->Add(2 * kRowsPerBlock);
   StoreTiles<kBlocks, kPanels>(tiles);
   pending->tiles = tiles;
@@ -326,8 +348,14 @@ LORAMUX_INLINE void Bf16Depth(const MultiplyArgs& args, const Scratch& s, const 
   } else {
     LoadTiles<kBlocks, kPanels>(sums);
   }
-  TileSteps<kBlocks, kPanels, true>(a, block_bytes, begin * 2, 64, b, kTileBytes,
-                                    (end - begin) / 32, at.stream, [] {});
+  const auto between = [] {};
+  if (at.stream) {
+    TileSteps<kBlocks, kPanels, true, true>(a, block_bytes, begin * 2, 64, b, kTileBytes,
+                                            (end - begin) / 32, between);
+  } else {
+    TileSteps<kBlocks, kPanels, true, false>(a, block_bytes, begin * 2, 64, b, kTileBytes,
+                                             (end - begin) / 32, between);
+  }
   if (!last) {
     StoreTiles<kBlocks, kPanels>(sums);
     return;
