@@ -23,6 +23,8 @@ export interface Checkpoint {
   tensors: Map<string, CheckpointTensor>;
   /** Absolute paths of the weight files, symbolic links resolved, in the order of their names. */
   files: string[];
+  /** `__metadata__` of each file. */
+  metadata: ReadonlyMap<string, string>[];
   weightBytes: number;
 }
 
@@ -42,6 +44,7 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
 
   const tensors = new Map<string, CheckpointTensor>();
   const files: string[] = [];
+  const metadata: Checkpoint['metadata'] = [];
   let weightBytes = 0;
   for (const name of names) {
     const file = await realpath(join(root, name)).catch((cause: unknown) => {
@@ -56,12 +59,13 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
       tensors.set(tensor, { ...entry, file });
     }
     files.push(file);
+    metadata.push(header.metadata);
     weightBytes += header.fileBytes;
   }
   for (const [tensor, name] of shards ?? []) {
     if (!tensors.has(tensor)) throw invalid(root, `lacks tensor ${tensor}, listed in ${name}`);
   }
-  return { dir: root, tensors, files, weightBytes };
+  return { dir: root, tensors, files, metadata, weightBytes };
 }
 
 /** Tensor name -> file name of model.safetensors.index.json. */

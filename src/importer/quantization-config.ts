@@ -8,7 +8,7 @@ import type { CheckpointQuantization, ModelConfig, PackedDirectory, PackedSpec }
 
 export const QUANT_METHOD = 'loramux';
 /** Version of the directories' layout: names, blobs and their formats. */
-const LAYOUT_VERSION = 2;
+const LAYOUT_VERSION = 3;
 const LABEL = 'quantization_config of config.json';
 
 /** Keys of GPTQ and AWQ tools that say how the levels were found, not what they mean. */
@@ -141,6 +141,17 @@ export function packedDirectoryJson(packing: Pick<PackedDirectory, 'linears' | '
     ...spec(packing.linears),
     lm_head: spec(packing.lmHead),
   } satisfies JsonObject;
+}
+
+/** Key of the weight file's `__metadata__` that says how its blobs are packed. */
+export const PACKING_KEY = 'loramux_packing';
+
+/**
+ * Value of PACKING_KEY. Blobs of other settings may have the same sizes, so that only this shows
+ * when config.json and weights do not belong together.
+ */
+export function packingLabel(packing: Pick<PackedDirectory, 'linears' | 'lmHead'>): string {
+  return JSON.stringify(packedDirectoryJson(packing));
 }
 
 /** AutoGPTQ, GPTQModel, AutoAWQ, and transformers, which writes the same keys. */

@@ -3,9 +3,10 @@ import { LoramuxError } from '../errors.ts';
 import { LORA_MODULES } from '../native/addon-types.ts';
 import type { Checkpoint } from './checkpoint.ts';
 import { modulePath, moduleShape } from './modules.ts';
-import { packedBytes, packedShape } from './packing/format.ts';
+import { BLOB_ALIGNMENT, packedBytes, packedShape } from './packing/format.ts';
+import { PACKING_KEY, packingLabel } from './quantization-config.ts';
 import type { SafetensorsDtype } from './safetensors/header.ts';
-import type { CheckpointQuantization, ModelConfig, PackedSpec } from './types.ts';
+import type { CheckpointQuantization, ModelConfig, PackedDirectory, PackedSpec } from './types.ts';
 
 export const EMBEDDING = 'model.embed_tokens.weight';
 export const FINAL_NORM = 'model.norm.weight';
@@ -162,7 +163,8 @@ export function expectedTensors(
 }
 
 /**
- * Checks that the checkpoint has exactly the model's tensors, with their shapes.
+ * Checks that the checkpoint has exactly the model's tensors, with their shapes; that a packed
+ * directory's blobs are those of its config.json, and lie where kernels can read them.
  * @throws LoramuxError model_weights_invalid, safetensors_dtype_unsupported
  */
 export function checkWeights(config: ModelConfig, checkpoint: Checkpoint): void {
@@ -198,6 +200,18 @@ export function checkWeights(config: ModelConfig, checkpoint: Checkpoint): void 
         `The checkpoint ${dir} has ${name} as ${tensor.dtype}; supported are ${dtypes.join(', ')}.`,
       );
     }
+  }
+  if (config.quantization?.method === 'loramux') checkBlobs(config.quantization, checkpoint);
+}
+
+function checkBlobs(packing: PackedDirectory, { dir, tensors, metadata }: Checkpoint): void {
+  const label = packingLabel(packing);
+  if (metadata.some((entries) => entries.get(PACKING_KEY) !== label)) {
+    throw invalid(dir, 'has weights that were not packed as its config.json says');
+  }
+  for (const [name, { dtype, begin }] of tensors) {
+    if (dtype !== 'U8' || begin % BLOB_ALIGNMENT === 0) continue;
+    throw invalid(dir, `has ${name} at byte ${begin}, which is no multiple of ${BLOB_ALIGNMENT}`);
   }
 }
 

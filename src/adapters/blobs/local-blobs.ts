@@ -11,8 +11,8 @@
 import { randomUUID } from 'node:crypto';
 import path from 'node:path';
 import { LoramuxError } from '../../errors.ts';
+import { lockFolder } from '../../folder-lock.ts';
 import { KeyedLock } from '../keyed-lock.ts';
-import { lockDataDir } from '../store/data-dir-lock.ts';
 import { nodeStoreFs, type StoreFs } from '../store/store-fs.ts';
 import { isDiskFull } from './io.ts';
 import type { LocalBlobStats, LocalBlobs } from './types.ts';
@@ -78,7 +78,7 @@ class DiskBlobs implements LocalBlobs {
 
   async open(): Promise<void> {
     for (const dir of [this.#blobs, this.#tmp, this.uploadDir]) await this.#fs.makeDir(dir);
-    this.#unlock = await lockDataDir(this.#root);
+    this.#unlock = await lockFolder(this.#root);
     try {
       await this.#fs.syncDir(this.#root);
       for (const dir of [this.#tmp, this.uploadDir]) {

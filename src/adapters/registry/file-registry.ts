@@ -7,8 +7,8 @@
  */
 import { randomBytes } from 'node:crypto';
 import { LoramuxError } from '../../errors.ts';
+import { lockFolder } from '../../folder-lock.ts';
 import { KeyedLock } from '../keyed-lock.ts';
-import { lockDataDir } from '../store/data-dir-lock.ts';
 import { nodeStoreFs, type StoreFs } from '../store/store-fs.ts';
 import { decodeNameFile, encodeNameFile } from './name-files.ts';
 import { NameFolder } from './name-folder.ts';
@@ -182,7 +182,7 @@ export class FileRegistry implements RegistryBackend {
 
   async #open(listener: RegistryListener): Promise<void> {
     await this.#folder.makeFolders();
-    this.#unlock = await lockDataDir(this.#folder.names);
+    this.#unlock = await lockFolder(this.#folder.names);
     try {
       await this.#folder.removeStaged();
       await this.#readAll();

@@ -1,14 +1,15 @@
 /** A checkpoint -> a self-contained directory with packed linear layers. */
-import { copyFile, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { LoramuxError } from '../../errors.ts';
+import { lockFolder } from '../../folder-lock.ts';
 import type { PackedFormat } from '../../native/addon-types.ts';
 import { WEIGHTS_FILE } from '../checkpoint.ts';
 import { CONFIG_FILE, GENERATION_CONFIG_FILE, type OpenedModel, openModel } from '../import.ts';
 import type { JsonObject } from '../json.ts';
 import { exists, readJsonFile } from '../json-file.ts';
-import { packedDirectoryJson } from '../quantization-config.ts';
+import { PACKING_KEY, packedDirectoryJson, packingLabel } from '../quantization-config.ts';
 import { SafetensorsWriter } from '../safetensors/writer.ts';
 import type { Packing, ProgressCallback } from '../types.ts';
 import { hasQuantizedLmHead } from '../weights.ts';
@@ -57,7 +58,8 @@ export interface PackModelResult {
  * that has one is complete. In memory are at most two blobs and a few pieces of 8 MiB (source.ts);
  * of GPTQ and AWQ checkpoints a layer's tensors besides. Equal sources give equal files.
  * @param outDir created; must be empty, or hold the same packing of the same source.
- * @throws LoramuxError config_invalid, model_quantization_unsupported, and as importModel
+ * @throws LoramuxError config_invalid (options; `outDir` cannot be written or another process writes
+ *   it), model_quantization_unsupported, and as importModel
  */
 export async function packModel(
   dir: string,
@@ -67,40 +69,74 @@ export async function packModel(
   const model = await openModel(dir);
   const packing = planPacking(dir, model, options);
   const target = resolve(outDir);
-  const source = await CheckpointSource.open(model);
+  await toTarget(target, mkdir(target, { recursive: true }));
+  const unlock = await lockFolder(target);
   try {
-    const result = { dir: target, sourceBytes: model.checkpoint.weightBytes, packing };
-    await mkdir(target, { recursive: true });
-    const found = await readJsonFile(join(target, CONFIG_FILE), 'model_config_unsupported');
-    if (found !== undefined) {
-      const digest = await digestWithProgress(source, options.onProgress);
-      const expected = packedConfig(model, packing, digest);
-      if (JSON.stringify(found.json) !== JSON.stringify(expected)) {
-        throw new LoramuxError(
-          'config_invalid',
-          `${target} holds another model; give a new directory.`,
-        );
-      }
-      const { weightBytes } = (await openModel(target)).checkpoint;
-      return { ...result, written: false, weightBytes, sourceDigest: digest, clampedLevels: 0 };
+    const source = await CheckpointSource.open(model);
+    try {
+      return await packInto(target, source, packing, options);
+    } finally {
+      await source.close();
     }
-    await removeLeftovers(target);
-    for (const name of [...TOKENIZER_FILES, GENERATION_CONFIG_FILE]) {
-      const from = join(model.checkpoint.dir, name);
-      if (await exists(from)) await copyFile(from, join(target, name));
-    }
-    const context: JobContext = {
-      source,
-      threads: options.threads ?? Math.min(MAX_THREADS, availableParallelism()),
-      clamped: 0,
-    };
-    const weightBytes = await writeWeights(target, context, packing, options.onProgress);
-    const sourceDigest = await source.digest();
-    await writeConfig(target, packedConfig(model, packing, sourceDigest));
-    const clampedLevels = context.clamped;
-    return { ...result, written: true, weightBytes, sourceDigest, clampedLevels };
   } finally {
-    await source.close();
+    await unlock();
+  }
+}
+
+async function packInto(
+  target: string,
+  source: CheckpointSource,
+  packing: Packing,
+  options: PackModelOptions,
+): Promise<PackModelResult> {
+  const { model } = source;
+  const result = { dir: target, sourceBytes: model.checkpoint.weightBytes, packing };
+  const found = await readJsonFile(join(target, CONFIG_FILE), 'model_config_unsupported');
+  if (found !== undefined) {
+    const sourceDigest = await digestWithProgress(source, options.onProgress);
+    const expected = packedConfig(model, packing, sourceDigest);
+    if (JSON.stringify(found.json) !== JSON.stringify(expected)) {
+      throw new LoramuxError(
+        'config_invalid',
+        `${target} holds another model; give a new directory.`,
+      );
+    }
+    const { weightBytes } = (await openModel(target)).checkpoint;
+    return { ...result, written: false, weightBytes, sourceDigest, clampedLevels: 0 };
+  }
+  await toTarget(target, removeLeftovers(target));
+  for (const name of [...TOKENIZER_FILES, GENERATION_CONFIG_FILE]) {
+    const from = join(model.checkpoint.dir, name);
+    if (await exists(from)) await toTarget(target, copyFile(from, join(target, name)));
+  }
+  const context: JobContext = {
+    source,
+    threads: options.threads ?? Math.min(MAX_THREADS, availableParallelism()),
+    clamped: 0,
+  };
+  const weightBytes = await writeWeights(target, context, packing, options.onProgress);
+  const sourceDigest = await source.digest();
+  await toTarget(target, writeConfig(target, packedConfig(model, packing, sourceDigest)));
+  return {
+    ...result,
+    written: true,
+    weightBytes,
+    sourceDigest,
+    clampedLevels: context.clamped,
+  };
+}
+
+/** What the system says of work on the target (a full disk, no permission) with a code of ours. */
+async function toTarget<T>(target: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (cause) {
+    if (cause instanceof LoramuxError || !(cause instanceof Error) || !('syscall' in cause)) {
+      throw cause;
+    }
+    throw new LoramuxError('config_invalid', `${target} cannot be written: ${cause.message}`, {
+      cause,
+    });
   }
 }
 
@@ -178,7 +214,13 @@ async function removeLeftovers(target: string): Promise<void> {
 
 async function writeConfig(target: string, json: JsonObject): Promise<void> {
   const path = join(target, CONFIG_FILE);
-  await writeFile(`${path}.partial`, `${JSON.stringify(json, null, 2)}\n`);
+  const file = await open(`${path}.partial`, 'w');
+  try {
+    await file.writeFile(`${JSON.stringify(json, null, 2)}\n`);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
   await rename(`${path}.partial`, path);
 }
 
@@ -193,14 +235,18 @@ async function writeWeights(
   const total = jobs.reduce((sum, job) => sum + job.sourceBytes, 0);
   const path = join(target, WEIGHTS_FILE);
   const specs = jobs.map(({ spec }) => spec);
-  const writer = await SafetensorsWriter.create(path, specs, undefined, BLOB_ALIGNMENT);
+  const metadata = { format: 'pt', [PACKING_KEY]: packingLabel(packing) };
+  const writer = await toTarget(
+    target,
+    SafetensorsWriter.create(path, specs, metadata, BLOB_ALIGNMENT),
+  );
   let writing = Promise.resolve();
   try {
     let done = 0;
     for (const job of jobs) {
       for await (const piece of job.run(context)) {
         await writing;
-        writing = writer.write(piece);
+        writing = toTarget(target, writer.write(piece));
         // Awaited before the next piece; should making that fail first, that is the error.
         writing.catch(() => {});
       }
@@ -208,7 +254,7 @@ async function writeWeights(
       onProgress?.(done, total, job.label);
     }
     await writing;
-    await writer.close();
+    await toTarget(target, writer.close());
   } catch (error) {
     await writing.catch(() => {});
     await writer.abort();

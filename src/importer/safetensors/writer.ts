@@ -113,17 +113,20 @@ export class SafetensorsWriter {
     }
     await this.#flush();
     await this.#file.sync();
+    await rename(this.#temporary, this.#path);
     this.#open = false;
     await this.#file.close();
-    await rename(this.#temporary, this.#path);
   }
 
   /** Removes what was written; does nothing after close() or abort(). */
   async abort(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
-    await this.#file.close();
-    await unlink(this.#temporary);
+    try {
+      await this.#file.close();
+    } finally {
+      await unlink(this.#temporary);
+    }
   }
 
   async #flush(): Promise<void> {

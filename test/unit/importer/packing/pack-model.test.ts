@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -7,6 +7,7 @@ import type { JsonObject } from '../../../../src/importer/json.ts';
 import { packedBytes } from '../../../../src/importer/packing/format.ts';
 import { packModel } from '../../../../src/importer/packing/pack-model.ts';
 import { readSafetensorsHeader } from '../../../../src/importer/safetensors/header.ts';
+import { SafetensorsWriter } from '../../../../src/importer/safetensors/writer.ts';
 import { synthesizeModel } from '../../../../src/importer/synth/model.ts';
 import { decodeModel } from '../onnx/decode.ts';
 
@@ -74,7 +75,7 @@ describe('packModel', () => {
     const config = JSON.parse(await readFile(join(out, 'config.json'), 'utf8')) as JsonObject;
     expect(config.quantization_config).toEqual({
       quant_method: 'loramux',
-      layout: 2,
+      layout: 3,
       format: 'int4',
       group_size: 32,
       zero_points: true,
@@ -176,6 +177,31 @@ describe('packModel', () => {
     await expect(packModel(source, busy, { format: 'int8' })).rejects.toThrow('other files');
     expect(await readdir(busy)).toEqual(['notes.txt']);
   });
+
+  it('says when the target cannot be written', async () => {
+    const file = join(root, 'file');
+    await writeFile(file, '');
+    for (const target of [file, join(file, 'below')]) {
+      await expect(packModel(source, target, { format: 'int8' })).rejects.toMatchObject({
+        code: 'config_invalid',
+        message: expect.stringContaining(`${target} cannot be written: E`),
+      });
+    }
+  });
+
+  it('lets one at a time write a directory', async () => {
+    const packs = (['int8', 'int4'] as const).map((format) => packModel(source, out, { format }));
+    const results = await Promise.allSettled(packs);
+    const done = results.findIndex(({ status }) => status === 'fulfilled');
+    expect(results[1 - done]).toMatchObject({
+      status: 'rejected',
+      reason: { code: 'config_invalid', message: expect.stringContaining('in use') },
+    });
+    const format = (['int8', 'int4'] as const)[done]!;
+    expect((await importModel(out)).metadata.weights).toBe(format);
+    // Free again: this one finds the work done.
+    expect(await packModel(source, out, { format })).toMatchObject({ written: false });
+  });
 });
 
 describe('importModel of a packed directory', () => {
@@ -215,12 +241,74 @@ describe('importModel of a packed directory', () => {
     const config = JSON.parse(await readFile(path, 'utf8')) as JsonObject;
     for (const quantization of [
       { quant_method: 'loramux', bits: 8, group_size: 128, symmetric: true, lm_head: false },
-      { ...(config.quantization_config as JsonObject), layout: 3 },
+      { ...(config.quantization_config as JsonObject), layout: 2 },
+      { ...(config.quantization_config as JsonObject), layout: 4 },
     ]) {
       await writeFile(path, JSON.stringify({ ...config, quantization_config: quantization }));
       const refused = importModel(out);
       await expect(refused).rejects.toMatchObject({ code: 'model_import_required' });
       await expect(refused).rejects.toThrow('loramux import');
     }
+  });
+
+  it('refuses weights that are not whole, or not those of the config', async () => {
+    await packModel(source, out, { format: 'int8' });
+    const weights = join(out, 'model.safetensors');
+    const whole = await readFile(weights);
+    for (const [bytes, message] of [
+      [whole.subarray(0, -1), 'it is truncated'],
+      [Buffer.concat([whole, Buffer.alloc(1)]), 'it has trailing bytes'],
+      [whole.subarray(0, 100), 'its header claims'],
+      [Buffer.alloc(0), 'it has 0 bytes'],
+    ] as const) {
+      await writeFile(weights, bytes);
+      const refused = importModel(out);
+      await expect(refused).rejects.toMatchObject({ code: 'safetensors_invalid' });
+      await expect(refused).rejects.toThrow(message);
+    }
+    await writeFile(weights, whole);
+    await expect(importModel(out)).resolves.toBeDefined();
+
+    const path = join(out, 'config.json');
+    const config = JSON.parse(await readFile(path, 'utf8')) as JsonObject;
+    const packing = config.quantization_config as JsonObject;
+    const { rotated: _, ...unrotated } = packing;
+    for (const [changed, code] of [
+      // Blobs of other settings, some of the same sizes.
+      [unrotated, 'model_weights_invalid'],
+      [{ ...packing, group_size: 512 }, 'model_weights_invalid'],
+      [{ ...packing, group_size: 32 }, 'model_weights_invalid'],
+      [{ ...packing, format: 'bf16', group_size: 0 }, 'model_config_unsupported'],
+      [{ ...packing, group_size: 48 }, 'model_config_unsupported'],
+      [{ ...packing, group_size: -1 }, 'model_config_unsupported'],
+      [{ ...packing, format: 'int3' }, 'model_config_unsupported'],
+      [{ ...packing, zero_points: true }, 'model_config_unsupported'],
+      [{ ...packing, lm_head: 'int8' }, 'model_config_unsupported'],
+      [{ ...packing, extra: 1 }, 'model_config_unsupported'],
+    ] as const) {
+      await writeFile(path, JSON.stringify({ ...config, quantization_config: changed }));
+      await expect(importModel(out), JSON.stringify(changed)).rejects.toMatchObject({ code });
+    }
+    // The weights of another packing, under this one's config.
+    const other = await packModel(source, join(root, 'other'), { format: 'int8', groupSize: 512 });
+    await writeFile(path, JSON.stringify(config));
+    await copyFile(join(other.dir, 'model.safetensors'), weights);
+    await expect(importModel(out)).rejects.toThrow('not packed as its config.json says');
+  });
+
+  it('refuses blobs that do not lie on 64 bytes', async () => {
+    await packModel(source, out, { format: 'bf16' });
+    const { path, tensors, data } = await tensorsOf(out);
+    const { metadata } = await readSafetensorsHeader(path);
+    const contents = new Map([...tensors.keys()].map((name) => [name, Buffer.from(data(name))]));
+    const specs = [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
+    // Biases of a few bytes first: the file is sound, but the blobs are not where they were.
+    specs.reverse();
+    const writer = await SafetensorsWriter.create(path, specs, Object.fromEntries(metadata), 8);
+    for (const { name } of specs) await writer.write(contents.get(name)!);
+    await writer.close();
+    const refused = importModel(out);
+    await expect(refused).rejects.toMatchObject({ code: 'model_weights_invalid' });
+    await expect(refused).rejects.toThrow('no multiple of 64');
   });
 });

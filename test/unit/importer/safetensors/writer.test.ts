@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -50,6 +50,13 @@ describe('SafetensorsWriter', () => {
     await expect(long.write(new Uint8Array(4))).rejects.toThrow(RangeError);
     await long.abort();
     await long.abort();
+    expect(await readdir(dir)).toEqual([]);
+  });
+
+  it('leaves nothing behind when the disk is full', async () => {
+    const path = join(dir, 'x.safetensors');
+    await symlink('/dev/full', `${path}.${process.pid}.partial`);
+    await expect(SafetensorsWriter.create(path, specs)).rejects.toMatchObject({ code: 'ENOSPC' });
     expect(await readdir(dir)).toEqual([]);
   });
 

@@ -1,29 +1,30 @@
 /**
- * One process per data folder. An abstract socket of Linux, named after the folder, is the lock: the
+ * One process per folder. An abstract socket of Linux, named after the folder, is the lock: the
  * kernel frees it when the process ends, however it ends. It holds within one network namespace, so
  * containers that share a folder must each have their own.
  */
 import { createHash } from 'node:crypto';
 import { realpath } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
-import { LoramuxError } from '../../errors.ts';
+import { LoramuxError } from './errors.ts';
 
 /**
+ * @param dir an existing folder.
  * @returns a function that gives the lock free.
  * @throws LoramuxError config_invalid when another process (or this one) holds it.
  */
-export async function lockDataDir(dir: string): Promise<() => Promise<void>> {
+export async function lockFolder(dir: string): Promise<() => Promise<void>> {
   const id = createHash('sha256')
     .update(await realpath(dir))
     .digest('hex');
   const server = createServer((socket) => socket.destroy());
   try {
-    await listen(server, `\0loramux-store-${id.slice(0, 40)}`);
+    await listen(server, `\0loramux-folder-${id.slice(0, 40)}`);
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw cause;
     throw new LoramuxError(
       'config_invalid',
-      `The data folder ${dir} is in use by another server. Stop it or choose another folder.`,
+      `${dir} is in use by another process. Wait until it ends, or choose another folder.`,
       { cause },
     );
   }
