@@ -21,6 +21,7 @@ add_library(loramux_kernels STATIC
   ${_kernels}/cpu/packed/pack.cc
   ${_kernels}/cpu/packed/packed_linear.cc
   ${_kernels}/cpu/packed/packed_scalar.cc
+  ${_kernels}/cpu/packed/packed_shape.cc
   ${_kernels}/cpu/rope.cc
   ${_kernels}/cpu/sampler.cc
   ${_kernels}/reference/packed_linear.cc
@@ -50,7 +51,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(_avx512 ${_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # GCC's own AVX-512 intrinsics pass undefined vectors around and warn about it (GCC bug 105593).
-    list(APPEND _avx512 -Wno-maybe-uninitialized)
+    list(APPEND _avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
   endif()
   set_source_files_properties(${_kernels}/cpu/isa_avx512.cc PROPERTIES
     COMPILE_OPTIONS "${_kernel_flags};${_avx512}")

@@ -19,6 +19,7 @@ constexpr const char* kName = "PackedLinear";
 // Inputs by index.
 constexpr size_t kX = 0, kResidual = 1, kNorm = 2, kWeights = 3, kBiases = kWeights + kMaxParts;
 constexpr size_t kInputs = kBiases + kMaxParts;
+constexpr uintptr_t kBlobAlign = 64;  // see PackedWeight
 
 std::string PartName(size_t part) { return "weight " + std::to_string(part); }
 
@@ -249,6 +250,13 @@ void LoadPart(const CustomOp& op, const ort::OrtKernelInfo* info, size_t index,
                                                    std::to_string(layout.bytes) + " bytes");
     }
     part->weight.blob = static_cast<const uint8_t*>(constant.data);
+    if (reinterpret_cast<uintptr_t>(constant.data) % kBlobAlign != 0) {
+      throw NativeError(ErrorCode::kModelLoad, name + " must lie on 64 bytes");
+    }
+    if (!HasUsableScales(part->weight)) {
+      throw NativeError(ErrorCode::kModelLoad,
+                        name + " has a scale that is not finite, or a zero point beyond 16");
+    }
     return;
   }
   PackSource source;
@@ -309,13 +317,11 @@ ort::OrtStatus* Create(const ort::OrtCustomOp* record, const ort::OrtApi*,
     shape.group = static_cast<int32_t>(integer("group", 0, kMaxFeatures));
     shape.zero_points = integer("zero_points", 0, 1) == 1;
     shape.rotated = AttributeInt(op.api, info, "rotated", 0, 1, 0) == 1;
-    kernel->activation_group = static_cast<int32_t>(integer("activation_group", 64, kMaxFeatures));
-    if (kernel->activation_group % 64 != 0 ||
-        (shape.group > kernel->activation_group && shape.group % kernel->activation_group != 0) ||
-        (shape.group > 0 && shape.group < kernel->activation_group &&
-         kernel->activation_group % shape.group != 0)) {
+    kernel->activation_group = static_cast<int32_t>(integer(
+        "activation_group", kSmallestActivationGroup, kLargestActivationGroup));
+    if (!IsValidActivationGroup(shape, kernel->activation_group)) {
       throw NativeError(ErrorCode::kModelLoad,
-                        "activation_group must be a multiple of 64, and one of group and "
+                        "activation_group must be 64, 128, 256 or 512, and one of group and "
                         "activation_group a multiple of the other");
     }
     if (kernel->module >= 0 && kernel->module + kernel->num_parts > kNumModules) {

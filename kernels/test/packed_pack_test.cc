@@ -241,6 +241,42 @@ LORAMUX_TEST(PackedLevelsThatDoNotFitAreRefused) {
   CHECK(!pack(int8, 255, 1.0f, 127));
 }
 
+LORAMUX_TEST(PackedScalesThatNoPackerWritesAreFound) {
+  Random random(Seed());
+  for (const PackedShape& shape : AllPackedKinds(33, 513)) {
+    AlignedBytes blob;
+    CHECK(Pack(shape, random.Normals(static_cast<size_t>(shape.n * shape.k), 0.02f), &blob));
+    const PackedWeight weight{shape, blob.data()};
+    CHECK_THAT(HasUsableScales(weight), Describe(shape));
+    const PackedLayout layout = LayoutOf(shape);
+    // `bytes` at `at` make the blob one to be refused; put back afterwards.
+    const auto refused = [&](int64_t at, const void* bytes, size_t size) {
+      uint8_t before[sizeof(float)];
+      std::memcpy(before, blob.data() + at, size);
+      std::memcpy(blob.data() + at, bytes, size);
+      CHECK_THAT(!HasUsableScales(weight),
+                 Describe(shape) + Format(" at %d", static_cast<int>(at)));
+      std::memcpy(blob.data() + at, before, size);
+    };
+    if (shape.format != PackedFormat::kBf16) {
+      for (const float scale : {NAN, INFINITY, -INFINITY}) {
+        refused(layout.column_scale + 4 * 32, &scale, sizeof(scale));
+      }
+    }
+    if (shape.group > 0) {
+      const int64_t last = layout.panels * layout.groups * kPanelColumns - 1;
+      for (const uint16_t half : {0x7c00, 0xfc00, 0x7e01}) {
+        refused(layout.scales + 2 * last, &half, sizeof(half));
+      }
+      const uint8_t beyond[] = {17, 0xff};
+      for (const uint8_t& zero : beyond) {
+        if (shape.zero_points) refused(layout.zeros + last, &zero, 1);
+      }
+    }
+    CHECK(HasUsableScales(weight));
+  }
+}
+
 LORAMUX_TEST(PackedShapesAreChecked) {
   CHECK(IsValid({PackedFormat::kInt4, 1, 1, 32, true}));
   CHECK(IsValid({PackedFormat::kInt8, kMaxPackedFeatures, kMaxPackedFeatures, 768, false}));

@@ -277,3 +277,25 @@ it('refuses matrices that are not finite', async () => {
   const { native } = await importModel(dir, { weights: 'int8' });
   await expect(promptLogits(native)).rejects.toMatchObject({ code: 'engine_failed' });
 });
+
+it('refuses blobs with scales that are not finite', async () => {
+  const { dir } = await packModel(join(root, 'llama'), join(root, 'scales'), { format: 'int8' });
+  const path = join(dir, 'model.safetensors');
+  const { tensors } = await readSafetensorsHeader(path);
+  const { end } = tensors.get('model.layers.1.mlp.up_proj.packed')!;
+  const { native } = await importModel(dir);
+  const file = await open(path, 'r+');
+  // The blob ends with the float32 scales of its columns; 200 of them fill 12.5 panels of 16.
+  const lastColumn = end - 4 * (208 - 199);
+  const before = Buffer.alloc(4);
+  await file.read(before, 0, 4, lastColumn);
+  const infinity = Buffer.alloc(4);
+  infinity.writeFloatLE(Number.POSITIVE_INFINITY);
+  await file.write(infinity, 0, 4, lastColumn);
+  const refused = promptLogits(native);
+  await expect(refused).rejects.toMatchObject({ code: 'engine_failed' });
+  await expect(refused).rejects.toThrow('a scale that is not finite');
+  await file.write(before, 0, 4, lastColumn);
+  await file.close();
+  await expect(promptLogits(native)).resolves.toBeDefined();
+});

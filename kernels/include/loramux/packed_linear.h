@@ -57,6 +57,8 @@ inline constexpr int32_t kSmallestActivationGroup = 64;
 inline constexpr int32_t kLargestActivationGroup = 512;
 // Widths of weight groups: 0 (one scale per column), 32, 64, 128, 256 and multiples of 256.
 inline constexpr int32_t kSmallestGroup = 32;
+// GPTQ stores zero points less one, so that 16 occurs.
+inline constexpr int32_t kMaxPackedZero = 16;
 // Depth is rotated in blocks of 256; what is left at the end, a multiple of 64, in one of 128 and
 // one of 64.
 inline constexpr int64_t kRotationBlock = 256;
@@ -135,6 +137,9 @@ struct PackLevelsSource {
 // others belong to inputs as they are.
 bool PackLevels(const PackLevelsSource& source, const PackedShape& shape, int64_t first,
                 int64_t last, uint8_t* blob);
+// False where a scale is not finite or a zero point is outside 0 to 16: what no packer writes.
+// Levels are not looked at: all of them are some weight.
+bool HasUsableScales(const PackedWeight& weight);
 // Panels [first, last) back to float32 [n, k] rows of `out` (whole matrix), rotated back.
 void UnpackPanels(const PackedWeight& weight, int64_t first, int64_t last, float* out);
 
