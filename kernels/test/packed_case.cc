@@ -78,9 +78,12 @@ std::vector<float> PackedCase::RunTable(Isa isa, int64_t unit) const {
   std::fill_n(data.data(), data.bytes(), uint8_t{0xa5});
   std::fill_n(scratch.data(), scratch.bytes(), uint8_t{0xa5});
   operand.data = data.data();
-  for (int64_t first = 0; first < rows; first += packed::kRowsPerBlock) {
-    table.prepare(operand, x.data() + first * shape.k, shape.k, first,
-                  std::min(packed::kRowsPerBlock, rows - first));
+  // Pieces that divide no block, each ending with the block.
+  constexpr int64_t kPiece = 5;
+  for (int64_t first = 0, count = 0; first < rows; first += count) {
+    const int64_t block_end = (first / packed::kRowsPerBlock + 1) * packed::kRowsPerBlock;
+    count = std::min({kPiece, block_end - first, rows - first});
+    table.prepare(operand, x.data() + first * shape.k, shape.k, first, count);
   }
   std::vector<float> y(static_cast<size_t>(rows * shape.n), NAN);
   args.weight = Weight();

@@ -226,10 +226,13 @@ void Prepare(const Operand& operand, const float* x, int64_t stride, int64_t fir
              int64_t count) {
   // Rows of the last block that do not exist are multiplied too: nothing reads the result, but what
   // was left in memory may be slow (subnormal) numbers.
-  if (count < kRowsPerBlock) {
-    uint8_t* block = Tiles(operand) + first_row / kRowsPerBlock * BlockBytes(operand);
-    for (int64_t i = 0; i < BlockBytes(operand); i += 64) {
-      _mm512_storeu_si512(block + i, _mm512_setzero_si512());
+  const int64_t end = first_row + count;
+  if (end == operand.rows && end % kRowsPerBlock != 0) {
+    uint8_t* block = Tiles(operand) + end / kRowsPerBlock * BlockBytes(operand);
+    for (int64_t tile = 0; tile < BlockBytes(operand); tile += kTileBytes) {
+      for (int64_t row = end % kRowsPerBlock; row < kRowsPerBlock; ++row) {
+        _mm512_storeu_si512(block + tile + row * 64, _mm512_setzero_si512());
+      }
     }
   }
   for (int64_t r = 0; r < count; ++r) {

@@ -11,6 +11,10 @@ namespace loramux {
 namespace {
 
 constexpr int64_t kAlign = 64;
+// Rows are prepared in units of a whole block, or when they are few of so many that several threads
+// have some: the weights wait for them.
+constexpr int64_t kFewPreparedRows = 4;
+constexpr int64_t kManyRows = 64;
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -76,7 +80,8 @@ PackedPlan::PackedPlan(const PackedLinearArgs& args, Isa isa)
   operand_.data = args.workspace;
   worker_base_ = static_cast<char*>(args.workspace) + w.operand;
   worker_bytes_ = w.worker;
-  prepare_units_ = CeilDiv(args.rows, packed::kRowsPerBlock);
+  prepare_rows_ = args.rows < kManyRows ? kFewPreparedRows : packed::kRowsPerBlock;
+  prepare_units_ = CeilDiv(args.rows, prepare_rows_);
   for (int32_t p = 0; p < args.num_parts; ++p) {
     const PackedShape& shape = args.parts[p].weight.shape;
     layouts_[p] = LayoutOf(shape);
@@ -90,9 +95,9 @@ PackedPlan::PackedPlan(const PackedLinearArgs& args, Isa isa)
 
 void PackedPlan::Prepare(int64_t unit, int64_t worker) const {
   const PackedLinearArgs& args = *args_;
-  const int64_t first = unit * packed::kRowsPerBlock;
+  const int64_t first = unit * prepare_rows_;
   const int64_t left = args.rows - first;
-  const int64_t count = left < packed::kRowsPerBlock ? left : packed::kRowsPerBlock;
+  const int64_t count = left < prepare_rows_ ? left : prepare_rows_;
   const float* x = args.x + first * args.x_stride;
   int64_t stride = args.x_stride;
   if (IsRotated(args)) {

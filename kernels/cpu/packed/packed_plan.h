@@ -45,6 +45,7 @@ class PackedPlan {
   packed::Operand operand_;
   char* worker_base_ = nullptr;
   int64_t worker_bytes_ = 0;
+  int64_t prepare_rows_ = 0;  // of a unit
   int64_t prepare_units_ = 0;
   int64_t multiply_units_ = 0;
   int64_t columns_ = 0;

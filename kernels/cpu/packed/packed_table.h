@@ -1,6 +1,6 @@
 // What an instruction set supplies for packed linear layers. cpu/packed/packed_linear.cc drives it:
-// rows are prepared in blocks of kRowsPerBlock (prologue, rounding, the set's own operand layout),
-// then units of panels are multiplied with all rows.
+// rows are prepared, at most kRowsPerBlock at a time (prologue, rounding, the set's own operand
+// layout), then units of panels are multiplied with all rows.
 #pragma once
 
 #include "loramux/packed_linear.h"
@@ -40,8 +40,8 @@ struct PackedTable {
   // Bytes of an operand (its `data` is not read).
   int64_t (*operand_bytes)(const Operand& operand);
   int64_t (*scratch_bytes)(const Operand& operand, const PackedShape& shape);
-  // Rounds rows [first_row, first_row + count) into the operand; first_row is a multiple of
-  // kRowsPerBlock, count at most that. x [count, stride] holds k floats per row; depth k to
+  // Rounds rows [first_row, first_row + count) into the operand, all of one block of kRowsPerBlock;
+  // other threads may be at other rows of the block. x [count, stride] holds k floats per row; depth k to
   // padded_k becomes zero.
   void (*prepare)(const Operand& operand, const float* x, int64_t stride, int64_t first_row,
                   int64_t count);
