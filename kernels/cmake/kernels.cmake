@@ -98,6 +98,8 @@ if(LORAMUX_BUILD_TESTS)
   target_link_libraries(loramux_kernel_test_support PUBLIC loramux_kernels Threads::Threads)
 
   add_executable(loramux_kernel_tests
+    ${_kernels}/test/allocation_test.cc
+    ${_kernels}/test/allocations.cc
     ${_kernels}/test/check.cc
     ${_kernels}/test/convert_test.cc
     ${_kernels}/test/lora_weights_test.cc

@@ -146,12 +146,6 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
   return c;
 }
 
-void* AlignedBytes::Reserve(int64_t bytes) {
-  lines_.resize(std::max(lines_.size(), (static_cast<size_t>(bytes) + 63) / 64));
-  if (!lines_.empty()) std::memset(lines_.data(), 0xff, lines_.size() * sizeof(Line));
-  return lines_.data();
-}
-
 SegmentedLoraArgs LoraCase::Args(std::vector<float>* y_out, AlignedBytes* workspace) const {
   SegmentedLoraArgs args;
   args.x = x.data();

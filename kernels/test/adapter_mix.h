@@ -30,20 +30,6 @@ struct MixRun {
 // Runs that sum up to `rows`. Adapters are numbered from 0.
 std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random);
 
-// Memory on a cache line.
-class AlignedBytes {
- public:
-  // Every byte set, so that reading what nobody wrote gives NaN. Keeps what is large enough.
-  void* Reserve(int64_t bytes);
-  const void* data() const { return lines_.data(); }
-
- private:
-  struct alignas(64) Line {
-    uint8_t bytes[64];
-  };
-  std::vector<Line> lines_;
-};
-
 // One LoRA call with its own memory. Ranks are taken from `ranks` in turn by adapter number.
 struct LoraCase {
   int64_t rows = 0, in = 0, out = 0;

@@ -9,22 +9,6 @@
 
 namespace loramux::test {
 
-// Bytes on a 64-byte boundary.
-class AlignedBytes {
- public:
-  AlignedBytes() = default;
-  explicit AlignedBytes(int64_t bytes) : lines_(static_cast<size_t>(bytes + 63) / 64) {}
-  uint8_t* data() { return reinterpret_cast<uint8_t*>(lines_.data()); }
-  const uint8_t* data() const { return reinterpret_cast<const uint8_t*>(lines_.data()); }
-  int64_t bytes() const { return static_cast<int64_t>(lines_.size()) * 64; }
-
- private:
-  struct alignas(64) Line {
-    uint8_t bytes[64] = {};
-  };
-  std::vector<Line> lines_;
-};
-
 std::string Describe(const PackedShape& shape);
 
 // Every format with every kind of group: what a kernel must be tested with.

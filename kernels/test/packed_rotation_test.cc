@@ -124,11 +124,8 @@ LORAMUX_TEST(RotatedProductsMatchReference) {
   for (int round = 0; round < 60; ++round) {
     const std::vector<PackedShape> kinds =
         RotatedKinds(random.Int(1, 70), random.Int(1, 900));
-    const PackedShape& shape =
-        kinds[static_cast<size_t>(random.Int(0, static_cast<int32_t>(kinds.size()) - 1))];
-    const std::vector<int32_t> groups = ActivationGroups(shape);
-    const int32_t group =
-        groups[static_cast<size_t>(random.Int(0, static_cast<int32_t>(groups.size()) - 1))];
+    const PackedShape& shape = random.Pick(kinds);
+    const int32_t group = random.Pick(ActivationGroups(shape));
     const PackedCase c = MakeRotatedCase(shape, random.Int(1, 40), group, &random);
     const std::vector<float> want = c.RunReference();
     const std::vector<float> scalar = Run(c, Isa::kScalar, 1);

@@ -68,11 +68,8 @@ LORAMUX_TEST(PackedTablesFuzz) {
   for (int round = 0; round < 150; ++round) {
     const std::vector<PackedShape> kinds =
         AllPackedKinds(random.Int(1, 100), random.Int(1, 1200));
-    const PackedShape& shape =
-        kinds[static_cast<size_t>(random.Int(0, static_cast<int32_t>(kinds.size()) - 1))];
-    const std::vector<int32_t> groups = ActivationGroups(shape);
-    const int32_t group =
-        groups[static_cast<size_t>(random.Int(0, static_cast<int32_t>(groups.size()) - 1))];
+    const PackedShape& shape = random.Pick(kinds);
+    const int32_t group = random.Pick(ActivationGroups(shape));
     CheckCase(MakePackedCase(shape, random.Int(1, 40), group, &random), &random);
   }
 }

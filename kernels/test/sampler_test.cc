@@ -3,28 +3,11 @@
 #include "loramux/sampler.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 
 #include "cpu/philox.h"
 #include "loramux/cpu_features.h"
 #include "test/check.h"
-
-namespace {
-std::atomic<int64_t> g_allocations{0};
-}
-
-void* operator new(size_t bytes) {
-  ++g_allocations;
-  if (void* p = std::malloc(bytes)) return p;
-  std::abort();
-}
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return operator new(bytes); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
 
 namespace loramux::test {
 namespace {
@@ -303,13 +286,13 @@ LORAMUX_TEST(SamplerDoesNotAllocateAfterWarmUp) {
   for (int i = 0; i < 300; ++i) requests.push_back(RandomRequest(&random));
   const Isa isa = DetectIsa();
   for (int round = 0; round < 2; ++round) {
-    const int64_t before = g_allocations;
+    const int64_t before = Allocations();
     for (Request& r : requests) {
       Output o;
       SampleRow(r.Row(), static_cast<int32_t>(r.logits.size()), scratch, &o.out, isa);
     }
     if (round == 1) {
-      const int64_t after = g_allocations;
+      const int64_t after = Allocations();
       CHECK_THAT(after == before,
                  Format("%lld allocations", static_cast<long long>(after - before)));
     }

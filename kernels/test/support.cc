@@ -1,5 +1,6 @@
 #include "test/support.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdarg>
@@ -61,6 +62,12 @@ void ThreadPool::Run(void* self, size_t n, void (*fn)(void* arg, size_t i), void
   for (int32_t i = 1; i < static_cast<ThreadPool*>(self)->threads_; ++i) threads.emplace_back(work);
   work();
   for (std::thread& t : threads) t.join();
+}
+
+uint8_t* AlignedBytes::Reserve(int64_t bytes) {
+  lines_.resize(std::max(lines_.size(), (static_cast<size_t>(bytes) + 63) / 64));
+  if (!lines_.empty()) std::memset(data(), 0xff, lines_.size() * sizeof(Line));
+  return data();
 }
 
 size_t FirstDifference(const std::vector<float>& a, const std::vector<float>& b) {
