@@ -11,7 +11,7 @@ import { Ceiling } from './ceiling.ts';
 import { TARGETS } from './checkpoints.ts';
 import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
 import { BenchModel, formatOf, MODEL_OPTIONS } from './model.ts';
-import { barChart } from './plot.ts';
+import { tokensChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { pairedRatio } from './statistics.ts';
 import { ZipfSource } from './zipf-source.ts';
@@ -143,10 +143,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       results: [...results, { name: 'loads', count: loads }],
       ratios,
       plots: {
-        tokens: barChart(
-          'Tokens per second by number of registered adapters',
-          results.map(({ name, tokensPerSecond }) => ({ label: name, value: tokensPerSecond! })),
-        ),
+        tokens: tokensChart('By number of registered adapters', results),
       },
     };
   } finally {

@@ -3,7 +3,7 @@ import { decodeRate } from './batch.ts';
 import { Ceiling } from './ceiling.ts';
 import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
 import { BenchModel, formatsOf, MODEL_OPTIONS } from './model.ts';
-import { barChart } from './plot.ts';
+import { tokensChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import type { WeightFormat } from './work.ts';
 
@@ -64,10 +64,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       results,
       ratios,
       plots: {
-        tokens: barChart(
-          'Decode, tokens per second, by format and sequences',
-          results.map(({ name, tokensPerSecond }) => ({ label: name, value: tokensPerSecond! })),
-        ),
+        tokens: tokensChart('Decode by format and sequences', results),
       },
     };
   } finally {

@@ -7,7 +7,7 @@ import { Ceiling } from './ceiling.ts';
 import { TARGETS } from './checkpoints.ts';
 import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
 import { BenchModel, formatOf, MODEL_OPTIONS } from './model.ts';
-import { barChart } from './plot.ts';
+import { tokensChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { pairedRatio } from './statistics.ts';
 import { adapterBytes } from './work.ts';
@@ -109,10 +109,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       results,
       ratios,
       plots: {
-        tokens: barChart(
-          `Decode of ${sequences} sequences by mix of adapters, tokens per second`,
-          results.map(({ name, tokensPerSecond }) => ({ label: name, value: tokensPerSecond! })),
-        ),
+        tokens: tokensChart(`Decode of ${sequences} sequences by mix of adapters`, results),
       },
     };
   } finally {

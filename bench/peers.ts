@@ -18,7 +18,7 @@ import {
   type Peer,
   type PeerOptions,
 } from './peers/peer.ts';
-import { barChart } from './plot.ts';
+import { tokensChart } from './plot.ts';
 import type { Measurement } from './result.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { smallModel } from './small-model.ts';
@@ -77,12 +77,25 @@ const PEERS: Readonly<Record<string, readonly ((options: PeerOptions) => Promise
   peft: [(options) => openPeft('bfloat16', options), (options) => openPeft('float32', options)],
 };
 
+/** Peers that could not be opened and why, by name. */
+type Missing = Map<string, string>;
+
+async function openOrMiss(
+  name: string,
+  open: () => Promise<Peer>,
+  missing: Missing,
+): Promise<Peer | undefined> {
+  try {
+    return await open();
+  } catch (error) {
+    missing.set(name, error instanceof Error ? error.message : String(error));
+    console.error(`${name} is left out: ${missing.get(name)}`);
+    return undefined;
+  }
+}
+
 /** Opens the peers that can be had; says what the others lack. */
-async function openPeers(
-  names: string,
-  options: PeerOptions,
-  missing: Map<string, string>,
-): Promise<Peer[]> {
+async function openPeers(names: string, options: PeerOptions, missing: Missing): Promise<Peer[]> {
   const open: Peer[] = [];
   for (const name of names.split(',')) {
     const ways = PEERS[name];
@@ -90,12 +103,8 @@ async function openPeers(
       throw new Error(`--peers ${name}: known are ${Object.keys(PEERS).join(', ')}`);
     }
     for (const way of missing.has(name) ? [] : ways) {
-      try {
-        open.push(await way(options));
-      } catch (error) {
-        missing.set(name, error instanceof Error ? error.message : String(error));
-        console.error(`${name} is left out: ${missing.get(name)}`);
-      }
+      const peer = await openOrMiss(name, () => way(options), missing);
+      if (peer !== undefined) open.push(peer);
     }
   }
   return open;
@@ -113,18 +122,20 @@ class Comparison {
   readonly results: Measurement[] = [];
   readonly ratios: Record<string, number> = {};
   readonly about = new Map<string, Readonly<Record<string, unknown>>>();
-  readonly missing = new Map<string, string>();
+  readonly #missing: Missing;
 
   constructor(
     values: Values,
     ceiling: Ceiling,
     models: readonly BenchModel[],
     adapters: readonly SynthAdapter[],
+    missing: Missing,
   ) {
     this.#values = values;
     this.#ceiling = ceiling;
     this.#models = models;
     this.#adapters = adapters;
+    this.#missing = missing;
   }
 
   async run(workload: Workload): Promise<void> {
@@ -141,7 +152,7 @@ class Comparison {
         batch: prefill,
         cache: dir,
       },
-      this.missing,
+      this.#missing,
     );
     try {
       for (const { name, about } of peers) this.about.set(name, about);
@@ -235,9 +246,10 @@ type Equality = {
 
 /**
  * Whether both compute the same function: greedy tokens in float32 of a small checkpoint of the same
- * family, without and with an adapter, ours against llama.cpp's. Gives the shares that agree.
+ * family, without and with an adapter, ours against llama.cpp's. Gives the shares that agree; nothing
+ * where llama.cpp is missing.
  */
-async function checkEqual(values: Values): Promise<Equality> {
+async function checkEqual(values: Values, missing: Missing): Promise<Equality[]> {
   const model = await smallModel(values.model, values.dir);
   const prompt = { promptTokens: 12, outputTokens: values.check };
   const length = 64 + values.check;
@@ -258,7 +270,7 @@ async function checkEqual(values: Values): Promise<Equality> {
       await ours.close();
     }
   })();
-  const peer = await openLlamaCpp('F32', {
+  const options = {
     modelDir: model,
     adapters,
     threads: values.threads,
@@ -266,19 +278,23 @@ async function checkEqual(values: Values): Promise<Equality> {
     length,
     batch: length,
     cache: values.dir,
-  });
+  };
+  const peer = await openOrMiss('llama.cpp', () => openLlamaCpp('F32', options), missing);
+  if (peer === undefined) return [];
   try {
     const ids = [...promptOf(0, prompt.promptTokens, vocabSize)];
     const share = async (lora: number | null, own: readonly number[]) => {
       const theirs = await peer.greedy(ids, values.check, lora);
       return own.filter((token, i) => token === theirs[i]).length / own.length;
     };
-    return {
-      name: 'equal greedy tokens, float32, ours and llama.cpp',
-      base: await share(null, answers[0]!),
-      adapter: await share(0, answers[1]!),
-      tokens: values.check,
-    };
+    return [
+      {
+        name: 'equal greedy tokens, float32, ours and llama.cpp',
+        base: await share(null, answers[0]!),
+        adapter: await share(0, answers[1]!),
+        tokens: values.check,
+      },
+    ];
   } finally {
     await peer.close();
   }
@@ -289,8 +305,11 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
   const modelDir = await prepareModel(values.model, values.dir);
   const set = { count: values.sequences, ranks: [values.rank] };
   const adapters = await prepareAdapters(modelDir, values.dir, set);
+  const missing: Missing = new Map();
   const equal =
-    values.check > 0 && values.peers.includes('llama.cpp') ? [await checkEqual(values)] : [];
+    values.check > 0 && values.peers.split(',').includes('llama.cpp')
+      ? await checkEqual(values, missing)
+      : [];
   const ceiling = await Ceiling.open(values.threads);
   const models: BenchModel[] = [];
   try {
@@ -305,9 +324,9 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       models.push(model);
       await model.addAdapters(set);
     }
-    const comparison = new Comparison(values, ceiling, models, adapters);
+    const comparison = new Comparison(values, ceiling, models, adapters, missing);
     for (const workload of workloads(values)) await comparison.run(workload);
-    const { results, ratios, about, missing } = comparison;
+    const { results, ratios, about } = comparison;
     const named = bars(ratios, values);
     return {
       machine: ceiling.machine(models[0]!.isa),
@@ -331,14 +350,11 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       plots: Object.fromEntries(
         workloads(values).map(({ name }) => [
           name,
-          barChart(
-            `${name}, tokens per second`,
+          tokensChart(
+            name,
             results
               .filter((result) => result.name.startsWith(`${name} `))
-              .map((result) => ({
-                label: result.name.slice(name.length + 1),
-                value: result.tokensPerSecond!,
-              })),
+              .map((result) => ({ ...result, name: result.name.slice(name.length + 1) })),
           ),
         ]),
       ),

@@ -1,4 +1,5 @@
 /** Charts as SVG text, without a dependency. */
+import type { Measurement } from './result.ts';
 
 const WIDTH = 720;
 const ROW = 26;
@@ -63,6 +64,15 @@ export function barChart(title: string, bars: readonly Bar[]): string {
     return drawn;
   });
   return svg(TITLE + bars.length * ROW + MARGIN, title, body);
+}
+
+/** Bars of the tokens per second of each result. */
+export function tokensChart(title: string, results: readonly Measurement[]): string {
+  const bars = results.map(({ name, tokensPerSecond }) => ({
+    label: name,
+    value: tokensPerSecond!,
+  }));
+  return barChart(`${title}, tokens per second`, bars);
 }
 
 /** Lines over a common pair of axes that begin at 0. */

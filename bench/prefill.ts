@@ -2,7 +2,7 @@
 import { Ceiling } from './ceiling.ts';
 import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
 import { BenchModel, formatsOf, MODEL_OPTIONS } from './model.ts';
-import { barChart } from './plot.ts';
+import { tokensChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { arithmeticCeiling, promptOps } from './work.ts';
 
@@ -57,10 +57,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       results,
       ratios,
       plots: {
-        tokens: barChart(
-          `Prefill of ${prompt} tokens, tokens per second`,
-          results.map(({ name, tokensPerSecond }) => ({ label: name, value: tokensPerSecond! })),
-        ),
+        tokens: tokensChart(`Prefill of ${prompt} tokens`, results),
       },
     };
   } finally {

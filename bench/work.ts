@@ -11,8 +11,8 @@ export type WeightFormat = 'float32' | 'bf16' | 'int8' | 'int4' | 'q8_0' | 'q4_0
 const WEIGHT_BYTES: Record<WeightFormat, number> = {
   float32: 4,
   bf16: 2,
-  // Scales of whole columns: 4 bytes for thousands of weights.
-  int8: 1,
+  // A float16 scale for 256 weights.
+  int8: 1 + 2 / 256,
   // A float16 scale for 64 weights.
   int4: 0.5 + 2 / 64,
   // Blocks of 32 with a float16 scale.

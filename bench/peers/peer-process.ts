@@ -24,6 +24,8 @@ export class PeerProcess {
       if (line.startsWith('{')) this.#answer(JSON.parse(line) as PeerAnswer);
       else console.error(line);
     });
+    // What cannot be written to a process that has ended: its end is the answer.
+    this.#child.stdin!.on('error', () => {});
     this.#child.once('error', (error) => this.#answer({ error: error.message }));
     this.#child.once('exit', (code, signal) => {
       this.#answer({ error: `the process ended with ${signal ?? code}` });
@@ -35,9 +37,13 @@ export class PeerProcess {
     this.#waiting = undefined;
   }
 
+  get #ended(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
   /** @throws Error with the peer's own words */
   async ask(request: Readonly<Record<string, unknown>>): Promise<PeerAnswer> {
-    if (this.#child.exitCode !== null) throw new Error('the process has ended');
+    if (this.#ended) throw new Error('the process has ended');
     const answer = new Promise<PeerAnswer>((resolve) => {
       this.#waiting = resolve;
     });
@@ -53,7 +59,7 @@ export class PeerProcess {
   }
 
   async close(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    if (this.#ended) return;
     const exited = once(this.#child, 'exit');
     this.#child.stdin!.end();
     await exited;

@@ -1,19 +1,10 @@
-"""PEFT's mixed batches on torch as a peer process: one request as JSON on a line, one answer."""
+"""PEFT's mixed batches on torch as a peer process (peer_loop.py)."""
 
-import json
-import os
-import sys
 import time
 
-ANSWERS = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
+from peer_loop import serve, token_at
 
-VOCABULARY = 20_000
 BASE = "__base__"
-
-
-def token_at(row, i):
-    return (300 + row * 131 + i * 17) % VOCABULARY
 
 
 class Peer:
@@ -66,18 +57,5 @@ class Peer:
         return {"stepMs": timed}
 
 
-def main():
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        op = request.pop("op")
-        try:
-            answer = getattr(peer, op)(**request)
-        except Exception as error:  # the other side decides what to do
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        ANSWERS.write(json.dumps(answer) + "\n")
-        ANSWERS.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())

@@ -1,22 +1,11 @@
-"""vLLM's CPU build as a peer process: one request as JSON on a line, one answer as JSON.
+"""vLLM's CPU build as a peer process (peer_loop.py).
 
 Token ids are given and no text is made. Its engine runs in this process, and each step is timed.
 """
 
-import json
-import os
-import sys
 import time
 
-# Whatever libraries print goes to stderr.
-ANSWERS = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-
-VOCABULARY = 20_000
-
-
-def token_at(row, i):
-    return (300 + row * 131 + i * 17) % VOCABULARY
+from peer_loop import serve, token_at
 
 
 class Peer:
@@ -81,18 +70,5 @@ class Peer:
         return {"stepMs": whole[1:]}
 
 
-def main():
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        op = request.pop("op")
-        try:
-            answer = getattr(peer, op)(**request)
-        except Exception as error:  # the other side decides what to do
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        ANSWERS.write(json.dumps(answer) + "\n")
-        ANSWERS.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())

@@ -12,36 +12,21 @@ constexpr size_t kAhead[kReadWays] = {0, 1024, 4096, 16384};
 
 #if defined(__x86_64__)
 // Twelve independent accumulators in registers 0 to 11 hide the latency of two multiply-add units;
-// 14 and 15 are the factors. Assembly, since a compiler would fold the loop away.
-#define LORAMUX_TWELVE(op, width)                                                      \
-  op " %%" width "14, %%" width "15, %%" width "0\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "1\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "2\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "3\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "4\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "5\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "6\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "7\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "8\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "9\n"                                   \
-  op " %%" width "14, %%" width "15, %%" width "10\n"                                  \
-  op " %%" width "14, %%" width "15, %%" width "11\n"
-
-// All registers begin with the factors' bit pattern: nothing is a denormal.
-#define LORAMUX_FILL(move, width)                                                      \
-  move " (%1), %%" width "14\n" move " (%1), %%" width "15\n"                          \
-  move " (%1), %%" width "0\n" move " (%1), %%" width "1\n"                            \
-  move " (%1), %%" width "2\n" move " (%1), %%" width "3\n"                            \
-  move " (%1), %%" width "4\n" move " (%1), %%" width "5\n"                            \
-  move " (%1), %%" width "6\n" move " (%1), %%" width "7\n"                            \
-  move " (%1), %%" width "8\n" move " (%1), %%" width "9\n"                            \
-  move " (%1), %%" width "10\n" move " (%1), %%" width "11\n"
+// 14 and 15 are the factors. All begin with the factors' bit pattern: nothing is a denormal.
+// Assembly, since a compiler would fold the loop away. The assembler repeats an instruction whose
+// last register is left out for each accumulator.
+#define LORAMUX_EACH(instruction) \
+  ".irp r, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\n" instruction "\\r\n" ".endr\n"
 
 #define LORAMUX_VECTOR_LOOP(name, op, width, move, pattern)                            \
   void name(int64_t turns) {                                                           \
     alignas(64) uint32_t factor[16];                                                   \
     for (uint32_t& f : factor) f = pattern;                                            \
-    asm volatile(LORAMUX_FILL(move, width) "1:\n" LORAMUX_TWELVE(op, width) "dec %0\n" \
+    asm volatile(move " (%1), %%" width "14\n" move " (%1), %%" width "15\n"           \
+                 LORAMUX_EACH(move " (%1), %%" width)                                  \
+                 "1:\n"                                                                \
+                 LORAMUX_EACH(op " %%" width "14, %%" width "15, %%" width)            \
+                 "dec %0\n"                                                            \
                  "jnz 1b\n"                                                            \
                  "vzeroupper\n"                                                        \
                  : "+r"(turns)                                                         \

@@ -19,6 +19,7 @@ import {
   PACKED_FORMATS,
   probeNative,
 } from '../../src/native/index.ts';
+import { modelFamilies } from '../support/model-families.ts';
 import { fixtureImage } from '../support/native-fixtures.ts';
 import { BLOCK_SIZE, type ChunkSpec, packStep } from '../support/step-packets.ts';
 
@@ -36,32 +37,13 @@ const BASE: JsonObject = {
   max_position_embeddings: 128,
   rms_norm_eps: 1e-5,
 };
-/** Biases everywhere, windows, tied heads, norms on q and k: everything a family may have. */
-const FAMILIES: Record<string, JsonObject> = {
-  llama: {
-    ...BASE,
-    model_type: 'llama',
-    architectures: ['LlamaForCausalLM'],
-    attention_bias: true,
-    mlp_bias: true,
-  },
-  mistral: {
-    ...BASE,
-    model_type: 'mistral',
-    architectures: ['MistralForCausalLM'],
-    sliding_window: 16,
-  },
-  qwen2: {
-    ...BASE,
-    model_type: 'qwen2',
-    architectures: ['Qwen2ForCausalLM'],
-    tie_word_embeddings: true,
-    use_sliding_window: true,
-    sliding_window: 20,
-    max_window_layers: 1,
-  },
-  qwen3: { ...BASE, model_type: 'qwen3', architectures: ['Qwen3ForCausalLM'], head_dim: 24 },
-};
+const FAMILIES = modelFamilies(BASE);
+Object.assign(FAMILIES.qwen2!, {
+  use_sliding_window: true,
+  sliding_window: 20,
+  max_window_layers: 1,
+});
+FAMILIES.qwen3!.head_dim = 24;
 const PROMPT = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 256);
 
 /**

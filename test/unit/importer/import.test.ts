@@ -9,6 +9,7 @@ import { SafetensorsWriter, type TensorSpec } from '../../../src/importer/safete
 import { synthesizeModel } from '../../../src/importer/synth/model.ts';
 import type { ImportedModel } from '../../../src/importer/types.ts';
 import { LORA_MODULES } from '../../../src/native/addon-types.ts';
+import { modelFamilies } from '../../support/model-families.ts';
 import { decodeModel } from './onnx/decode.ts';
 
 const BASE: JsonObject = {
@@ -23,28 +24,8 @@ const BASE: JsonObject = {
   bos_token_id: 1,
   eos_token_id: [2, 3],
 };
-const FAMILIES: Record<string, JsonObject> = {
-  llama: {
-    ...BASE,
-    model_type: 'llama',
-    architectures: ['LlamaForCausalLM'],
-    attention_bias: true,
-    mlp_bias: true,
-  },
-  mistral: {
-    ...BASE,
-    model_type: 'mistral',
-    architectures: ['MistralForCausalLM'],
-    sliding_window: 16,
-  },
-  qwen2: {
-    ...BASE,
-    model_type: 'qwen2',
-    architectures: ['Qwen2ForCausalLM'],
-    tie_word_embeddings: true,
-  },
-  qwen3: { ...BASE, model_type: 'qwen3', architectures: ['Qwen3ForCausalLM'], head_dim: 16 },
-};
+const FAMILIES = modelFamilies(BASE);
+FAMILIES.qwen3!.head_dim = 16;
 
 let root = '';
 /** Writes a checkpoint of a family and gives its directory. */
