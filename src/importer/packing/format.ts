@@ -69,7 +69,8 @@ export function specProblem(spec: PackedSpec): string | undefined {
     (groupSize > 0 && groupSize % LARGE_GROUP_STEP === 0 && groupSize <= MAX_GROUP_SIZE);
   return known
     ? undefined
-    : `group sizes are 0, ${SMALL_GROUP_SIZES.join(', ')} and multiples of ${LARGE_GROUP_STEP}, not ${groupSize}`;
+    : `group sizes are 0, ${SMALL_GROUP_SIZES.join(', ')} and multiples of ${LARGE_GROUP_STEP} up to ` +
+        `${MAX_GROUP_SIZE}, not ${groupSize}`;
 }
 
 function checkedSpec(spec: PackedSpec): PackedSpec {

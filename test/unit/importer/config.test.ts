@@ -208,8 +208,8 @@ describe('quantization_config', () => {
     { ...gptq, dynamic: { '-:lm_head': {} } },
     { ...gptq, pack_dtype: 'int16' },
     { ...awq, modules_to_not_convert: ['mlp'] },
-    { quant_method: 'loramux', layout: 2, format: 'int4', group_size: 48, lm_head: {} },
-    { quant_method: 'loramux', layout: 2, format: 'int2', group_size: 64, lm_head: {} },
+    { quant_method: 'loramux', layout: 3, format: 'int4', group_size: 48, lm_head: {} },
+    { quant_method: 'loramux', layout: 3, format: 'int2', group_size: 64, lm_head: {} },
   ])('refuses %j', (json) => {
     const error = refusal({ ...llama, quantization_config: json });
     expect(error.code).toBe('model_config_unsupported');
