@@ -2,6 +2,7 @@
 // against the rate at which memory is read, prefill against the peak of the bf16 tiles. Contenders
 // run in turn, round by round; medians count.
 //   loramux_attention_bench [--threads N] [--context N] [--layers N] [--rounds N] [--clock cpu]
+//                           [--only prefill|decode]
 // --clock cpu needs --threads 1.
 // Shape: 32 heads, 4 kv heads of 64, that of a Llama of 1.1 billion parameters.
 #include <sys/mman.h>
@@ -38,6 +39,7 @@ struct Options {
   int32_t context = 16384;
   int32_t layers = 22;
   int32_t rounds = 7;
+  bool prefill = true, decode = true;
 };
 
 double Median(std::vector<double> values) {
@@ -282,6 +284,10 @@ int main(int argc, char** argv) {
     const int32_t value = i + 1 < argc ? std::max(1, std::atoi(argv[i + 1])) : 0;
     if (i + 1 < argc && flag == "--clock" && std::strcmp(argv[i + 1], "cpu") == 0) {
       loramux::bench::UseCpuClock();
+    } else if (i + 1 < argc && flag == "--only" && std::strcmp(argv[i + 1], "prefill") == 0) {
+      options.decode = false;
+    } else if (i + 1 < argc && flag == "--only" && std::strcmp(argv[i + 1], "decode") == 0) {
+      options.prefill = false;
     } else if (value > 0 && flag == "--threads") {
       options.threads = value;
     } else if (value > 0 && flag == "--context") {
@@ -293,7 +299,7 @@ int main(int argc, char** argv) {
     } else {
       std::fprintf(stderr,
                    "usage: %s [--threads N] [--context N] [--layers N] [--rounds N]"
-                   " [--clock cpu]\n",
+                   " [--clock cpu] [--only prefill|decode]\n",
                    argv[0]);
       return 2;
     }
@@ -309,8 +315,8 @@ int main(int argc, char** argv) {
   }
   loramux::StepPool pool(options.threads);
   pool.Begin();
-  loramux::bench::BenchPrefill(options, pool.parallel(), isas);
-  loramux::bench::BenchDecode(options, pool.parallel(), best);
+  if (options.prefill) loramux::bench::BenchPrefill(options, pool.parallel(), isas);
+  if (options.decode) loramux::bench::BenchDecode(options, pool.parallel(), best);
   pool.End();
   return 0;
 }

@@ -52,31 +52,29 @@ std::vector<double> Prepare(const PagedAttentionArgs& a, const float* src, const
 
 // One token of one kv head in the cache.
 struct Slot {
-  char* values;
-  char* scale;  // kI8
+  char* head;
+  int64_t inside;
+  KvSide side;
 };
 
-Slot At(const PagedAttentionArgs& a, void* cache, int64_t block, int64_t inside, int64_t kv_head) {
-  const int64_t element = a.kv_dtype == KvDtype::kF32 ? 4 : a.kv_dtype == KvDtype::kBf16 ? 2 : 1;
-  char* head = static_cast<char*>(cache) +
+Slot At(const PagedAttentionArgs& a, KvSide side, int64_t block, int64_t inside, int64_t kv_head) {
+  char* head = static_cast<char*>(side == KvSide::kKey ? a.k_cache : a.v_cache) +
                block * KvBlockBytes(a.kv_dtype, a.block_size, a.num_kv_heads, a.head_size) +
                kv_head * KvHeadBytes(a.kv_dtype, a.block_size, a.head_size);
-  return {head + inside * a.head_size * element,
-          head + KvScaleOffset(a.kv_dtype, a.block_size, a.head_size) + 4 * inside};
+  return {head, inside, side};
+}
+
+char* Scale(const PagedAttentionArgs& a, const Slot& slot) {
+  return slot.head + KvScaleOffset(a.kv_dtype, a.block_size, a.head_size) + 4 * slot.inside;
+}
+
+char* Element(const PagedAttentionArgs& a, const Slot& slot, size_t i) {
+  const int64_t bytes = a.kv_dtype == KvDtype::kF32 ? 4 : a.kv_dtype == KvDtype::kBf16 ? 2 : 1;
+  return slot.head + bytes * KvElementIndex(slot.side, a.kv_dtype, a.block_size, a.head_size,
+                                            slot.inside, static_cast<int64_t>(i));
 }
 
 void Put(const PagedAttentionArgs& a, const Slot& slot, const std::vector<float>& head) {
-  if (a.kv_dtype == KvDtype::kF32) {
-    std::memcpy(slot.values, head.data(), head.size() * sizeof(float));
-    return;
-  }
-  if (a.kv_dtype == KvDtype::kBf16) {
-    for (size_t i = 0; i < head.size(); ++i) {
-      const uint16_t half = ToBf16(head[i]);
-      std::memcpy(slot.values + 2 * i, &half, sizeof(half));
-    }
-    return;
-  }
   float largest = 0.0f;
   bool finite = true;
   for (float v : head) {
@@ -84,29 +82,38 @@ void Put(const PagedAttentionArgs& a, const Slot& slot, const std::vector<float>
     largest = std::max(largest, std::fabs(v));
   }
   const bool zero = !finite || largest < 1e-30f;
-  const float scale = !finite ? NAN : zero ? 0.0f : largest / 127.0f;
-  std::memcpy(slot.scale, &scale, sizeof(scale));
+  if (a.kv_dtype == KvDtype::kI8) {
+    const float scale = !finite ? NAN : zero ? 0.0f : largest / 127.0f;
+    std::memcpy(Scale(a, slot), &scale, sizeof(scale));
+  }
   for (size_t i = 0; i < head.size(); ++i) {
-    slot.values[i] =
-        zero ? char{0} : static_cast<char>(std::nearbyint(head[i] * (127.0f / largest)));
+    char* to = Element(a, slot, i);
+    if (a.kv_dtype == KvDtype::kF32) {
+      std::memcpy(to, &head[i], sizeof(float));
+    } else if (a.kv_dtype == KvDtype::kBf16) {
+      const uint16_t half = ToBf16(head[i]);
+      std::memcpy(to, &half, sizeof(half));
+    } else {
+      *to = zero ? char{0} : static_cast<char>(std::nearbyint(head[i] * (127.0f / largest)));
+    }
   }
 }
 
 std::vector<double> Get(const PagedAttentionArgs& a, const Slot& slot) {
   std::vector<double> head(static_cast<size_t>(a.head_size));
   float scale = 1.0f;
-  if (a.kv_dtype == KvDtype::kI8) std::memcpy(&scale, slot.scale, sizeof(scale));
+  if (a.kv_dtype == KvDtype::kI8) std::memcpy(&scale, Scale(a, slot), sizeof(scale));
   for (size_t i = 0; i < head.size(); ++i) {
+    const char* from = Element(a, slot, i);
     if (a.kv_dtype == KvDtype::kI8) {
-      head[i] = static_cast<double>(static_cast<int8_t>(slot.values[i])) *
-                static_cast<double>(scale);
+      head[i] = static_cast<double>(static_cast<int8_t>(*from)) * static_cast<double>(scale);
     } else if (a.kv_dtype == KvDtype::kBf16) {
       uint16_t half;
-      std::memcpy(&half, slot.values + 2 * i, sizeof(half));
+      std::memcpy(&half, from, sizeof(half));
       head[i] = static_cast<double>(FromBf16(half));
     } else {
       float value;
-      std::memcpy(&value, slot.values + 4 * i, sizeof(value));
+      std::memcpy(&value, from, sizeof(value));
       head[i] = static_cast<double>(value);
     }
   }
@@ -119,15 +126,15 @@ void AttendRow(const PagedAttentionArgs& a, int32_t sequence, int64_t token, int
   const int64_t kv_head = head / (a.num_heads / a.num_kv_heads);
   const std::vector<double> q = Prepare(a, a.q + token * a.q_stride + head * d, a.q_norm, token);
   const int32_t first = a.sliding_window > 0 ? std::max(0, position - a.sliding_window + 1) : 0;
-  const auto cached = [&](void* cache, int32_t p) {
+  const auto cached = [&](KvSide side, int32_t p) {
     const int64_t block =
         a.block_tables[static_cast<int64_t>(sequence) * a.max_blocks + p / a.block_size];
-    return Get(a, At(a, cache, block, p % a.block_size, kv_head));
+    return Get(a, At(a, side, block, p % a.block_size, kv_head));
   };
   std::vector<double> scores;
   double max = -HUGE_VAL;
   for (int32_t p = first; p <= position; ++p) {
-    const std::vector<double> k = cached(a.k_cache, p);
+    const std::vector<double> k = cached(KvSide::kKey, p);
     double dot = 0.0;
     for (size_t i = 0; i < k.size(); ++i) dot += q[i] * k[i];
     scores.push_back(dot * static_cast<double>(a.softmax_scale));
@@ -137,7 +144,7 @@ void AttendRow(const PagedAttentionArgs& a, int32_t sequence, int64_t token, int
   double sum = 0.0;
   for (int32_t p = first; p <= position; ++p) {
     const double w = std::exp(scores[static_cast<size_t>(p - first)] - max);
-    const std::vector<double> v = cached(a.v_cache, p);
+    const std::vector<double> v = cached(KvSide::kValue, p);
     sum += w;
     for (size_t i = 0; i < v.size(); ++i) acc[i] += w * v[i];
   }
@@ -155,8 +162,8 @@ void PagedAttention(const PagedAttentionArgs& a) {
       const float* v = a.v + t * a.v_stride + h * d;
       const int64_t block = a.slot_mapping[t] / a.block_size;
       const int64_t inside = a.slot_mapping[t] % a.block_size;
-      Put(a, At(a, a.k_cache, block, inside, h), std::vector<float>(k.begin(), k.end()));
-      Put(a, At(a, a.v_cache, block, inside, h), std::vector<float>(v, v + d));
+      Put(a, At(a, KvSide::kKey, block, inside, h), std::vector<float>(k.begin(), k.end()));
+      Put(a, At(a, KvSide::kValue, block, inside, h), std::vector<float>(v, v + d));
     }
   }
   for (int32_t s = 0; s < a.num_sequences; ++s) {

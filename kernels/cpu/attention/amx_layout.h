@@ -1,10 +1,10 @@
 // What the AMX kernel keeps where. Keys are taken in tiles of kKeys absolute positions, inside them
 // in groups of 16 (rows of a score tile) and of 32 (depth of a value product).
 //
+// Here and in amx_rows.h, amx_stage.h: bf16 caches; int8 ones are in amx_int8.h, amx_int8_stage.h.
 // Scores are computed transposed, keys times queries, so that a softmax runs down a column of
 // vectors whose lanes are 16 query rows: no sums across lanes, and a head's 16 tokens in the cache
-// are an operand as they lie. int8 caches: queries have 16 bits in two levels, q = (256 hi + lo)
-// scale, and their products with keys are exact integers.
+// are an operand as they lie.
 #pragma once
 
 #include "cpu/attention/amx_tile.h"
@@ -39,11 +39,9 @@ struct Exp2 {
 };
 
 struct AmxSizes {
-  bool int8;
   int64_t depth_bytes;   // of a key, rounded up to whole tile rows
   int64_t depth_tiles;
   int64_t query_bytes;   // of a prepared query row
-  int64_t query_tiles;   // of 16 rows
   int64_t value_tiles;   // of 16 columns
   int64_t rows;          // of a unit at most
   int64_t k_row_bytes;   // of a key in the cache
@@ -52,12 +50,10 @@ struct AmxSizes {
 
 inline AmxSizes AmxSizesOf(const PagedAttentionArgs& args) {
   AmxSizes s;
-  s.int8 = args.kv_dtype == KvDtype::kI8;
-  s.k_row_bytes = static_cast<int64_t>(args.head_size) * (s.int8 ? 1 : 2);
+  s.k_row_bytes = 2 * static_cast<int64_t>(args.head_size);
   s.depth_tiles = CeilDiv(s.k_row_bytes, 64);
   s.depth_bytes = s.depth_tiles * 64;
-  s.query_tiles = s.int8 ? 2 * s.depth_tiles : s.depth_tiles;
-  s.query_bytes = s.query_tiles * 64 + (s.int8 ? 64 : 0);  // and the scale
+  s.query_bytes = s.depth_bytes;
   s.value_tiles = CeilDiv(args.head_size, 16);
   const int64_t group = args.num_heads / args.num_kv_heads;
   s.rows = CeilDiv(MaxOf<int64_t>(group, kAmxUnitRows), kRowGroup) * kRowGroup;
@@ -68,15 +64,11 @@ inline AmxSizes AmxSizesOf(const PagedAttentionArgs& args) {
 
 // One worker's scratch.
 struct AmxScratch {
-  char* queries;     // [row groups][query_tiles] tiles: operand B
+  char* queries;     // [row groups][depth_tiles] tiles: operand B
   char* keys;        // [kKeys, depth_bytes], where keys do not do as they lie
   uint16_t* values;  // [kDepths][value_tiles][16 pairs][16 columns][2]: operand B
-  float* scores;     // [kKeys, 16]; int8: high halves
-  int32_t* low_scores;  // [kKeys, 16], int8
+  float* scores;     // [kKeys, 16]
   uint16_t* weights;    // [kDepths][16 rows][32 keys]: operand A
-  float* query_scale;   // [rows], int8
-  float* k_scale;       // [kKeys], int8
-  float* v_scale;
   int64_t bytes;
 };
 
@@ -88,15 +80,11 @@ inline AmxScratch AmxScratchOf(const AmxSizes& sizes, char* memory) {
     at += CeilDiv(bytes, 64) * 64;
     return taken;
   };
-  s.queries = take(sizes.rows / kRowGroup * sizes.query_tiles * kTileBytes);
+  s.queries = take(sizes.rows / kRowGroup * sizes.depth_tiles * kTileBytes);
   s.keys = take(sizes.keys_as_they_lie ? 0 : kKeys * sizes.depth_bytes);
   s.values = reinterpret_cast<uint16_t*>(take(kDepths * sizes.value_tiles * kTileBytes));
   s.scores = reinterpret_cast<float*>(take(kKeys * 64));
-  s.low_scores = reinterpret_cast<int32_t*>(take(sizes.int8 ? kKeys * 64 : 0));
   s.weights = reinterpret_cast<uint16_t*>(take(kDepths * kTileBytes));
-  s.query_scale = reinterpret_cast<float*>(take(4 * sizes.rows));
-  s.k_scale = reinterpret_cast<float*>(take(4 * kKeys));
-  s.v_scale = reinterpret_cast<float*>(take(4 * kKeys));
   s.bytes = at - memory;
   return s;
 }
@@ -119,6 +107,15 @@ struct Prefetcher {
   const char* scale[2 * kGroups];  // int8
   int runs = 0, current = 0;
   int64_t offset = 0, run_bytes = 0;
+
+  // The next run, whole.
+  inline __attribute__((always_inline)) void Next() {
+    if (current >= runs) return;
+    const char* at = run[current];
+    for (int64_t i = 0; i < run_bytes; i += 64) __builtin_prefetch(at + i, 0, 3);
+    __builtin_prefetch(scale[current], 0, 3);
+    ++current;
+  }
 
   inline __attribute__((always_inline)) void Lines(int n) {
     for (; n > 0 && current < runs; --n) {

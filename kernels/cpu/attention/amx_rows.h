@@ -40,45 +40,10 @@ LORAMUX_INLINE void ScoreBf16(const KeyTile& tile, int group, const AmxSizes& si
   if (kCount > 3) TileStore<3>(to + 3 * kTileBytes / 4, 64);
 }
 
-template <int kCount>
-LORAMUX_INLINE void ScoreInt8(const KeyTile& tile, int group, const AmxSizes& sizes,
-                              const char* queries, const AmxScratch& s) {
-  TileZero<0>();
-  TileZero<1>();
-  if (kCount > 1) TileZero<2>();
-  if (kCount > 1) TileZero<3>();
-  for (int64_t c = 0; c < sizes.depth_tiles; ++c) {
-    TileLoad<6>(queries + c * kTileBytes, 64);
-    TileLoad<7>(queries + (sizes.depth_tiles + c) * kTileBytes, 64);
-    TileLoad<4>(tile.k_group[group] + 64 * c, tile.k_stride);
-    TileDotInt8<0, 4, 6>();
-    TileDotInt8<1, 4, 7>();
-    if (kCount > 1) {
-      TileLoad<5>(tile.k_group[group + 1] + 64 * c, tile.k_stride);
-      TileDotInt8<2, 5, 6>();
-      TileDotInt8<3, 5, 7>();
-    }
-  }
-  const int64_t at = group * kTileBytes / 4;
-  TileStore<0>(s.scores + at, 64);
-  TileStore<1>(s.low_scores + at, 64);
-  if (kCount > 1) TileStore<2>(s.scores + at + kTileBytes / 4, 64);
-  if (kCount > 1) TileStore<3>(s.low_scores + at + kTileBytes / 4, 64);
-}
-
 // Scores of key groups [first, last).
-template <bool kInt8>
 LORAMUX_INLINE void ScoreGroups(const KeyTile& tile, int first, int last, const AmxSizes& sizes,
                                 const char* queries, const AmxScratch& s, Prefetcher* prefetcher) {
   int g = first;
-  if (kInt8) {
-    for (; g + 2 <= last; g += 2) {
-      ScoreInt8<2>(tile, g, sizes, queries, s);
-      prefetcher->Lines(12);
-    }
-    if (g < last) ScoreInt8<1>(tile, g, sizes, queries, s);
-    return;
-  }
   for (; g + 4 <= last; g += 4) {
     ScoreBf16<4>(tile, g, sizes, queries, s.scores);
     prefetcher->Lines(32);
@@ -98,26 +63,16 @@ struct Visible {
 
 // Scores of keys [first, last) become weights, bf16, rows of operand A; max, sum and
 // acc [16, stride] are brought up to date. kMasked: some row does not see all of these keys.
-template <bool kInt8, bool kMasked>
+template <bool kMasked>
 LORAMUX_INLINE void SoftmaxRows(const AmxScratch& s, int first, int last, const Visible& visible,
-                                VF query_scale, float* max, float* sum, float* acc,
-                                int64_t stride, Prefetcher* prefetcher) {
+                                float* max, float* sum, float* acc, int64_t stride,
+                                Prefetcher* prefetcher) {
   VF largest[4] = {Set1(MinusInfinity()), Set1(MinusInfinity()), Set1(MinusInfinity()),
                    Set1(MinusInfinity())};
   for (int j = first; j < last; j += 4) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      float* at = s.scores + (j + i) * kRowGroup;
-      VF x;
-      if (kInt8) {
-        const VI high = (VI)Load(at);
-        const VI low = (VI)Load(reinterpret_cast<const float*>(s.low_scores) + (j + i) * kRowGroup);
-        x = _mm512_cvtepi32_ps((__m512i)((high << 8) + low));
-        x = x * Set1(s.k_scale[j + i]) * query_scale;
-        Store(at, x);
-      } else {
-        x = Load(at);
-      }
+      VF x = Load(s.scores + (j + i) * kRowGroup);
       if (kMasked) x = _mm512_mask_mov_ps(Set1(MinusInfinity()), visible.Lanes(j + i), x);
       largest[i] = Max(x, largest[i]);  // takes the second where x is NaN
     }
@@ -133,7 +88,7 @@ LORAMUX_INLINE void SoftmaxRows(const AmxScratch& s, int first, int last, const 
   VF even = Zero();
   VF odd = Zero();
   for (int depth = first / kDepthKeys; depth < last / kDepthKeys; ++depth) {
-    prefetcher->Lines(kInt8 ? 32 : 64);
+    prefetcher->Lines(64);
     VF pairs[kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {
@@ -145,19 +100,11 @@ LORAMUX_INLINE void SoftmaxRows(const AmxScratch& s, int first, int last, const 
         const __mmask16 sees_b = visible.Lanes(j + 1);
         even = even + _mm512_maskz_mov_ps(sees_a, a);
         odd = odd + _mm512_maskz_mov_ps(sees_b, b);
-        if (kInt8) {
-          a = a * Set1(s.v_scale[j]);
-          b = b * Set1(s.v_scale[j + 1]);
-        }
         a = _mm512_maskz_mov_ps(sees_a, a);
         b = _mm512_maskz_mov_ps(sees_b, b);
       } else {
         even = even + a;
         odd = odd + b;
-        if (kInt8) {
-          a = a * Set1(s.v_scale[j]);
-          b = b * Set1(s.v_scale[j + 1]);
-        }
       }
       const __m512i interleave = _mm512_set_epi16(
           31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,

@@ -6,35 +6,14 @@
 
 namespace loramux::LORAMUX_SIMD_NS {
 
-// A prepared query row, [high levels | low levels | scale] or bf16, zeros up to whole tile rows.
+// A prepared query row, zeros up to whole tile rows.
 inline void StoreQuery(const AmxSizes& sizes, const float* head, int d, char* row) {
-  if (!sizes.int8) {
-    uint16_t* to = reinterpret_cast<uint16_t*>(row);
-    for (int i = 0; i < sizes.depth_bytes / 2; i += kLanes) {
-      const int n = MaxOf(0, MinOf(kLanes, d - i));
-      const VU16 half = RoundToBf16(LoadN(head + i, n));
-      __builtin_memcpy(to + i, &half, sizeof(half));
-    }
-    return;
-  }
-  constexpr float kLevels = 127.0f * 256.0f;
-  const float largest = LargestMagnitude(head, d);
-  const bool usable = largest >= kSmallestMagnitude;
-  const VF inverse = Set1(usable ? kLevels / largest : 0.0f);
-  // 1, not 0: it is multiplied with minus infinity.
-  const float scale = usable ? largest / kLevels : largest != largest ? largest : 1.0f;
-  int8_t* high = reinterpret_cast<int8_t*>(row);
-  int8_t* low = high + sizes.depth_bytes;
-  for (int i = 0; i < sizes.depth_bytes; i += kLanes) {
+  uint16_t* to = reinterpret_cast<uint16_t*>(row);
+  for (int i = 0; i < sizes.depth_bytes / 2; i += kLanes) {
     const int n = MaxOf(0, MinOf(kLanes, d - i));
-    const VI q = RoundToInt(usable ? LoadN(head + i, n) * inverse : Zero());
-    const VI h = (q + 128) >> 8;
-    const VI8 high_levels = __builtin_convertvector(h, VI8);
-    const VI8 low_levels = __builtin_convertvector(q - (h << 8), VI8);
-    __builtin_memcpy(high + i, &high_levels, sizeof(high_levels));
-    __builtin_memcpy(low + i, &low_levels, sizeof(low_levels));
+    const VU16 half = RoundToBf16(LoadN(head + i, n));
+    __builtin_memcpy(to + i, &half, sizeof(half));
   }
-  __builtin_memcpy(low + sizes.depth_bytes, &scale, sizeof(scale));
 }
 
 // 16 rows of 16 dwords, transposed, to one tile. Rows from `count` on are zero.
@@ -53,25 +32,16 @@ inline void PackQueries(const AttentionCall& call, const AmxSizes& sizes, const 
   const char* from = call.QueryRows(unit.kv_head, unit.first);
   char* tile = s.queries;
   for (int64_t r = 0; r < rows; r += kRowGroup) {
-    for (int64_t c = 0; c < sizes.query_tiles; ++c) {
+    for (int64_t c = 0; c < sizes.depth_tiles; ++c) {
       PackTile(from + r * sizes.query_bytes + c * 64, sizes.query_bytes, rows - r, tile);
       tile += kTileBytes;
-    }
-    if (!sizes.int8) continue;
-    for (int64_t i = r; i < r + kRowGroup; ++i) {
-      s.query_scale[i] = 1.0f;
-      if (i < rows) {
-        __builtin_memcpy(&s.query_scale[i], from + i * sizes.query_bytes + sizes.query_tiles * 64,
-                         sizeof(float));
-      }
     }
   }
 }
 
-// Finds the present keys of a tile and, for int8, gathers their scales.
+// Finds the present keys of a tile.
 inline void LocateTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
-                       int32_t base, int32_t lowest, int32_t highest, const AmxScratch& s,
-                       KeyTile* tile) {
+                       int32_t base, int32_t lowest, int32_t highest, KeyTile* tile) {
   const PagedAttentionArgs& args = *call.args;
   const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
   tile->base = base;
@@ -85,14 +55,6 @@ inline void LocateTile(const AttentionCall& call, const AmxSizes& sizes, const A
     const char* k = static_cast<const char*>(args.k_cache) + at;
     const char* v = static_cast<const char*>(args.v_cache) + at;
     const int n = MinOf(tile->end - j, args.block_size - inside);
-    if (sizes.int8) {
-      const float* k_scale = reinterpret_cast<const float*>(k + call.scale_offset) + inside;
-      const float* v_scale = reinterpret_cast<const float*>(v + call.scale_offset) + inside;
-      for (int i = 0; i < n; i += kLanes) {
-        StoreN(s.k_scale + j + i, LoadN(k_scale + i, MinOf(kLanes, n - i)), MinOf(kLanes, n - i));
-        StoreN(s.v_scale + j + i, LoadN(v_scale + i, MinOf(kLanes, n - i)), MinOf(kLanes, n - i));
-      }
-    }
     if (sizes.keys_as_they_lie) {
       // From the group's first key on, present or not: a block holds whole groups.
       for (int g = j / kGroupKeys; g * kGroupKeys < j + n; ++g) {
@@ -128,20 +90,14 @@ inline void StageKeys(const AmxSizes& sizes, const AmxScratch& s, KeyTile* tile)
   tile->k_stride = sizes.depth_bytes;
 }
 
-// 32 elements of a value as bf16; those at and past n are zero.
-template <bool kInt8>
+// 32 elements of a value; those at and past n are zero.
 LORAMUX_INLINE __m512i LoadValues(const char* p, int n) {
   const __mmask32 keep = n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1;
-  if (!kInt8) return _mm512_maskz_loadu_epi16(keep, p);
-  const __m256i levels = _mm256_maskz_loadu_epi8(keep, p);
-  const __m512 lo = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(levels)));
-  const __m512 hi = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(levels, 1)));
-  return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);  // exact
+  return _mm512_maskz_loadu_epi16(keep, p);
 }
 
 // Values of present keys, keys in pairs; absent ones are zero. Says whether a value that is not
 // finite was among them.
-template <bool kInt8>
 LORAMUX_INLINE bool StageValues(const AmxSizes& sizes, const AmxScratch& s, const KeyTile& tile,
                                 int d, Prefetcher* prefetcher) {
   const __m512i first_half =
@@ -154,18 +110,16 @@ LORAMUX_INLINE bool StageValues(const AmxSizes& sizes, const AmxScratch& s, cons
     uint16_t* tiles = s.values + depth * sizes.value_tiles * (kTileBytes / 2);
     for (int pair = 0; pair < kDepthKeys / 2; ++pair) {
       const int j = depth * kDepthKeys + 2 * pair;
-      prefetcher->Lines(kInt8 ? 1 : 2);
+      prefetcher->Lines(2);
       const bool has_a = j >= tile.begin && j < tile.end;
       const bool has_b = j + 1 >= tile.begin && j + 1 < tile.end;
       for (int c = 0; c < d; c += 32) {
-        const int64_t at = kInt8 ? c : 2 * c;
-        const __m512i a = has_a ? LoadValues<kInt8>(tile.v[j] + at, d - c) : _mm512_setzero_si512();
+        const int64_t at = 2 * c;
+        const __m512i a = has_a ? LoadValues(tile.v[j] + at, d - c) : _mm512_setzero_si512();
         const __m512i b =
-            has_b ? LoadValues<kInt8>(tile.v[j + 1] + at, d - c) : _mm512_setzero_si512();
-        if (!kInt8) {
-          not_finite |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(a, exponent), exponent) |
-                        _mm512_cmpeq_epi16_mask(_mm512_and_si512(b, exponent), exponent);
-        }
+            has_b ? LoadValues(tile.v[j + 1] + at, d - c) : _mm512_setzero_si512();
+        not_finite |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(a, exponent), exponent) |
+                      _mm512_cmpeq_epi16_mask(_mm512_and_si512(b, exponent), exponent);
         uint16_t* to = tiles + (c / 16 * 16 + pair) * 32;
         _mm512_store_si512(to, _mm512_permutex2var_epi16(a, first_half, b));
         if (d - c > 16) {

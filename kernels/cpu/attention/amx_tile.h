@@ -45,5 +45,10 @@ template <int kC, int kA, int kB>
 LORAMUX_INLINE void TileDotInt8() {
   asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB) : "memory");
 }
+// The same for A of uint8.
+template <int kC, int kA, int kB>
+LORAMUX_INLINE void TileDotUnsignedInt8() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB) : "memory");
+}
 
 }  // namespace loramux::LORAMUX_SIMD_NS

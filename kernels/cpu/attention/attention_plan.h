@@ -43,6 +43,7 @@ struct AttentionCall {
   AttentionNeeds needs;
   // Cache layout, bytes.
   int64_t element_bytes = 0, head_bytes = 0, block_bytes = 0, scale_offset = 0;
+  bool in_quads = false;     // KvInQuads
   int64_t stride = 0;        // floats of a row's accumulator
   int64_t slot_floats = 0;   // of one chunk's state of one unit
   int64_t state_offset = 0;  // of two states in a worker's scratch, bytes: total, chunk at hand

@@ -2,6 +2,7 @@
 // Every key tile lies at an absolute position and a row's operations are the same whatever rows
 // share its tile, so its bits do not depend on them.
 #define LORAMUX_SIMD_AMX
+#include "cpu/attention/amx_int8_stage.h"
 #include "cpu/attention/amx_rows.h"
 #include "cpu/attention/amx_stage.h"
 
@@ -9,12 +10,19 @@ namespace loramux::LORAMUX_SIMD_NS {
 namespace {
 
 AttentionNeeds AmxNeeds(const PagedAttentionArgs& args) {
-  const AmxSizes sizes = AmxSizesOf(args);
   AttentionNeeds needs;
   needs.unit_rows = kAmxUnitRows;
-  needs.row_multiple = kRowGroup;
-  needs.query_bytes = sizes.query_bytes;
-  needs.worker_bytes = AmxScratchOf(sizes, nullptr).bytes;
+  if (args.kv_dtype == KvDtype::kI8) {
+    const Int8Sizes sizes = Int8SizesOf(args);
+    needs.row_multiple = kInt8Rows;
+    needs.query_bytes = sizes.query_bytes;
+    needs.worker_bytes = Int8ScratchOf(sizes, nullptr).bytes;
+  } else {
+    const AmxSizes sizes = AmxSizesOf(args);
+    needs.row_multiple = kRowGroup;
+    needs.query_bytes = sizes.query_bytes;
+    needs.worker_bytes = AmxScratchOf(sizes, nullptr).bytes;
+  }
   // Writing tokens takes two heads.
   needs.worker_bytes = MaxOf<int64_t>(needs.worker_bytes, 8 * CeilDiv(args.head_size, 16) * 16);
   return needs;
@@ -23,6 +31,7 @@ AttentionNeeds AmxNeeds(const PagedAttentionArgs& args) {
 void AmxWrite(const AttentionCall& call, int64_t first, int64_t last, char* scratch) {
   const PagedAttentionArgs& args = *call.args;
   const AmxSizes sizes = AmxSizesOf(args);
+  const Int8Sizes int8_sizes = Int8SizesOf(args);
   const int d = args.head_size;
   const int32_t group = call.Group();
   float* head = reinterpret_cast<float*>(scratch);
@@ -31,20 +40,26 @@ void AmxWrite(const AttentionCall& call, int64_t first, int64_t last, char* scra
       // Weights are powers of two here.
       PrepareHead(args, args.q + t * args.q_stride + static_cast<int64_t>(h) * d, args.q_norm,
                   cos_sin, args.softmax_scale * kLog2E, head);
-      StoreQuery(sizes, head, d,
-                 call.QueryRows(h / group, t) + (h % group) * sizes.query_bytes);
+      char* row = call.QueryRows(h / group, t) + (h % group) * call.needs.query_bytes;
+      if (args.kv_dtype == KvDtype::kI8) {
+        StoreInt8Query(int8_sizes, head, d, row);
+      } else {
+        StoreQuery(sizes, head, d, row);
+      }
     }
   });
 }
 
 // The tile that begins at `base`, as far as the unit sees it. Blocks that do not hold whole groups
 // are left to the processor's own prefetching.
-void StartPrefetch(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
-                   int32_t base, int32_t lowest, int32_t highest, Prefetcher* prefetcher) {
+void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t base, int32_t lowest,
+                   int32_t highest, Prefetcher* prefetcher) {
   const PagedAttentionArgs& args = *call.args;
   prefetcher->runs = prefetcher->current = 0;
   prefetcher->offset = 0;
-  prefetcher->run_bytes = kGroupKeys * sizes.k_row_bytes;
+  const bool scaled = args.kv_dtype == KvDtype::kI8;
+  const int64_t row_bytes = args.head_size * call.element_bytes;
+  prefetcher->run_bytes = kGroupKeys * row_bytes;
   if (args.block_size % kGroupKeys != 0) return;
   const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
   const int32_t end = MinOf(highest, base + kKeys);
@@ -54,18 +69,17 @@ void StartPrefetch(const AttentionCall& call, const AmxSizes& sizes, const Atten
     const void* const caches[2] = {args.k_cache, args.v_cache};
     for (const void* cache : caches) {
       const char* head = static_cast<const char*>(cache) + at;
-      prefetcher->run[prefetcher->runs] = head + inside * sizes.k_row_bytes;
+      prefetcher->run[prefetcher->runs] = head + inside * row_bytes;
       prefetcher->scale[prefetcher->runs] =
-          sizes.int8 ? head + call.scale_offset + 4 * inside : prefetcher->run[prefetcher->runs];
+          scaled ? head + call.scale_offset + 4 * inside : prefetcher->run[prefetcher->runs];
       ++prefetcher->runs;
     }
   }
 }
 
-template <bool kInt8>
-void AttendTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
-                const KeyTile& tile, bool some_not_finite, const AmxScratch& s,
-                const RowState& state, Prefetcher* prefetcher) {
+void AttendBf16Tile(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
+                    const KeyTile& tile, bool some_not_finite, const AmxScratch& s,
+                    const RowState& state, Prefetcher* prefetcher) {
   const int32_t window = call.args->sliding_window;
   const int32_t group = call.Group();
   const int32_t rows = unit.count * group;
@@ -90,18 +104,17 @@ void AttendTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUn
     const int last_depth = (high[kRowGroup - 1] + kDepthKeys - 1) / kDepthKeys;
     const int first = first_depth * kDepthKeys;
     const int last = last_depth * kDepthKeys;
-    ScoreGroups<kInt8>(tile, low[0] / kGroupKeys,
+    ScoreGroups(tile, low[0] / kGroupKeys,
                        (high[kRowGroup - 1] + kGroupKeys - 1) / kGroupKeys, sizes,
-                       s.queries + r / kRowGroup * sizes.query_tiles * kTileBytes, s,
+                       s.queries + r / kRowGroup * sizes.depth_tiles * kTileBytes, s,
                        prefetcher);
-    const VF query_scale = kInt8 ? Load(s.query_scale + r) : Set1(1.0f);
     float* acc = state.acc + r * stride;
     if (masked) {
-      SoftmaxRows<kInt8, true>(s, first, last, visible, query_scale, state.max + r, state.sum + r,
-                               acc, stride, prefetcher);
+      SoftmaxRows<true>(s, first, last, visible, state.max + r, state.sum + r, acc, stride,
+                        prefetcher);
     } else {
-      SoftmaxRows<kInt8, false>(s, first, last, visible, query_scale, state.max + r, state.sum + r,
-                                acc, stride, prefetcher);
+      SoftmaxRows<false>(s, first, last, visible, state.max + r, state.sum + r, acc, stride,
+                         prefetcher);
     }
     AddValues(s, sizes, first_depth, last_depth, acc, stride);
     if (some_not_finite) {
@@ -112,8 +125,7 @@ void AttendTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUn
   }
 }
 
-template <bool kInt8>
-void AmxAttendAs(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
+void AttendBf16(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
   const AmxSizes sizes = AmxSizesOf(*call.args);
   const AmxScratch s = AmxScratchOf(sizes, scratch);
   const int d = call.args->head_size;
@@ -122,31 +134,100 @@ void AmxAttendAs(const AttentionCall& call, const AttendUnit& unit, char* scratc
   const int32_t unit_high =
       MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
   Prefetcher prefetcher;
-  StartPrefetch(call, sizes, unit, unit_low / kKeys * kKeys, unit_low, unit_high, &prefetcher);
+  StartPrefetch(call, unit, unit_low / kKeys * kKeys, unit_low, unit_high, &prefetcher);
   prefetcher.Lines(INT32_MAX);
   PackQueries(call, sizes, unit, s);
   KeyTile tile;
   AttendInChunks<Exp2>(
       call, unit, scratch, [&](const RowState& state, int32_t lowest, int32_t highest) {
         for (int32_t base = lowest / kKeys * kKeys; base < highest; base += kKeys) {
-          LocateTile(call, sizes, unit, base, lowest, highest, s, &tile);
-          StartPrefetch(call, sizes, unit, base + kKeys, unit_low, unit_high, &prefetcher);
+          LocateTile(call, sizes, unit, base, lowest, highest, &tile);
+          StartPrefetch(call, unit, base + kKeys, unit_low, unit_high, &prefetcher);
           if (!sizes.keys_as_they_lie) StageKeys(sizes, s, &tile);
-          bool hidden = StageValues<kInt8>(sizes, s, tile, d, &prefetcher);
+          bool hidden = StageValues(sizes, s, tile, d, &prefetcher);
           // One token's rows all see what is there, and what is not finite is theirs.
           hidden = hidden && unit.count > 1;
           if (hidden) HideNonFinite(sizes, s, tile);
-          AttendTile<kInt8>(call, sizes, unit, tile, hidden, s, state, &prefetcher);
+          AttendBf16Tile(call, sizes, unit, tile, hidden, s, state, &prefetcher);
           prefetcher.Lines(INT32_MAX);
+        }
+      });
+}
+
+void AttendInt8Tile(const AttentionCall& call, const Int8Sizes& sizes, const AttendUnit& unit,
+                    const KeyTile& tile, const Int8Scratch& s, const RowState& state,
+                    Prefetcher* prefetcher) {
+  const int32_t window = call.args->sliding_window;
+  const int32_t group = call.Group();
+  const int32_t rows = unit.count * group;
+  for (int32_t r = 0; r < rows; r += kInt8Rows) {
+    // Lanes past the last row repeat its visibility; nothing of theirs is kept.
+    KeyBits sees[kInt8Rows];
+    int lowest = kKeys, highest = 0, least = kKeys, most_low = 0;
+    for (int i = 0; i < kInt8Rows; ++i) {
+      const int32_t p = unit.position + MinOf(r + i, rows - 1) / group;
+      const int low = MaxOf(FirstVisible(window, p) - tile.base, 0);
+      const int high = MinOf(p + 1 - tile.base, kKeys);
+      sees[i] = KeyBits::Range(low, high);
+      lowest = MinOf(lowest, low);
+      most_low = MaxOf(most_low, low);
+      highest = MaxOf(highest, high);
+      least = MinOf(least, high);
+    }
+    if (highest <= lowest) continue;
+    const bool masked = most_low > 0 || least < kKeys;
+    const int first_depth = lowest / kInt8DepthKeys;
+    const int last_depth = (highest + kInt8DepthKeys - 1) / kInt8DepthKeys;
+    const int first = 4 * first_depth;
+    const int last = 4 * last_depth;
+    Int8Scores(sizes, s, tile, s.queries + r / kInt8Rows * sizes.depth_tiles * kTileBytes, first,
+               last);
+    Int8Update update;
+    if (masked) {
+      Int8Softmax<true>(s, first, last, sees, s.query_scale + r, state.max + r, state.sum + r,
+                        &update, prefetcher);
+    } else {
+      Int8Softmax<false>(s, first, last, sees, s.query_scale + r, state.max + r, state.sum + r,
+                         &update, prefetcher);
+    }
+    Int8Values(sizes, s, first_depth, last_depth, update, state.acc + r * call.stride,
+               call.stride);
+  }
+}
+
+void AttendInt8(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
+  const Int8Sizes sizes = Int8SizesOf(*call.args);
+  const Int8Scratch s = Int8ScratchOf(sizes, scratch);
+  const int d = call.args->head_size;
+  const int32_t unit_low =
+      MaxOf(FirstVisible(call.args->sliding_window, unit.position), unit.first_chunk * kChunkKeys);
+  const int32_t unit_high =
+      MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
+  Prefetcher prefetcher;
+  PackInt8Queries(call, sizes, unit, s);
+  KeyTile tile;
+  AttendInChunks<Exp2>(
+      call, unit, scratch, [&](const RowState& state, int32_t lowest, int32_t highest) {
+        for (int32_t base = lowest / kKeys * kKeys; base < highest; base += kKeys) {
+          LocateInt8(call, sizes, unit, base, lowest, highest, s, &tile);
+          StartPrefetch(call, unit, base + kKeys, unit_low, unit_high, &prefetcher);
+          if (call.in_quads) {
+            if (!sizes.keys_as_they_lie) StageKeyQuads(sizes, s, d, tile);
+            StageValueQuads(sizes, s, d, tile);
+          } else {
+            StageKeyRows(sizes, s, d, tile);
+            StageValueRows(sizes, s, d, tile);
+          }
+          AttendInt8Tile(call, sizes, unit, tile, s, state, &prefetcher);
         }
       });
 }
 
 void AmxAttend(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
   if (call.args->kv_dtype == KvDtype::kI8) {
-    AmxAttendAs<true>(call, unit, scratch);
+    AttendInt8(call, unit, scratch);
   } else {
-    AmxAttendAs<false>(call, unit, scratch);
+    AttendBf16(call, unit, scratch);
   }
 }
 

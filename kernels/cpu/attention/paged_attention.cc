@@ -50,6 +50,7 @@ AttentionCall MakeCall(const PagedAttentionArgs& args, const AttentionTable& tab
   call.needs = table.needs(args);
   call.element_bytes = ElementBytes(args.kv_dtype);
   call.head_bytes = KvHeadBytes(args.kv_dtype, args.block_size, args.head_size);
+  call.in_quads = KvInQuads(args.kv_dtype, args.block_size, args.head_size);
   call.block_bytes = call.head_bytes * args.num_kv_heads;
   call.scale_offset = KvScaleOffset(args.kv_dtype, args.block_size, args.head_size);
   call.stride = RoundUp(args.head_size, kLineFloats);
@@ -92,6 +93,19 @@ const char* KvDtypeName(KvDtype dtype) {
       return "int8";
   }
   return "unknown";
+}
+
+bool KvInQuads(KvDtype dtype, int32_t block_size, int32_t head_size) {
+  return dtype == KvDtype::kI8 && block_size % kKvGroupTokens == 0 && head_size % 4 == 0;
+}
+
+int64_t KvElementIndex(KvSide side, KvDtype dtype, int32_t block_size, int32_t head_size,
+                       int64_t inside, int64_t i) {
+  if (!KvInQuads(dtype, block_size, head_size)) return inside * head_size + i;
+  const int64_t token = inside % kKvGroupTokens;
+  const int64_t group = (inside - token) * head_size;
+  if (side == KvSide::kKey) return group + i / 4 * 4 * kKvGroupTokens + 4 * token + i % 4;
+  return group + token / 4 * 4 * head_size + 4 * i + token % 4;
 }
 
 int64_t KvScaleOffset(KvDtype dtype, int32_t block_size, int32_t head_size) {

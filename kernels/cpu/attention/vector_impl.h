@@ -51,6 +51,13 @@ inline void VectorWrite(const AttentionCall& call, int64_t first, int64_t last, 
               });
 }
 
+template <typename T>
+constexpr bool kIsInt8 = false;
+template <>
+constexpr bool kIsInt8<int8_t> = true;
+template <>
+constexpr bool kIsInt8<Quad> = true;
+
 // Keys [begin, end) of one tile and head.
 template <typename T>
 struct TileKeys {
@@ -60,6 +67,24 @@ struct TileKeys {
   const float* k_scale[kTileKeys];
   const float* v_scale[kTileKeys];
 };
+
+// Where in a head token `inside` of the block begins, elements of T.
+template <typename T>
+LORAMUX_INLINE int64_t KeyOffset(int64_t inside, int64_t d) {
+  return inside * d;
+}
+template <>
+inline __attribute__((always_inline)) int64_t KeyOffset<Quad>(int64_t inside, int64_t d) {
+  return inside / kKvGroupTokens * kKvGroupTokens * d / 4 + inside % kKvGroupTokens;
+}
+template <typename T>
+LORAMUX_INLINE int64_t ValueOffset(int64_t inside, int64_t d) {
+  return inside * d;
+}
+template <>
+inline __attribute__((always_inline)) int64_t ValueOffset<Quad>(int64_t inside, int64_t d) {
+  return inside / 4 * d;
+}
 
 template <typename T>
 LORAMUX_INLINE void LocateKeys(const AttentionCall& call, const AttendUnit& unit, int32_t base,
@@ -74,8 +99,8 @@ LORAMUX_INLINE void LocateKeys(const AttentionCall& call, const AttendUnit& unit
     const int64_t at = call.HeadOffset(table[block], unit.kv_head);
     const char* k = static_cast<const char*>(args.k_cache) + at;
     const char* v = static_cast<const char*>(args.v_cache) + at;
-    keys->k[j] = reinterpret_cast<const T*>(k) + static_cast<int64_t>(inside) * args.head_size;
-    keys->v[j] = reinterpret_cast<const T*>(v) + static_cast<int64_t>(inside) * args.head_size;
+    keys->k[j] = reinterpret_cast<const T*>(k) + KeyOffset<T>(inside, args.head_size);
+    keys->v[j] = reinterpret_cast<const T*>(v) + ValueOffset<T>(inside, args.head_size);
     keys->k_scale[j] = reinterpret_cast<const float*>(k + call.scale_offset) + inside;
     keys->v_scale[j] = reinterpret_cast<const float*>(v + call.scale_offset) + inside;
     if (++inside == args.block_size) {
@@ -94,6 +119,19 @@ LORAMUX_INLINE void PrefetchKeys(const TileKeys<T>& keys, int d) {
     for (int i = 0; i < d; i += kLine) {
       __builtin_prefetch(keys.k[j] + i, 0, 2);
       __builtin_prefetch(keys.v[j] + i, 0, 2);
+    }
+  }
+}
+
+// A quarter of a quad of keys or values each.
+LORAMUX_INLINE void PrefetchKeys(const TileKeys<Quad>& keys, int d) {
+  for (int j = keys.begin; j < keys.end; ++j) {
+    const int inside = j % kKvGroupTokens;
+    const char* k = reinterpret_cast<const char*>(keys.k[j] - inside) + inside * d;
+    const char* v = reinterpret_cast<const char*>(keys.v[j]) + inside % 4 * d;
+    for (int i = 0; i < d; i += 64) {
+      __builtin_prefetch(k + i, 0, 2);
+      __builtin_prefetch(v + i, 0, 2);
     }
   }
 }
@@ -123,7 +161,7 @@ LORAMUX_INLINE void AttendChunk(const AttentionCall& call, const AttendUnit& uni
       s.low[r] = MaxOf(FirstVisible(window, p) - base, 0);
       s.high[r] = MinOf(p + 1 - base, kTileKeys);
     }
-    const bool scaled = sizeof(T) == 1;
+    constexpr bool scaled = kIsInt8<T>;
     TransposeKeys(here.k, scaled ? here.k_scale : nullptr, here.begin, here.end, d, s.keys_t);
     ScoreTile(queries, d, rows, s.keys_t, here.begin, here.end, s.scores);
     for (int32_t r = 0; r < rows; ++r) {
@@ -154,7 +192,9 @@ LORAMUX_INLINE void VectorAttendAs(const AttentionCall& call, const AttendUnit& 
 }
 
 inline void VectorAttend(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
-  if (call.args->kv_dtype == KvDtype::kI8) {
+  if (call.in_quads) {
+    VectorAttendAs<Quad>(call, unit, scratch);
+  } else if (call.args->kv_dtype == KvDtype::kI8) {
     VectorAttendAs<int8_t>(call, unit, scratch);
   } else if (call.args->kv_dtype == KvDtype::kBf16) {
     VectorAttendAs<uint16_t>(call, unit, scratch);

@@ -21,6 +21,32 @@ struct TileScratch {
   int64_t stride;
 };
 
+// Four levels of an int8 cache in quads: elements of a key, or an element of four values.
+struct Quad {
+  int8_t level[4];
+};
+
+// Level `which` of kLanes quads.
+LORAMUX_INLINE VF LoadQuads(const Quad* p, int which) {
+  VI v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return __builtin_convertvector((v << (24 - 8 * which)) >> 24, VF);
+}
+LORAMUX_INLINE VF LoadQuadsN(const Quad* p, int which, int n) {
+  VI v = {};
+  __builtin_memcpy(&v, p, static_cast<size_t>(n) * sizeof(Quad));
+  return __builtin_convertvector((v << (24 - 8 * which)) >> 24, VF);
+}
+
+// Elements of value j of a tile. Quads begin on multiples of four keys.
+template <typename T>
+LORAMUX_INLINE VF LoadValue(const T* p, int, int n) {
+  return n == kLanes ? LoadKv(p) : LoadKvN(p, n);
+}
+LORAMUX_INLINE VF LoadValue(const Quad* p, int j, int n) {
+  return n == kLanes ? LoadQuads(p, j % 4) : LoadQuadsN(p, j % 4, n);
+}
+
 // keys_t[i, j] = keys[j][i], times *scales[j] if there are scales, for keys [begin, end) widened to
 // whole vectors; lanes without a key are 0.
 template <typename T>
@@ -58,6 +84,28 @@ LORAMUX_INLINE void TransposeKeys(const T* const* keys, const float* const* scal
       Transpose(v);
       for (int k = 0; k < width; ++k) {
         Store(keys_t + (i + k) * kTileKeys + j, scales != nullptr ? v[k] * factor : v[k]);
+      }
+    }
+  }
+}
+
+// The same for keys in quads, a group of 16 keys at a time: a block holds whole groups, and levels
+// of absent keys are multiplied with zero.
+LORAMUX_INLINE void TransposeKeys(const Quad* const* keys, const float* const* scales, int begin,
+                                  int end, int d, float* keys_t) {
+  for (int j = begin / kLanes * kLanes; j < end; j += kLanes) {
+    float each[kLanes];
+    for (int k = 0; k < kLanes; ++k) {
+      each[k] = j + k >= begin && j + k < end ? *scales[j + k] : 0.0f;
+    }
+    const VF factor = Load(each);
+    const int present = MaxOf(j, begin);
+    const Quad* quads = keys[present] - (present - j);
+    for (int i = 0; i < d; i += 4) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        Store(keys_t + (i + k) * kTileKeys + j,
+              LoadQuads(quads + i / 4 * kKvGroupTokens, k) * factor);
       }
     }
   }
@@ -171,7 +219,7 @@ LORAMUX_INLINE void ValueBlock(const T* const* values, int low, int high, const 
     VF v[C];
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
-      v[c] = C == 1 && width < kLanes ? LoadKvN(value, width) : LoadKv(value + c * kLanes);
+      v[c] = LoadValue(value + c * kLanes, j, C == 1 ? width : kLanes);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {

@@ -82,17 +82,46 @@ LORAMUX_INLINE VI RoundToInt(VF v) {
   return __builtin_convertvector((v + magic) - magic, VI);
 }
 
-LORAMUX_INLINE void StoreHead(const float* src, int d, int8_t* dst, float* scale) {
+// Levels of a head: put(i, levels, n) stores n of them from element i on. Returns their scale.
+template <typename Put>
+LORAMUX_INLINE float StoreLevels(const float* src, int d, Put&& put) {
   const float largest = LargestMagnitude(src, d);
   const bool usable = largest >= kSmallestMagnitude;  // false for NaN
   const VF inverse = Set1(usable ? 127.0f / largest : 0.0f);
-  *scale = usable ? largest / 127.0f : largest != largest ? largest : 0.0f;
   for (int i = 0; i < d; i += kLanes) {
     const int n = MinOf(kLanes, d - i);
     const VF v = usable ? LoadN(src + i, n) * inverse : Zero();
-    const VI8 levels = __builtin_convertvector(RoundToInt(v), VI8);
-    __builtin_memcpy(dst + i, &levels, static_cast<size_t>(n));
+    put(i, __builtin_convertvector(RoundToInt(v), VI8), n);
   }
+  return usable ? largest / 127.0f : largest != largest ? largest : 0.0f;
+}
+
+LORAMUX_INLINE void StoreHead(const float* src, int d, int8_t* dst, float* scale) {
+  *scale = StoreLevels(src, d, [&](int i, VI8 levels, int n) __attribute__((always_inline)) {
+    __builtin_memcpy(dst + i, &levels, static_cast<size_t>(n));
+  });
+}
+
+// Keys and values of token `inside` in quads; k and v begin a head of a block.
+LORAMUX_INLINE void StoreKeyQuads(const float* src, int d, int64_t inside, char* k, float* scale) {
+  const int64_t token = inside % kKvGroupTokens;
+  char* to = k + (inside - token) * d + 4 * token;
+  *scale = StoreLevels(src, d, [&](int i, VI8 levels, int n) __attribute__((always_inline)) {
+    int8_t each[kLanes];
+    __builtin_memcpy(each, &levels, sizeof(levels));
+    for (int l = 0; l < n; l += 4) {
+      __builtin_memcpy(to + static_cast<int64_t>(i + l) * kKvGroupTokens, each + l, 4);
+    }
+  });
+}
+
+LORAMUX_INLINE void StoreValueQuads(const float* src, int d, int64_t inside, char* v,
+                                    float* scale) {
+  const int64_t token = inside % kKvGroupTokens;
+  char* to = v + (inside - token % 4) * d + token % 4;
+  *scale = StoreLevels(src, d, [&](int i, VI8 levels, int n) __attribute__((always_inline)) {
+    for (int l = 0; l < n; ++l) to[4 * (i + l)] = static_cast<char>(levels[l]);
+  });
 }
 
 // Key and value of token t into the cache. `head` holds one head.
@@ -111,9 +140,14 @@ LORAMUX_INLINE void WriteKeyValue(const AttentionCall& call, int64_t t, const fl
     float* v_scale = reinterpret_cast<float*>(v + call.scale_offset) + inside;
     PrepareHead(args, args.k + t * args.k_stride + static_cast<int64_t>(h) * d, args.k_norm,
                 cos_sin, 1.0f, head);
+    const float* value = args.v + t * args.v_stride + static_cast<int64_t>(h) * d;
+    if (call.in_quads) {
+      StoreKeyQuads(head, d, inside, k, k_scale);
+      StoreValueQuads(value, d, inside, v, v_scale);
+      continue;
+    }
     StoreHead(head, d, reinterpret_cast<T*>(k) + inside * d, k_scale);
-    StoreHead(args.v + t * args.v_stride + static_cast<int64_t>(h) * d, d,
-              reinterpret_cast<T*>(v) + inside * d, v_scale);
+    StoreHead(value, d, reinterpret_cast<T*>(v) + inside * d, v_scale);
   }
 }
 

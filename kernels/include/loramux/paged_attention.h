@@ -54,6 +54,15 @@ struct PagedAttentionArgs {
 // one run of memory. kI8: then [block_size] float32 scales, on a multiple of 4 bytes; a key or
 // value is level * scale with scale = largest magnitude / 127, from the token alone. A head with a
 // value that is not finite has the scale NaN, which reaches every row that sees it.
+//
+// kI8 with KvInQuads: groups of 16 tokens lie as operands of integer dot products of four. Keys:
+// [head_size / 4][16 tokens][4 elements]; values: [4 quads of tokens][head_size][4 tokens].
+constexpr int32_t kKvGroupTokens = 16;
+bool KvInQuads(KvDtype dtype, int32_t block_size, int32_t head_size);
+// Elements of a head before element i of token `inside` of the block.
+enum class KvSide { kKey, kValue };
+int64_t KvElementIndex(KvSide side, KvDtype dtype, int32_t block_size, int32_t head_size,
+                       int64_t inside, int64_t i);
 int64_t KvScaleOffset(KvDtype dtype, int32_t block_size, int32_t head_size);  // bytes
 int64_t KvHeadBytes(KvDtype dtype, int32_t block_size, int32_t head_size);
 // One block: all its kv heads, keys or values.
@@ -80,7 +89,8 @@ int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads,
 //
 // Rounding. Float32 caches: none beyond float32. Others on kAmx with head sizes up to
 // kMaxTileHeadSize: queries are rounded to bf16 (bf16 cache) or to 16 bits (int8 cache, exact
-// integer products), weights of the values to bf16. Others elsewhere: none but the cache's own.
+// integer products), weights of the values to bf16 (bf16 cache) or to 16 bits of the largest product
+// of weight and value scale among 128 keys (int8 cache). Others elsewhere: none but the cache's own.
 //
 // Preconditions, checked by the caller: every slot in [0, num_blocks * block_size), every block
 // that a visible position needs in [0, num_blocks) (blocks left of the sliding window are not read
