@@ -108,6 +108,7 @@ if(LORAMUX_BUILD_TESTS)
     ${_kernels}/test/packed_rotation_test.cc
     ${_kernels}/test/packed_tables_test.cc
     ${_kernels}/test/paged_attention_test.cc
+    ${_kernels}/test/paged_cache_test.cc
     ${_kernels}/test/sampler_test.cc
     ${_kernels}/test/segmented_lora_test.cc
     ${_kernels}/test/step_pool_test.cc)

@@ -1,6 +1,6 @@
 // Tolerances against the double reference, outputs of order one: float32 cache 2e-5; bf16 and int8
-// caches 2e-2, because a key that lies on a rounding border may be stored one step apart, and tiles
-// round queries and weights to bf16 (relative 2^-9).
+// caches 1e-2, because a key that lies on a rounding border may be stored one step apart; bf16
+// tiles 2e-2, because they round queries and weights as well (relative 2^-9).
 #include "loramux/paged_attention.h"
 
 #include <cmath>
@@ -13,18 +13,12 @@
 namespace loramux::test {
 namespace {
 
-double Tolerance(const AttentionShape& s) { return s.kv_dtype == KvDtype::kF32 ? 2e-5 : 2e-2; }
+double Tolerance(const AttentionShape& s, Isa isa) {
+  if (s.kv_dtype == KvDtype::kF32) return 2e-5;
+  return s.kv_dtype == KvDtype::kBf16 && isa == Isa::kAmx ? 2e-2 : 1e-2;
+}
 
 constexpr KvDtype kDtypes[] = {KvDtype::kF32, KvDtype::kBf16, KvDtype::kI8};
-
-// Those that have kernels of their own.
-std::vector<Isa> AttentionIsas() {
-  std::vector<Isa> isas = SupportedIsas();
-  std::erase_if(isas, [](Isa isa) {
-    return isa == Isa::kAvxVnni || isa == Isa::kAvx512Vnni || isa == Isa::kAvx512Bf16;
-  });
-  return isas;
-}
 
 std::string Describe(const AttentionShape& s, Isa isa) {
   return Format("%s heads %d/%d size %d rotary %d block %d window %d %s norm %d", IsaName(isa),
@@ -54,7 +48,7 @@ void CheckAgainstReference(const AttentionShape& shape, uint64_t seed) {
     for (size_t i = 0; i < kMixedSteps.size(); ++i) {
       const std::vector<float> out = got.Step(kMixedSteps[i], Parallel{}, &isa);
       const double error = MaxAbsError(out, want[i]);
-      CHECK_THAT(error <= Tolerance(shape),
+      CHECK_THAT(error <= Tolerance(shape, isa),
                  Describe(shape, isa) + Format(" step %zu error %g", i, error));
       const std::vector<float> two = threaded.Step(kMixedSteps[i], pool.Get(), &isa);
       CHECK_THAT(FirstDifference(out, two) == 0, Describe(shape, isa) + " two threads differ");
@@ -177,7 +171,7 @@ LORAMUX_TEST(AttentionSpreadsLongContextsWithoutChangingBits) {
         const std::vector<float> last(whole.end() - static_cast<int64_t>(3 * row), whole.end());
         const std::vector<Chunk> step = {{0, length - 3, length}};
         const std::vector<float> want = c.Step(step, Parallel{}, nullptr);
-        CHECK_THAT(MaxAbsError(last, want) <= Tolerance(shape), Describe(shape, isa));
+        CHECK_THAT(MaxAbsError(last, want) <= Tolerance(shape, isa), Describe(shape, isa));
         for (int32_t threads : {1, 2, 3, 16}) {
           ThreadPool pool(threads);
           const std::vector<float> got = c.Step(step, pool.Get(), &isa);
@@ -194,30 +188,23 @@ LORAMUX_TEST(AttentionSpreadsLongContextsWithoutChangingBits) {
   }
 }
 
-LORAMUX_TEST(AttentionCacheHoldsNearestLevels) {
-  AttentionShape shape;
-  shape.kv_dtype = KvDtype::kI8;
-  shape.rotary_dim = 0;
-  shape.num_heads = shape.num_kv_heads = 1;
-  shape.head_size = 6;
-  for (Isa isa : AttentionIsas()) {
-    Random random(Seed() + 13);
-    PagedCase c(shape, {3}, &random);
-    SequenceData& s = c.sequence(0);
-    const float in[] = {-254.0f, 1.0f, 3.0f, 253.0f, 0.9f, -1.1f,  // scale 2, ties to even
-                        0.0f,    0.0f, 0.0f, 0.0f,   0.0f, 0.0f,   //
-                        1.0f,    2.0f, NAN,  3.0f,   4.0f, 5.0f};
-    const int8_t want[] = {-127, 0, 2, 126, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
-    for (size_t i = 0; i < 18; ++i) s.v[i] = in[i];
-    c.Step({{0, 0, 3}}, Parallel{}, &isa);
-    const uint8_t* head = c.v_cache().data() + static_cast<size_t>(s.blocks[0] * c.BlockBytes());
-    for (size_t i = 0; i < 18; ++i) {
-      CHECK_THAT(static_cast<int8_t>(head[i]) == want[i],
-                 Format("%s %zu: %d", IsaName(isa), i, static_cast<int8_t>(head[i])));
+// One key far above the others in weight, value scale or both: 16 bits are enough for the rest.
+LORAMUX_TEST(AttentionKeepsSmallWeightsBesideLargeValues) {
+  for (const float factor : {1e-3f, 1.0f, 20.0f}) {
+    for (Isa isa : AttentionIsas()) {
+      AttentionShape shape;
+      shape.kv_dtype = KvDtype::kI8;
+      Random random(Seed() + 15);
+      PagedCase c(shape, {300}, &random);
+      SequenceData& s = c.sequence(0);
+      const size_t kv = static_cast<size_t>(shape.num_kv_heads * shape.head_size);
+      for (size_t i = 40 * kv; i < 41 * kv; ++i) s.v[i] *= factor;
+      const std::vector<float> got = c.RunInChunks(0, {}, isa);
+      const std::vector<float> want = c.Step({{0, 0, 300}}, Parallel{}, nullptr);
+      CHECK_THAT(MaxAbsError(got, want) <= Tolerance(shape, isa) * std::fmax(1.0, factor),
+                 Format("%s %g: %g", IsaName(isa), static_cast<double>(factor),
+                        MaxAbsError(got, want)));
     }
-    float scales[3];
-    std::memcpy(scales, head + KvScaleOffset(shape.kv_dtype, shape.block_size, 6), 12);
-    CHECK(scales[0] == 2.0f && scales[1] == 0.0f && std::isnan(scales[2]));
   }
 }
 
@@ -289,100 +276,7 @@ LORAMUX_TEST(AttentionChecksNoticeAShiftedWindow) {
     const std::vector<float> want =
         PagedCase(shape, {60}, &a).Step({{0, 0, 60}}, Parallel{}, nullptr);
     const std::vector<float> got = PagedCase(wrong, {60}, &b).Step({{0, 0, 60}}, Parallel{}, &isa);
-    CHECK(MaxAbsError(got, want) > 100 * Tolerance(shape));
-  }
-}
-
-LORAMUX_TEST(AttentionCacheHoldsNearestBf16) {
-  AttentionShape shape;
-  shape.kv_dtype = KvDtype::kBf16;
-  shape.rotary_dim = 0;
-  shape.num_heads = shape.num_kv_heads = 1;
-  shape.head_size = 32;
-  for (Isa isa : AttentionIsas()) {
-    Random random(Seed() + 9);
-    PagedCase c(shape, {1}, &random);
-    SequenceData& s = c.sequence(0);
-    // Ties go to the even neighbour; the largest float rounds to infinity.
-    const float in[] = {1.00390625f,   1.01171875f, 1.00390637f, -1.00390625f,
-                        3.4028235e38f, 1e-40f,      -0.0f};
-    const uint16_t want[] = {0x3f80, 0x3f82, 0x3f81, 0xbf80, 0x7f80, 0x0001, 0x8000};
-    for (size_t i = 0; i < 7; ++i) s.v[i] = in[i];
-    c.Step({{0, 0, 1}}, Parallel{}, &isa);
-    for (size_t i = 0; i < 7; ++i) {
-      uint16_t got;
-      std::memcpy(
-          &got, c.v_cache().data() + static_cast<size_t>(s.blocks[0] * c.BlockBytes()) + 2 * i, 2);
-      CHECK_THAT(got == want[i], Format("%s %zu: %04x", IsaName(isa), i, got));
-    }
-  }
-}
-
-LORAMUX_TEST(CopyKvBlocksCopiesBothHalves) {
-  for (KvDtype dtype : kDtypes) {
-    AttentionShape shape;
-    shape.kv_dtype = dtype;
-    Random random(Seed() + 10);
-    PagedCase c(shape, {64}, &random);
-    for (uint8_t& byte : c.k_cache()) byte = static_cast<uint8_t>(random.Next());
-    for (uint8_t& byte : c.v_cache()) byte = static_cast<uint8_t>(random.Next());
-    const std::vector<uint8_t> k = c.k_cache();
-    const std::vector<uint8_t> v = c.v_cache();
-    const int32_t pairs[] = {0, 3, 2, 2, 3, 5};  // in order: block 5 becomes the old block 0
-    CopyKvBlocks(c.k_cache().data(), c.v_cache().data(), dtype, shape.block_size,
-                 shape.num_kv_heads, shape.head_size, pairs, 3);
-    const size_t bytes = static_cast<size_t>(c.BlockBytes());
-    const size_t source[] = {0, 1, 2, 0, 4, 0, 6};
-    for (size_t b = 0; b < 7; ++b) {
-      CHECK(std::memcmp(c.k_cache().data() + b * bytes, k.data() + source[b] * bytes, bytes) == 0);
-      CHECK(std::memcmp(c.v_cache().data() + b * bytes, v.data() + source[b] * bytes, bytes) == 0);
-    }
-  }
-}
-
-LORAMUX_TEST(RopeTableRotatesByPosition) {
-  const std::vector<float> inv_freq = {1.0f, 0.1f, 0.001f};
-  const std::vector<int32_t> positions = {0, 1, 7, 4095, 131071};
-  RopeConfig config;
-  config.inv_freq = inv_freq.data();
-  config.rotary_dim = 6;
-  config.attention_scaling = 1.25f;
-  std::vector<float> table(30);
-  RopeTable(config, positions.data(), nullptr, 5, table.data());
-  for (size_t t = 0; t < 5; ++t) {
-    for (size_t i = 0; i < 3; ++i) {
-      const double angle = static_cast<double>(static_cast<float>(positions[t]) * inv_freq[i]);
-      CHECK(std::fabs(static_cast<double>(table[t * 6 + i]) - 1.25 * std::cos(angle)) < 2e-7);
-      CHECK(std::fabs(static_cast<double>(table[t * 6 + 3 + i]) - 1.25 * std::sin(angle)) < 2e-7);
-    }
-  }
-}
-
-LORAMUX_TEST(RopeTableDynamicScalingStartsPastTheLimit) {
-  const int32_t d = 8;
-  std::vector<float> inv_freq;
-  for (int32_t i = 0; i < d / 2; ++i) {
-    inv_freq.push_back(1.0f /
-                       std::pow(10000.0f, static_cast<float>(2 * i) / static_cast<float>(d)));
-  }
-  RopeConfig config;
-  config.inv_freq = inv_freq.data();
-  config.rotary_dim = d;
-  config.dynamic_base = 10000.0;
-  config.dynamic_factor = 2.0;
-  config.dynamic_max_positions = 64;
-  const std::vector<int32_t> positions = {63, 63, 63, 63};
-  const std::vector<int32_t> lengths = {64, 65, 200, 64};
-  std::vector<float> table(4 * 8);
-  RopeTable(config, positions.data(), lengths.data(), 4, table.data());
-  for (size_t t = 0; t < 4; ++t) {
-    double base = 10000.0;
-    if (lengths[t] > 64) base *= std::pow(2.0 * lengths[t] / 64.0 - 1.0, 8.0 / 6.0);
-    for (size_t i = 0; i < 4; ++i) {
-      const double angle = 63.0 / std::pow(base, static_cast<double>(i) / 4.0);
-      CHECK_THAT(std::fabs(static_cast<double>(table[t * 8 + i]) - std::cos(angle)) < 2e-5,
-                 Format("token %zu pair %zu", t, i));
-    }
+    CHECK(MaxAbsError(got, want) > 100 * Tolerance(shape, isa));
   }
 }
 

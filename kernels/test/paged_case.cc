@@ -5,6 +5,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "loramux/cpu_features.h"
+
 namespace loramux::test {
 
 PagedCase::PagedCase(const AttentionShape& shape, const std::vector<int32_t>& lengths,
@@ -167,6 +169,14 @@ std::vector<float> PagedCase::RunInChunks(int32_t sequence_index, const std::vec
     begin = end;
   }
   return all;
+}
+
+std::vector<Isa> AttentionIsas() {
+  std::vector<Isa> isas = SupportedIsas();
+  std::erase_if(isas, [](Isa isa) {
+    return isa == Isa::kAvxVnni || isa == Isa::kAvx512Vnni || isa == Isa::kAvx512Bf16;
+  });
+  return isas;
 }
 
 }  // namespace loramux::test

@@ -71,4 +71,7 @@ class PagedCase {
   int32_t num_blocks_ = 0;
 };
 
+// Instruction sets that have attention kernels of their own and run here.
+std::vector<Isa> AttentionIsas();
+
 }  // namespace loramux::test

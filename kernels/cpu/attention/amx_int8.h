@@ -143,7 +143,7 @@ LORAMUX_INLINE VF ReduceRows(const VF (&v)[kInt8Rows], Op&& op) {
 }
 
 // 64 weights as 16-bit levels, high and low bytes apart. Of four groups of 16 keys, byte
-// 16 L + 4 g + i of the results is key 4 L + i of group g: quads of keys in the order of StageValues.
+// 16 L + 4 g + i of the results is key 4 L + i of group g: the order of ValueQuad.
 LORAMUX_INLINE void PackLevels(const __m512i (&levels)[4], uint8_t* high, uint8_t* low) {
   const __m512i a = _mm512_packus_epi32(levels[0], levels[1]);
   const __m512i b = _mm512_packus_epi32(levels[2], levels[3]);
@@ -175,9 +175,10 @@ LORAMUX_INLINE void Int8Softmax(const Int8Scratch& s, int first, int last, const
   };
   VF each[kInt8Rows];
   for (int r = 0; r < kInt8Rows; ++r) {
-    prefetcher->Next();
+    const char* next = prefetcher->Run();
     VF largest[2] = {minus_infinity, minus_infinity};
     for (int g = first; g < last; g += 2) {
+      prefetcher->Slice(next, g / 2);
 #pragma GCC unroll 2
       for (int i = 0; i < 2; ++i) {
         float* at = scores + r * kKeys + (g + i) * kGroupKeys;
@@ -206,12 +207,13 @@ LORAMUX_INLINE void Int8Softmax(const Int8Scratch& s, int first, int last, const
 
   VF total[kInt8Rows];
   for (int r = 0; r < kInt8Rows; ++r) {
-    prefetcher->Next();
+    const char* next = prefetcher->Run();
     const VF row_scale = Set1(query_scale[r]);
     const VF row_reference = Set1(reference[r]);
     VF row_sum[2] = {Zero(), Zero()};
     VF row_largest[2] = {Zero(), Zero()};
     for (int g = first; g < last; g += 2) {
+      prefetcher->Slice(next, g / 2);
 #pragma GCC unroll 2
       for (int i = 0; i < 2; ++i) {
         float* at = scores + r * kKeys + (g + i) * kGroupKeys;

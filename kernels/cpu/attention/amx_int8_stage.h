@@ -53,8 +53,8 @@ inline void PackInt8Queries(const AttentionCall& call, const Int8Sizes& sizes,
   }
 }
 
-// Finds the present keys of a tile and gathers their scales. Of keys in quads, whole groups: a block
-// holds them, and what a row does not see does not reach it.
+// Finds the present keys of a tile and gathers their scales. Of keys in quads, whole groups: a
+// block holds them, and what a row does not see does not reach it.
 inline void LocateInt8(const AttentionCall& call, const Int8Sizes& sizes, const AttendUnit& unit,
                        int32_t base, int32_t lowest, int32_t highest, const Int8Scratch& s,
                        KeyTile* tile) {

@@ -108,13 +108,17 @@ struct Prefetcher {
   int runs = 0, current = 0;
   int64_t offset = 0, run_bytes = 0;
 
-  // The next run, whole.
-  inline __attribute__((always_inline)) void Next() {
-    if (current >= runs) return;
-    const char* at = run[current];
-    for (int64_t i = 0; i < run_bytes; i += 64) __builtin_prefetch(at + i, 0, 3);
+  // The next run as four slices, to be fetched one by one; null: there is none.
+  inline __attribute__((always_inline)) const char* Run() {
+    if (current >= runs) return nullptr;
     __builtin_prefetch(scale[current], 0, 3);
-    ++current;
+    return run[current++];
+  }
+  inline __attribute__((always_inline)) void Slice(const char* at, int slice) const {
+    if (at == nullptr) return;
+    const int64_t bytes = run_bytes / 4;
+    at += slice * bytes;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 3);
   }
 
   inline __attribute__((always_inline)) void Lines(int n) {

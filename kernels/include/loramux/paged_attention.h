@@ -87,10 +87,11 @@ int64_t PagedAttentionWorkspace(const PagedAttentionArgs& args, int32_t threads,
 // positions, so a row adds up in the same order however it is scheduled. Garbage or NaN in keys a
 // row may not see does not reach it.
 //
-// Rounding. Float32 caches: none beyond float32. Others on kAmx with head sizes up to
-// kMaxTileHeadSize: queries are rounded to bf16 (bf16 cache) or to 16 bits (int8 cache, exact
-// integer products), weights of the values to bf16 (bf16 cache) or to 16 bits of the largest product
-// of weight and value scale among 128 keys (int8 cache). Others elsewhere: none but the cache's own.
+// Rounding. Float32 caches: none beyond float32. bf16 caches on kAmx with head sizes up to
+// kMaxTileHeadSize: queries and weights of the values are rounded to bf16. int8 caches there: both
+// have 16 bits, a query's relative to its largest element, a row's weights times the values' scales
+// relative to the largest among 128 keys; their products are exact integers. Elsewhere: none but
+// the cache's own.
 //
 // Preconditions, checked by the caller: every slot in [0, num_blocks * block_size), every block
 // that a visible position needs in [0, num_blocks) (blocks left of the sliding window are not read
