@@ -72,12 +72,12 @@ void Bf16Tile(const Tile& tile) {
 constexpr TileSet<7> kBf16Tiles = {
     {12, 8, 6, 4, 3, 2, 1},
     {Bf16Tile<12>, Bf16Tile<8>, Bf16Tile<6>, Bf16Tile<4>, Bf16Tile<3>, Bf16Tile<2>, Bf16Tile<1>},
-    {}, nullptr, 0, 24};
+    nullptr, {}, 0, 24};
 #else
 constexpr TileSet<5> kBf16Tiles = {
     {6, 4, 3, 2, 1},
     {Bf16Tile<6>, Bf16Tile<4>, Bf16Tile<3>, Bf16Tile<2>, Bf16Tile<1>},
-    {}, nullptr, 0, 12};
+    nullptr, {}, 0, 12};
 #endif
 
 LORAMUX_INLINE void MultiplyBf16(const MultiplyArgs& args) {

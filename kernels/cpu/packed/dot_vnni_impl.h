@@ -19,7 +19,14 @@ LORAMUX_INLINE void Dot(VB* sum, VB weights, VB levels) {
 #endif
 }
 
-enum Source { kInt8Stored, kInt8Bytes, kInt4Stored, kInt4Bytes };
+enum Source {
+  kInt8Stored,
+  kInt8Expanding,  // as stored, leaves the other tiles kInt8Bytes
+  kInt8Bytes,      // unsigned levels, [depth / 4][16][4]
+  kInt4Stored,
+  kInt4Expanding,
+  kInt4Bytes,
+};
 
 // Depth d to d + 4 of a tile.
 template <int kRows>
@@ -37,15 +44,18 @@ template <int kRows, Source kSource>
 void IntDotTile(const Tile& tile) {
   const uint8_t* w0 = tile.weights[0];
   const uint8_t* w1 = tile.weights[1];
-  constexpr bool kInt4 = kSource == kInt4Stored || kSource == kInt4Bytes;
+  constexpr bool kInt4 = kSource >= kInt4Stored;
+  constexpr bool kExpanding = kSource == kInt8Expanding || kSource == kInt4Expanding;
   constexpr int kZeroBits = kInt4 ? kInt4ZeroBits : kInt8ZeroBits;
+  [[maybe_unused]] uint8_t* to0 = tile.expanded[0];
+  [[maybe_unused]] uint8_t* to1 = tile.expanded[1];
   ClearSums(tile, kRows);
-  GroupCursor cursor = CursorAt(tile);
+  GroupCursor cursor = tile.cursor;
   for (int64_t begin = tile.begin; begin < tile.end; begin += tile.inner) {
     const int64_t end = MinOf(begin + tile.inner, tile.end);
     VB dot[kRows][kStripVectors];
     StartSums<kRows, kZeroBits>(tile, cursor, begin, end, dot);
-    if (kSource == kInt4Stored) {
+    if (kSource == kInt4Stored || kSource == kInt4Expanding) {
       const uint8_t* ahead0 = Ahead(tile, 0, w0);
       const uint8_t* ahead1 = Ahead(tile, 1, w1);
       for (int64_t d = begin; d < end; d += 8, w0 += 64, w1 += 64, ahead0 += 64, ahead1 += 64) {
@@ -53,17 +63,30 @@ void IntDotTile(const Tile& tile) {
         if (kStripPanels > 1) Fetch(ahead1);
         const VB v0 = LoadBytes(w0);
         const VB v1 = LoadBytes(w1);
-        DotStep(tile, d, LowLevels(v0), LowLevels(v1), dot);
-        DotStep(tile, d + 4, HighLevels(v0), HighLevels(v1), dot);
+        const VB low0 = LowLevels(v0), low1 = LowLevels(v1);
+        const VB high0 = HighLevels(v0), high1 = HighLevels(v1);
+        if (kExpanding) {
+          StoreBytes(to0, low0), StoreBytes(to1, low1);
+          StoreBytes(to0 + 64, high0), StoreBytes(to1 + 64, high1);
+          to0 += 128, to1 += 128;
+        }
+        DotStep(tile, d, low0, low1, dot);
+        DotStep(tile, d + 4, high0, high1, dot);
       }
-    } else if (kSource == kInt8Stored) {
+    } else if (kSource == kInt8Stored || kSource == kInt8Expanding) {
       const VB flip = SetBytes(1 << kInt8ZeroBits);
       const uint8_t* ahead0 = Ahead(tile, 0, w0);
       const uint8_t* ahead1 = Ahead(tile, 1, w1);
       for (int64_t d = begin; d < end; d += 4, w0 += 64, w1 += 64, ahead0 += 64, ahead1 += 64) {
         Fetch(ahead0);
         if (kStripPanels > 1) Fetch(ahead1);
-        DotStep(tile, d, Xor(LoadBytes(w0), flip), Xor(LoadBytes(w1), flip), dot);
+        const VB v0 = Xor(LoadBytes(w0), flip);
+        const VB v1 = Xor(LoadBytes(w1), flip);
+        if (kExpanding) {
+          StoreBytes(to0, v0), StoreBytes(to1, v1);
+          to0 += 64, to1 += 64;
+        }
+        DotStep(tile, d, v0, v1, dot);
       }
     } else {
       for (int64_t d = begin; d < end; d += 4, w0 += 64, w1 += 64) {
@@ -75,48 +98,33 @@ void IntDotTile(const Tile& tile) {
   }
 }
 
-// Unsigned levels, [depth / 4][16][4].
-void ExpandInt8(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to) {
-  const VB flip = SetBytes(1 << kInt8ZeroBits);
-  for (int64_t d = 0; d < depth; d += 4) {
-    Fetch(next);
-    for (int v = 0; v < kPanelVectors; ++v) {
-      StoreBytes(to + v * kLanes * 4, Xor(LoadBytes(from + v * kLanes * 4), flip));
-    }
-    from += 64, next += 64, to += 64;
-  }
-}
-void ExpandInt4(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to) {
-  for (int64_t d = 0; d < depth; d += 8) {
-    Fetch(next);
-    for (int v = 0; v < kPanelVectors; ++v) {
-      const VB levels = LoadBytes(from + v * kLanes * 4);
-      StoreBytes(to + v * kLanes * 4, LowLevels(levels));
-      StoreBytes(to + 64 + v * kLanes * 4, HighLevels(levels));
-    }
-    from += 64, next += 64, to += 128;
-  }
-}
-
 #if defined(LORAMUX_SIMD_AVX512)
-#define LORAMUX_TILES(source)                                                              \
-  {IntDotTile<12, source>, IntDotTile<8, source>, IntDotTile<6, source>,                   \
+constexpr int kTileRows = 12, kTileSizes = 7;
+#define LORAMUX_TILE_ROWS {12, 8, 6, 4, 3, 2, 1}
+#define LORAMUX_TILES(source)                                            \
+  {IntDotTile<12, source>, IntDotTile<8, source>, IntDotTile<6, source>, \
    IntDotTile<4, source>,  IntDotTile<3, source>, IntDotTile<2, source>, IntDotTile<1, source>}
-constexpr TileSet<7> kInt8Tiles = {{12, 8, 6, 4, 3, 2, 1}, LORAMUX_TILES(kInt8Stored),
-                                   LORAMUX_TILES(kInt8Bytes),  ExpandInt8, 16, 24};
-constexpr TileSet<7> kInt4Tiles = {{12, 8, 6, 4, 3, 2, 1}, LORAMUX_TILES(kInt4Stored),
-                                   LORAMUX_TILES(kInt4Bytes),  ExpandInt4, 16, 24};
 #else
-#define LORAMUX_TILES(source)                                                              \
+constexpr int kTileRows = 6, kTileSizes = 5;
+#define LORAMUX_TILE_ROWS {6, 4, 3, 2, 1}
+#define LORAMUX_TILES(source)                                                                  \
   {IntDotTile<6, source>, IntDotTile<4, source>, IntDotTile<3, source>, IntDotTile<2, source>, \
    IntDotTile<1, source>}
-constexpr TileSet<5> kInt8Tiles = {{6, 4, 3, 2, 1}, LORAMUX_TILES(kInt8Stored),
-                                   LORAMUX_TILES(kInt8Bytes), ExpandInt8, 16, 12};
-constexpr TileSet<5> kInt4Tiles = {{6, 4, 3, 2, 1}, LORAMUX_TILES(kInt4Stored),
-                                   LORAMUX_TILES(kInt4Bytes), ExpandInt4, 16, 12};
 #endif
+constexpr TileSet<kTileSizes> kInt8Tiles = {
+    LORAMUX_TILE_ROWS, LORAMUX_TILES(kInt8Stored), IntDotTile<kTileRows, kInt8Expanding>,
+    LORAMUX_TILES(kInt8Bytes), 16, 2 * kTileRows};
+constexpr TileSet<kTileSizes> kInt4Tiles = {
+    LORAMUX_TILE_ROWS, LORAMUX_TILES(kInt4Stored), IntDotTile<kTileRows, kInt4Expanding>,
+    LORAMUX_TILES(kInt4Bytes), 16, 2 * kTileRows};
+#undef LORAMUX_TILE_ROWS
 #undef LORAMUX_TILES
 
+LORAMUX_INLINE int64_t IntOperandBytes(const Operand& operand) { return IntRowsOf(operand).bytes; }
+LORAMUX_INLINE void PrepareInt(const Operand& operand, const float* x, int64_t stride,
+                               int64_t first_row, int64_t count) {
+  PrepareIntRows(operand, x, stride, first_row, count);
+}
 LORAMUX_INLINE void MultiplyInt8(const MultiplyArgs& args) {
   MultiplyStrips(args, kInt8Tiles, IntTile(args), RowBlock(args.operand, 1));
 }

@@ -31,6 +31,13 @@ constexpr int64_t kStreamPanels = 4;
 constexpr int kStreams = static_cast<int>(kStreamPanels) / kStripPanels;
 constexpr int64_t kStreamDepth = 64;  // of one before the next has its turn
 
+// Which scales an inner group has; steps from one group to the next without dividing.
+struct GroupCursor {
+  int32_t weight_steps, row_steps;  // inner groups per group
+  int32_t weight_left, row_left;
+  int64_t weight, row;
+};
+
 // One pass of a few rows over depth [begin, end) of a strip.
 struct Tile {
   const uint8_t* weights[kStripVectors];  // of each vector, at `begin`
@@ -39,6 +46,8 @@ struct Tile {
   const uint8_t* next[kStripVectors];
   const uint8_t* rows;  // activations of the first row, at depth 0
   int64_t row_bytes;
+  // Of each vector: where a tile that expands leaves its weights.
+  uint8_t* expanded[kStripVectors];
   int64_t begin, end;
   float* sums;  // [rows][kStripColumns], read where begin > 0, written
   // Formats with levels.
@@ -46,9 +55,12 @@ struct Tile {
   int64_t row_groups;
   const int32_t* level_sums;  // [rows][level_sum_stride]
   int64_t level_sum_stride;
+  const int16_t* starts;  // [rows][start_stride], of products in 16 bits
+  int64_t start_stride;
   const uint8_t* scales[kStripVectors];  // float16, of the panel's first group; null without groups
   const uint8_t* zeros[kStripVectors];   // int8 likewise; null: all the same, known to the tile
   int32_t inner, group, activation_group;
+  GroupCursor cursor;  // at `begin`
 };
 typedef void (*TileFunction)(const Tile& tile);
 
@@ -56,13 +68,13 @@ typedef void (*TileFunction)(const Tile& tile);
 template <int kSizes>
 struct TileSet {
   int64_t rows[kSizes];
-  TileFunction direct[kSizes];    // weights as stored
-  TileFunction expanded[kSizes];  // weights as `expand` leaves them
-  // Brings `depth` (a multiple of 64) of a panel into the tiles' form and fetches `next`, which is
-  // as long. Null: tiles read what is stored.
-  void (*expand)(const uint8_t* from, int64_t depth, const uint8_t* next, uint8_t* to);
-  int64_t expanded_bytes;  // per depth and panel
-  int64_t direct_rows;     // up to so many rows take the weights as stored
+  TileFunction direct[kSizes];  // weights as stored
+  // Many rows: the first tile of a chunk brings the weights into a form that saves the others work.
+  // Null: every tile reads what is stored.
+  TileFunction expanding;         // of rows[0]
+  TileFunction expanded[kSizes];  // weights as `expanding` leaves them
+  int64_t expanded_bytes;         // per depth and panel
+  int64_t direct_rows;            // at least rows[0]: up to so many take the weights as stored
 };
 
 // Where prefetches go: on in the same panel, then into what follows it.
@@ -74,12 +86,6 @@ LORAMUX_INLINE void Fetch(const uint8_t* at) {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
 }
 
-// Which scales an inner group has; steps from one group to the next without dividing.
-struct GroupCursor {
-  int32_t weight_steps, row_steps;  // inner groups per group
-  int32_t weight_left, row_left;
-  int64_t weight, row;
-};
 LORAMUX_INLINE GroupCursor CursorAt(const Tile& tile) {
   GroupCursor c;
   const int32_t group = tile.group > 0 ? tile.group : tile.inner;
@@ -199,21 +205,32 @@ LORAMUX_INLINE int64_t StripScratch(const TileSet<kSizes>& set) {
          kStripPanels * kChunkDepth * set.expanded_bytes;
 }
 
-// Depth [begin, end) of all rows of a block.
+LORAMUX_INLINE void SkipRows(Tile* tile, int64_t rows) {
+  tile->rows += rows * tile->row_bytes;
+  tile->row_scales += rows * tile->row_groups;
+  tile->level_sums += rows * tile->level_sum_stride;
+  tile->starts += rows * tile->start_stride;
+  tile->sums += rows * kStripColumns;
+}
+// Depth [begin, end) of `count` rows, which the tile has passed then.
 template <int kSizes>
-LORAMUX_INLINE void PassRows(const TileSet<kSizes>& set, const TileFunction* functions, Tile tile,
+LORAMUX_INLINE void PassRows(const TileSet<kSizes>& set, const TileFunction* functions, Tile* tile,
                              int64_t count) {
   int size = 0;
   while (count > 0) {
     while (set.rows[size] > count) ++size;
-    functions[size](tile);
-    const int64_t done = set.rows[size];
-    count -= done;
-    tile.rows += done * tile.row_bytes;
-    tile.row_scales += done * tile.row_groups;
-    tile.level_sums += done * tile.level_sum_stride;
-    tile.sums += done * kStripColumns;
+    functions[size](*tile);
+    SkipRows(tile, set.rows[size]);
+    count -= set.rows[size];
   }
+}
+// The same, weights expanded on the way.
+template <int kSizes>
+LORAMUX_INLINE void ExpandAndPassRows(const TileSet<kSizes>& set, Tile* tile, int64_t count) {
+  set.expanding(*tile);
+  SkipRows(tile, set.rows[0]);
+  for (int v = 0; v < kStripVectors; ++v) tile->weights[v] = tile->expanded[v];
+  PassRows(set, set.expanded, tile, count - set.rows[0]);
 }
 
 // Points a tile at the strip that begins with `panel`; `after` is the panel that is wanted next.
@@ -260,7 +277,8 @@ LORAMUX_INLINE void StreamStrips(const MultiplyArgs& args, const TileSet<kSizes>
       for (int i = 0; i < streams; ++i) {
         tiles[i].begin = begin;
         tiles[i].end = end;
-        PassRows(set, set.direct, tiles[i], rows);
+        PassRows(set, set.direct, &tiles[i], rows);
+        SkipRows(&tiles[i], -rows);
         for (int v = 0; v < kStripVectors; ++v) {
           tiles[i].weights[v] += (end - begin) / 64 * depth_bytes;
         }
@@ -281,41 +299,38 @@ LORAMUX_INLINE void MultiplyStrips(const MultiplyArgs& args, const TileSet<kSize
   const int64_t depth_bytes = layout.panel_bytes / depth * 64;  // of 64 deep
   const int64_t rows = args.operand.rows;
   if (rows <= kStreamRows && tile.inner == 0) return StreamStrips(args, set, tile);
-  const bool expand = set.expand != nullptr && rows > set.direct_rows;
+  const bool expand = set.expanding != nullptr && rows > set.direct_rows;
   const int64_t chunk = rows > set.direct_rows ? kChunkDepth : depth;
   float* sums = static_cast<float*>(args.scratch);
   uint8_t* expanded = static_cast<uint8_t*>(args.scratch) +
                       kRowBlockMax * kStripColumns * static_cast<int64_t>(sizeof(float));
-  const Tile first = tile;
+  for (int v = 0; v < kStripVectors; ++v) {
+    tile.expanded[v] = expanded + v / kPanelVectors * kChunkDepth * set.expanded_bytes +
+                       v % kPanelVectors * kLanes * 4;
+  }
+  tile.sums = sums;
   for (int64_t row = 0; row < rows; row += row_block) {
     const int64_t count = MinOf(row_block, rows - row);
-    tile.rows = first.rows + row * first.row_bytes;
-    tile.row_scales = first.row_scales + row * first.row_groups;
-    tile.level_sums = first.level_sums + row * first.level_sum_stride;
-    tile.sums = sums;
     for (int64_t panel = args.first_panel; panel < args.last_panel; panel += kStripPanels) {
       int64_t after = panel + kStripPanels;
       if (after >= args.last_panel && args.next_first < args.next_last) after = args.next_first;
-      SetStrip(args, panel, after, &tile);
-      const Tile strip = tile;
       for (int64_t begin = 0; begin < depth; begin += chunk) {
+        SetStrip(args, panel, after, &tile);
+        for (int v = 0; v < kStripVectors; ++v) tile.weights[v] += begin / 64 * depth_bytes;
         tile.begin = begin;
         tile.end = MinOf(begin + chunk, depth);
-        const int64_t bytes = (tile.end - begin) / 64 * depth_bytes;
-        for (int v = 0; v < kStripVectors; ++v) {
-          const uint8_t* from = strip.weights[v] + begin / 64 * depth_bytes;
-          tile.weights[v] = from;
-          if (!expand) continue;
-          uint8_t* to = expanded + v / kPanelVectors * kChunkDepth * set.expanded_bytes;
-          if (v % kPanelVectors == 0) {
-            set.expand(from, tile.end - begin, tile.end < depth ? from + bytes : tile.next[v], to);
-          }
-          tile.weights[v] = to + v % kPanelVectors * kLanes * 4;
+        if (tile.inner > 0) tile.cursor = CursorAt(tile);
+        if (expand && count > set.rows[0]) {
+          ExpandAndPassRows(set, &tile, count);
+        } else {
+          PassRows(set, set.direct, &tile, count);
         }
-        PassRows(set, expand ? set.expanded : set.direct, tile, count);
+        SkipRows(&tile, -count);
       }
       FinishStrip(args, panel, row, count, sums);
     }
+    SkipRows(&tile, count);
+    tile.sums = sums;
   }
 }
 

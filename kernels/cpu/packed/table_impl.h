@@ -8,7 +8,7 @@ namespace loramux::packed::LORAMUX_PACKED_NS {
 LORAMUX_INLINE bool IsInt(PackedFormat format) { return format != PackedFormat::kBf16; }
 
 int64_t OperandBytes(const Operand& operand) {
-  if (IsInt(operand.format)) return IntRowsOf(operand).bytes;
+  if (IsInt(operand.format)) return IntOperandBytes(operand);
   return Align64(operand.rows * RowBytes(operand, sizeof(Bf16Element)));
 }
 
@@ -27,7 +27,7 @@ int64_t ScratchBytes(const Operand&, const PackedShape& shape) {
 void Prepare(const Operand& operand, const float* x, int64_t stride, int64_t first_row,
              int64_t count) {
   if (IsInt(operand.format)) {
-    PrepareIntRows(operand, x, stride, first_row, count);
+    PrepareInt(operand, x, stride, first_row, count);
   } else {
     PrepareBf16Rows<Bf16Element>(operand, x, stride, first_row, count);
   }
