@@ -201,6 +201,30 @@ describe('GPTQ and AWQ checkpoints', () => {
     await expect(packModel(broken, fresh(), {})).rejects.toThrow('scales has NaN');
   });
 
+  it('are refused where tensors are missing, of another type or in groups of odd sizes', async () => {
+    const zeros = 'model.layers.0.mlp.up_proj.qzeros';
+    const without = await changed('gptq-4bit', (tensors) => tensors.delete(zeros));
+    await expect(packModel(without, fresh(), {})).rejects.toMatchObject({
+      code: 'model_weights_invalid',
+      message: expect.stringContaining(zeros),
+    });
+    const typed = await changed('gptq-4bit', () => {});
+    const weights = join(typed, 'model.safetensors');
+    const bytes = (await readFile(weights)).toString('latin1');
+    await writeFile(weights, bytes.replace('"dtype":"I32"', '"dtype":"F32"'), 'latin1');
+    await expect(packModel(typed, fresh(), {})).rejects.toMatchObject({
+      code: 'safetensors_dtype_unsupported',
+    });
+    // One group all the same, so that shapes agree.
+    const odd = await changed('gptq-4bit-column', (_, config) => {
+      config.group_size = 100;
+    });
+    await expect(packModel(odd, fresh(), {})).rejects.toMatchObject({
+      code: 'model_quantization_unsupported',
+      message: expect.stringContaining('not 100'),
+    });
+  });
+
   it('are not packed to another format', async () => {
     const dir = join(FIXTURES, 'gptq-4bit');
     for (const options of [{ format: 'int8' }, { groupSize: 64 }, { zeroPoints: true }] as const) {
