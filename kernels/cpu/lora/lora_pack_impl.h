@@ -96,7 +96,7 @@ bool PackRunB(const uint8_t* from, int64_t rank, int64_t out, float scale, float
   VI bad{};
   for (int64_t o = 0; o < out; o += kLoraPanel) {
     const int64_t columns = MinOf(kLoraPanel, out - o);
-    if (columns < kLoraPanel) {
+    if (columns < kLoraPanel && pairs > 0) {
       __builtin_memset(to, 0, static_cast<size_t>(pairs * kLoraPanel) * sizeof(float));
     }
     TransposePairs<D>(from + o * stride, stride, columns, rank, pairs, Set1(scale), scale == 1.0f,
