@@ -9,7 +9,7 @@ import { Value } from 'typebox/value';
 import { ROOT } from '../scripts/process.ts';
 import { barChart } from './plot.ts';
 import { type Result, ResultSchema } from './result.ts';
-import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
+import { numberOption, parse, type Scenario, type ScenarioResult, UsageError } from './scenario.ts';
 
 export interface Bar {
   readonly what: string;
@@ -218,17 +218,19 @@ export function judge(bar: Bar, value: number | undefined): Judged {
 function line({ what, value, bar, goal, atMost, verdict }: Judged): string {
   const shown = value === undefined ? '-' : value.toPrecision(3);
   const target = `${atMost ? '<=' : '>='} ${bar}${goal === undefined ? '' : ` (goal ${goal})`}`;
-  return `${what.padEnd(54)}${shown.padStart(10)}  ${target.padEnd(16)}${verdict}`;
+  return `${what.padEnd(54)}${shown.padStart(10)}  ${target.padEnd(18)}${verdict}`;
 }
 
 async function run(args: readonly string[]): Promise<ScenarioResult> {
   const values = parse(args, OPTIONS);
+  const names = values.only.split(',');
+  const unknown = names.find((name) => !Object.hasOwn(COMMANDS, name));
+  if (unknown !== undefined) {
+    throw new UsageError(`--only ${unknown}: known are ${Object.keys(COMMANDS).join(', ')}`);
+  }
   const outcomes = new Map<string, Outcome>();
-  for (const name of values.only.split(',')) {
-    const command = COMMANDS[name];
-    if (command === undefined) {
-      throw new Error(`--only ${name}: known are ${Object.keys(COMMANDS).join(', ')}`);
-    }
+  for (const name of names) {
+    const command = COMMANDS[name]!;
     const full = [
       ...command,
       ...(WITHOUT_MODEL.has(name) ? [] : ['--model', values.model]),
@@ -237,10 +239,9 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
     console.error(`\nnpm run bench -- ${full.join(' ')}`);
     outcomes.set(name, await runCommand(full));
   }
-  const judged = BARS.map((bar) => {
-    const outcome = outcomes.get(bar.command);
-    const ratios = outcome !== undefined && 'result' in outcome ? outcome.result.ratios : {};
-    return judge(bar, ratios[bar.ratio]);
+  const judged = BARS.filter(({ command }) => outcomes.has(command)).map((bar) => {
+    const outcome = outcomes.get(bar.command)!;
+    return judge(bar, 'result' in outcome ? outcome.result.ratios[bar.ratio] : undefined);
   });
   const failures = [...outcomes].flatMap(([name, outcome]) =>
     'why' in outcome ? [`${name}: ${outcome.why}`] : [],

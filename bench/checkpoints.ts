@@ -10,6 +10,7 @@ import {
   synthesizeModel,
 } from '../src/importer/index.ts';
 import type { LoraModule } from '../src/native/addon-types.ts';
+import { UsageError } from './scenario.ts';
 
 /** Where scenarios keep what is slow to make, unless --dir says otherwise. */
 export const CACHE_DIR = path.join(tmpdir(), 'loramux-bench');
@@ -40,7 +41,9 @@ export async function prepareModel(model: string, dir: string): Promise<string> 
   if (!Object.hasOwn(SYNTH_SHAPES, model)) {
     if (!existsSync(path.join(model, 'config.json'))) {
       const shapes = Object.keys(SYNTH_SHAPES).join(', ');
-      throw new Error(`--model ${model} is neither a folder with a config.json nor of ${shapes}`);
+      throw new UsageError(
+        `--model ${model} is neither a folder with a config.json nor of ${shapes}`,
+      );
     }
     return path.resolve(model);
   }

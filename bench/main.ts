@@ -22,7 +22,7 @@ import { mixedScenario } from './mixed.ts';
 import { peersScenario } from './peers.ts';
 import { prefillScenario } from './prefill.ts';
 import type { Result } from './result.ts';
-import type { Scenario } from './scenario.ts';
+import { type Scenario, UsageError } from './scenario.ts';
 import { serveScenario } from './serve.ts';
 import { streamsScenario } from './streams.ts';
 import { zipfScenario } from './zipf.ts';
@@ -61,7 +61,7 @@ function takeCommon(args: readonly string[]) {
   const at = rest.indexOf('--plots');
   const plots = at < 0 ? undefined : rest[at + 1];
   if (at >= 0) rest.splice(at, 2);
-  if (at >= 0 && plots === undefined) throw new Error('--plots needs a folder');
+  if (at >= 0 && plots === undefined) throw new UsageError('--plots needs a folder');
   return { json: args.includes('--json'), plots, rest };
 }
 
@@ -97,5 +97,11 @@ if (scenario === undefined) {
     process.exitCode = 1;
   }
 } else {
-  await runScenario(scenario, args);
+  try {
+    await runScenario(scenario, args);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    console.error(error.message);
+    process.exitCode = 2;
+  }
 }

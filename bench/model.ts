@@ -14,7 +14,7 @@ import { ISAS, type Isa, type KvDtype, PACKED_FORMATS } from '../src/native/addo
 import { Stack } from '../test/support/stack.ts';
 import { type BatchShape, type BatchTimes, runBatch } from './batch.ts';
 import { type AdapterSet, CACHE_DIR, prepareAdapters, prepareModel } from './checkpoints.ts';
-import { numberOption } from './scenario.ts';
+import { numberOption, UsageError } from './scenario.ts';
 import { kvBytes, type WeightFormat, weightBytes } from './work.ts';
 
 /** Options that every scenario with a model of its own takes. */
@@ -60,7 +60,8 @@ const EMBEDDING = 'model.embed_tokens.weight';
 export function formatsOf(list: string): WeightFormat[] {
   return list.split(',').map((name) => {
     const format = FORMATS.find((known) => known === name);
-    if (format === undefined) throw new Error(`--weights ${name}: known are ${FORMATS.join(', ')}`);
+    if (format === undefined)
+      throw new UsageError(`--weights ${name}: known are ${FORMATS.join(', ')}`);
     return format;
   });
 }
@@ -70,7 +71,7 @@ export function kvDtypesOf(list: string): KvDtype[] {
   const known = Object.keys(KV_ELEMENT_BYTES) as KvDtype[];
   return list.split(',').map((name) => {
     const dtype = known.find((candidate) => candidate === name);
-    if (dtype === undefined) throw new Error(`--kv ${name}: known are ${known.join(', ')}`);
+    if (dtype === undefined) throw new UsageError(`--kv ${name}: known are ${known.join(', ')}`);
     return dtype;
   });
 }
@@ -78,7 +79,8 @@ export function kvDtypesOf(list: string): KvDtype[] {
 /** Reads `--weights` of a scenario that takes one format. */
 export function formatOf(list: string): WeightFormat {
   const [format, ...others] = formatsOf(list);
-  if (format === undefined || others.length > 0) throw new Error(`--weights ${list}: give one`);
+  if (format === undefined || others.length > 0)
+    throw new UsageError(`--weights ${list}: give one`);
   return format;
 }
 
@@ -201,7 +203,7 @@ async function multiplied(dir: string): Promise<number> {
 function isaOf(name: string | undefined): Isa | undefined {
   const isa = ISAS.find((known) => known === name);
   if (name !== undefined && isa === undefined) {
-    throw new Error(`--isa ${name}: known are ${ISAS.join(', ')}`);
+    throw new UsageError(`--isa ${name}: known are ${ISAS.join(', ')}`);
   }
   return isa;
 }

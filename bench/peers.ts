@@ -20,7 +20,7 @@ import {
 } from './peers/peer.ts';
 import { tokensChart } from './plot.ts';
 import type { Measurement } from './result.ts';
-import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
+import { numberOption, parse, type Scenario, type ScenarioResult, UsageError } from './scenario.ts';
 import { smallModel } from './small-model.ts';
 import { pairedRatio } from './statistics.ts';
 import { arithmeticCeiling, promptOps, type WeightFormat, weightBytes } from './work.ts';
@@ -61,7 +61,7 @@ function workloads(values: Values): Workload[] {
   return values.work.split(',').map((name) => {
     const found = known.find((workload) => workload.name === name);
     if (found === undefined) {
-      throw new Error(`--work ${name}: known are ${known.map((w) => w.name).join(', ')}`);
+      throw new UsageError(`--work ${name}: known are ${known.map((w) => w.name).join(', ')}`);
     }
     return found;
   });
@@ -76,6 +76,13 @@ const PEERS: Readonly<Record<string, readonly ((options: PeerOptions) => Promise
   vllm: [openVllm],
   peft: [(options) => openPeft('bfloat16', options), (options) => openPeft('float32', options)],
 };
+
+function peerNames({ peers }: Values): string[] {
+  const names = peers.split(',');
+  const unknown = names.find((name) => !Object.hasOwn(PEERS, name));
+  if (unknown === undefined) return names;
+  throw new UsageError(`--peers ${unknown}: known are ${Object.keys(PEERS).join(', ')}`);
+}
 
 /** Peers that could not be opened and why, by name. */
 type Missing = Map<string, string>;
@@ -95,14 +102,14 @@ async function openOrMiss(
 }
 
 /** Opens the peers that can be had; says what the others lack. */
-async function openPeers(names: string, options: PeerOptions, missing: Missing): Promise<Peer[]> {
+async function openPeers(
+  names: readonly string[],
+  options: PeerOptions,
+  missing: Missing,
+): Promise<Peer[]> {
   const open: Peer[] = [];
-  for (const name of names.split(',')) {
-    const ways = PEERS[name];
-    if (ways === undefined) {
-      throw new Error(`--peers ${name}: known are ${Object.keys(PEERS).join(', ')}`);
-    }
-    for (const way of missing.has(name) ? [] : ways) {
+  for (const name of names) {
+    for (const way of missing.has(name) ? [] : PEERS[name]!) {
       const peer = await openOrMiss(name, () => way(options), missing);
       if (peer !== undefined) open.push(peer);
     }
@@ -142,7 +149,7 @@ class Comparison {
     const { prompt, tokens, prefill, sequences, threads, dir, rounds } = this.#values;
     const distinct = workload.adapters === 'distinct';
     const peers = await openPeers(
-      this.#values.peers,
+      peerNames(this.#values),
       {
         modelDir: this.#models[0]!.dir,
         adapters: distinct ? this.#adapters : [],
@@ -302,14 +309,14 @@ async function checkEqual(values: Values, missing: Missing): Promise<Equality[]>
 
 async function run(args: readonly string[]): Promise<ScenarioResult> {
   const values = parse(args, OPTIONS);
+  const work = workloads(values);
+  const names = peerNames(values);
   const modelDir = await prepareModel(values.model, values.dir);
   const set = { count: values.sequences, ranks: [values.rank] };
   const adapters = await prepareAdapters(modelDir, values.dir, set);
   const missing: Missing = new Map();
   const equal =
-    values.check > 0 && values.peers.split(',').includes('llama.cpp')
-      ? await checkEqual(values, missing)
-      : [];
+    values.check > 0 && names.includes('llama.cpp') ? await checkEqual(values, missing) : [];
   const ceiling = await Ceiling.open(values.threads);
   const models: BenchModel[] = [];
   try {
@@ -325,7 +332,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       await model.addAdapters(set);
     }
     const comparison = new Comparison(values, ceiling, models, adapters, missing);
-    for (const workload of workloads(values)) await comparison.run(workload);
+    for (const workload of work) await comparison.run(workload);
     const { results, ratios, about } = comparison;
     const named = bars(ratios, values);
     return {
@@ -348,7 +355,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       ],
       ratios: { ...ratios, ...named },
       plots: Object.fromEntries(
-        workloads(values).map(({ name }) => [
+        work.map(({ name }) => [
           name,
           tokensChart(
             name,

@@ -3,6 +3,9 @@ import type { Machine, Measurement } from './result.ts';
 
 export { median, quantile } from './statistics.ts';
 
+/** The command line cannot be understood. */
+export class UsageError extends Error {}
+
 /** What every benchmark scenario gives. */
 export interface ScenarioResult {
   /** For people, in order. */
@@ -48,9 +51,19 @@ export function numberOption(value: number): NumberOption {
   return { type: 'string', default: String(value), number: true };
 }
 
-/** Reads a scenario's options. Throws on unknown ones and on what is no number. */
+function parsed<T>(parseThem: () => T): T {
+  try {
+    return parseThem();
+  } catch (cause) {
+    throw new UsageError(cause instanceof Error ? cause.message : String(cause), { cause });
+  }
+}
+
+/** Reads a scenario's options. @throws UsageError on unknown ones and on what is no number. */
 export function parse<const T extends Options>(args: readonly string[], options: T): Values<T> {
-  const { values } = parseArgs({ args: [...args], options: { ...options } as Options });
+  const { values } = parsed(() =>
+    parseArgs({ args: [...args], options: { ...options } as Options }),
+  );
   const read: Record<string, string | number | undefined> = {};
   for (const [name, option] of Object.entries(options)) {
     const value = values[name] as string | undefined;
@@ -59,7 +72,7 @@ export function parse<const T extends Options>(args: readonly string[], options:
       continue;
     }
     const number = Number(value);
-    if (value === '' || !(number >= 0)) throw new RangeError(`--${name} ${value} is no number`);
+    if (value === '' || !(number >= 0)) throw new UsageError(`--${name} ${value} is no number`);
     read[name] = number;
   }
   return read as Values<T>;
