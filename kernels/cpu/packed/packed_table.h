@@ -41,8 +41,8 @@ struct PackedTable {
   int64_t (*operand_bytes)(const Operand& operand);
   int64_t (*scratch_bytes)(const Operand& operand, const PackedShape& shape);
   // Rounds rows [first_row, first_row + count) into the operand, all of one block of kRowsPerBlock;
-  // other threads may be at other rows of the block. x [count, stride] holds k floats per row; depth k to
-  // padded_k becomes zero.
+  // other threads may be at other rows of the block. x [count, stride] holds k floats per row;
+  // depth k to padded_k becomes zero.
   void (*prepare)(const Operand& operand, const float* x, int64_t stride, int64_t first_row,
                   int64_t count);
   void (*multiply)(const MultiplyArgs& args);
