@@ -100,17 +100,6 @@ int64_t AttributeInt(const ort::OrtApi* api, const ort::OrtKernelInfo* info, con
   return value;
 }
 
-int64_t AttributeInt(const ort::OrtApi* api, const ort::OrtKernelInfo* info, const char* name,
-                     int64_t low, int64_t high, int64_t absent) {
-  int64_t value = 0;
-  ort::OrtStatus* status = ort::GetAttributeInt::Call(api, info, name, &value);
-  if (status != nullptr) {
-    ort::ReleaseStatus::Call(api, status);
-    return absent;
-  }
-  return AttributeInt(api, info, name, low, high);
-}
-
 float AttributeFloat(const ort::OrtApi* api, const ort::OrtKernelInfo* info, const char* name) {
   float value = 0.0f;
   ort::Check(api, ort::GetAttributeFloat::Call(api, info, name, &value), ErrorCode::kModelLoad,

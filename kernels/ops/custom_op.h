@@ -62,9 +62,6 @@ float* OutputMatrix(const ort::OrtApi* api, ort::OrtKernelContext* context, int6
 
 int64_t AttributeInt(const ort::OrtApi* api, const ort::OrtKernelInfo* info, const char* name,
                      int64_t low, int64_t high);
-// `absent` where the node does not have the attribute.
-int64_t AttributeInt(const ort::OrtApi* api, const ort::OrtKernelInfo* info, const char* name,
-                     int64_t low, int64_t high, int64_t absent);
 float AttributeFloat(const ort::OrtApi* api, const ort::OrtKernelInfo* info, const char* name);
 
 // The threads a kernel may use, valid while it runs: those of the step's own pool where the session

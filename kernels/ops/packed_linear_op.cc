@@ -316,7 +316,7 @@ ort::OrtStatus* Create(const ort::OrtCustomOp* record, const ort::OrtApi*,
     shape.k = kernel->k;
     shape.group = static_cast<int32_t>(integer("group", 0, kMaxFeatures));
     shape.zero_points = integer("zero_points", 0, 1) == 1;
-    shape.rotated = AttributeInt(op.api, info, "rotated", 0, 1, 0) == 1;
+    shape.rotated = integer("rotated", 0, 1) == 1;
     kernel->activation_group = static_cast<int32_t>(integer(
         "activation_group", kSmallestActivationGroup, kLargestActivationGroup));
     if (!IsValidActivationGroup(shape, kernel->activation_group)) {
