@@ -30,23 +30,25 @@ inline void StoreInt8Query(const Int8Sizes& sizes, const float* head, int d, cha
 inline void PackInt8Queries(const AttentionCall& call, const Int8Sizes& sizes,
                             const AttendUnit& unit, const Int8Scratch& s) {
   const int64_t rows = static_cast<int64_t>(unit.count) * call.Group();
-  const char* from = call.QueryRows(unit.kv_head, unit.first);
   char* tile = s.queries;
-  for (int64_t r = 0; r < rows; r += kInt8Rows) {
-    for (int64_t c = 0; c < sizes.depth_tiles; ++c) {
-      for (int64_t i = 0; i < kInt8Rows; ++i) {
-        const char* row = from + (r + i) * sizes.query_bytes + 64 * c;
-        const __mmask64 keep = r + i < rows ? ~__mmask64{0} : 0;
-        _mm512_store_si512(tile + 64 * i, _mm512_maskz_loadu_epi8(keep, row));
-        _mm512_store_si512(tile + 64 * (kInt8Rows + i),
-                           _mm512_maskz_loadu_epi8(keep, row + sizes.depth_bytes));
+  float* scale = s.query_scale;
+  for (int32_t h = 0; h < unit.heads; ++h) {
+    const char* from = call.QueryRows(unit.kv_head + h, unit.first);
+    for (int64_t r = 0; r < rows; r += kInt8Rows) {
+      for (int64_t c = 0; c < sizes.depth_tiles; ++c) {
+        for (int64_t i = 0; i < kInt8Rows; ++i) {
+          const char* row = from + (r + i) * sizes.query_bytes + 64 * c;
+          const __mmask64 keep = r + i < rows ? ~__mmask64{0} : 0;
+          _mm512_store_si512(tile + 64 * i, _mm512_maskz_loadu_epi8(keep, row));
+          _mm512_store_si512(tile + 64 * (kInt8Rows + i),
+                             _mm512_maskz_loadu_epi8(keep, row + sizes.depth_bytes));
+        }
+        tile += kTileBytes;
       }
-      tile += kTileBytes;
-    }
-    for (int64_t i = r; i < r + kInt8Rows; ++i) {
-      s.query_scale[i] = 1.0f;
-      if (i < rows) {
-        __builtin_memcpy(&s.query_scale[i], from + i * sizes.query_bytes + 2 * sizes.depth_bytes,
+      for (int64_t i = r; i < r + kInt8Rows; ++i, ++scale) {
+        *scale = 1.0f;
+        if (i >= rows) continue;
+        __builtin_memcpy(scale, from + i * sizes.query_bytes + 2 * sizes.depth_bytes,
                          sizeof(float));
       }
     }
@@ -56,8 +58,8 @@ inline void PackInt8Queries(const AttentionCall& call, const Int8Sizes& sizes,
 // Finds the present keys of a tile and gathers their scales. Of keys in quads, whole groups: a
 // block holds them, and what a row does not see does not reach it.
 inline void LocateInt8(const AttentionCall& call, const Int8Sizes& sizes, const AttendUnit& unit,
-                       int32_t base, int32_t lowest, int32_t highest, const Int8Scratch& s,
-                       KeyTile* tile) {
+                       int32_t kv_head, int32_t base, int32_t lowest, int32_t highest,
+                       const Int8Scratch& s, KeyTile* tile) {
   const PagedAttentionArgs& args = *call.args;
   const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
   const int64_t d = args.head_size;
@@ -67,7 +69,7 @@ inline void LocateInt8(const AttentionCall& call, const Int8Sizes& sizes, const 
   const int step = call.in_quads ? kGroupKeys : 1;
   for (int j = tile->begin / step * step; j < tile->end; j += step) {
     const int64_t inside = (base + j) % args.block_size;
-    const int64_t at = call.HeadOffset(table[(base + j) / args.block_size], unit.kv_head);
+    const int64_t at = call.HeadOffset(table[(base + j) / args.block_size], kv_head);
     const char* k = static_cast<const char*>(args.k_cache) + at;
     const char* v = static_cast<const char*>(args.v_cache) + at;
     const float* k_scale = reinterpret_cast<const float*>(k + call.scale_offset) + inside;

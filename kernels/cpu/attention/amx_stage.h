@@ -29,19 +29,22 @@ LORAMUX_INLINE void PackTile(const char* rows, int64_t row_bytes, int64_t count,
 inline void PackQueries(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
                         const AmxScratch& s) {
   const int64_t rows = static_cast<int64_t>(unit.count) * call.Group();
-  const char* from = call.QueryRows(unit.kv_head, unit.first);
   char* tile = s.queries;
-  for (int64_t r = 0; r < rows; r += kRowGroup) {
-    for (int64_t c = 0; c < sizes.depth_tiles; ++c) {
-      PackTile(from + r * sizes.query_bytes + c * 64, sizes.query_bytes, rows - r, tile);
-      tile += kTileBytes;
+  for (int32_t h = 0; h < unit.heads; ++h) {
+    const char* from = call.QueryRows(unit.kv_head + h, unit.first);
+    for (int64_t r = 0; r < rows; r += kRowGroup) {
+      for (int64_t c = 0; c < sizes.depth_tiles; ++c) {
+        PackTile(from + r * sizes.query_bytes + c * 64, sizes.query_bytes, rows - r, tile);
+        tile += kTileBytes;
+      }
     }
   }
 }
 
 // Finds the present keys of a tile.
 inline void LocateTile(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
-                       int32_t base, int32_t lowest, int32_t highest, KeyTile* tile) {
+                       int32_t kv_head, int32_t base, int32_t lowest, int32_t highest,
+                       KeyTile* tile) {
   const PagedAttentionArgs& args = *call.args;
   const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
   tile->base = base;
@@ -51,7 +54,7 @@ inline void LocateTile(const AttentionCall& call, const AmxSizes& sizes, const A
   int32_t inside = (base + tile->begin) % args.block_size;
   int j = tile->begin;
   while (j < tile->end) {
-    const int64_t at = call.HeadOffset(table[block], unit.kv_head);
+    const int64_t at = call.HeadOffset(table[block], kv_head);
     const char* k = static_cast<const char*>(args.k_cache) + at;
     const char* v = static_cast<const char*>(args.v_cache) + at;
     const int n = MinOf(tile->end - j, args.block_size - inside);

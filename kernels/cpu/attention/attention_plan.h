@@ -15,6 +15,7 @@ struct AttentionNeeds {
   int32_t row_multiple = 1;   // rows of a unit's state are rounded up to this
   int64_t query_bytes = 0;    // of one prepared query row, a multiple of 4
   int64_t worker_bytes = 0;   // scratch of one worker, without the state of its rows
+  bool several_heads = false;  // a unit may have several kv heads
 };
 
 // Online-softmax state of query rows: weights are relative to the row's largest score so far.
@@ -22,13 +23,19 @@ struct RowState {
   float* max;  // [rows]
   float* sum;  // [rows]
   float* acc;  // [rows, stride]: weighted values
+
+  __attribute__((always_inline)) RowState From(int64_t row, int64_t stride) const {
+    return {max + row, sum + row, acc + row * stride};
+  }
 };
 
-// One unit: query tokens [first, first + count) of a sequence against chunks of its keys, one kv
-// head.
+// One unit: query tokens [first, first + count) of a sequence against chunks of its keys, kv heads
+// [kv_head, kv_head + heads). Several heads when the rows of one are few: a block's heads lie side
+// by side, and what the processor fetches ahead past one of them is the next.
 struct AttendUnit {
   int32_t sequence = 0;
   int32_t kv_head = 0;
+  int32_t heads = 1;
   int64_t first = 0;         // packed row of the first query token
   int32_t count = 0;         // query tokens
   int32_t position = 0;      // of the first query token
@@ -68,7 +75,13 @@ struct AttentionCall {
   }
   __attribute__((always_inline)) int64_t StateRows() const {
     const int64_t group = Group();
-    const int64_t rows = group > needs.unit_rows ? group : needs.unit_rows;
+    return RoundRows(group > needs.unit_rows ? group : needs.unit_rows);
+  }
+  // Rows of each head of a unit, in its state one after the other.
+  __attribute__((always_inline)) int64_t HeadRows(int64_t tokens) const {
+    return RoundRows(tokens * Group());
+  }
+  __attribute__((always_inline)) int64_t RoundRows(int64_t rows) const {
     return (rows + needs.row_multiple - 1) / needs.row_multiple * needs.row_multiple;
   }
 };
@@ -93,7 +106,9 @@ class AttentionPlan {
   int64_t Tiles(int32_t sequence) const;      // of tokens
   int32_t FirstChunk(int32_t sequence, int32_t position) const;
   int32_t Chunks(int32_t sequence) const;     // that any row of the sequence sees
-  int64_t UnitCost(int32_t sequence) const;
+  int64_t HeadCost(int32_t sequence) const;   // of one tile of tokens and one kv head
+  int32_t Heads(int32_t sequence) const;      // kv heads of a unit at most
+  int64_t HeadTiles(int32_t sequence) const;  // tiles of tokens and heads
   int32_t Parts(int32_t sequence) const;      // units that share one tile of rows
   void Count();
 

@@ -12,6 +12,7 @@ namespace {
 AttentionNeeds AmxNeeds(const PagedAttentionArgs& args) {
   AttentionNeeds needs;
   needs.unit_rows = kAmxUnitRows;
+  needs.several_heads = true;
   if (args.kv_dtype == KvDtype::kI8) {
     const Int8Sizes sizes = Int8SizesOf(args);
     needs.row_multiple = kInt8Rows;
@@ -52,8 +53,8 @@ void AmxWrite(const AttentionCall& call, int64_t first, int64_t last, char* scra
 
 // The tile that begins at `base`, as far as the unit sees it. Blocks that do not hold whole groups
 // are left to the processor's own prefetching.
-void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t base, int32_t lowest,
-                   int32_t highest, Prefetcher* prefetcher) {
+void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t kv_head, int32_t base,
+                   int32_t lowest, int32_t highest, Prefetcher* prefetcher) {
   const PagedAttentionArgs& args = *call.args;
   prefetcher->runs = prefetcher->current = 0;
   prefetcher->offset = 0;
@@ -65,7 +66,7 @@ void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t ba
   const int32_t end = MinOf(highest, base + kKeys);
   for (int32_t p = MaxOf(base, lowest / kGroupKeys * kGroupKeys); p < end; p += kGroupKeys) {
     const int64_t inside = p % args.block_size;
-    const int64_t at = call.HeadOffset(table[p / args.block_size], unit.kv_head);
+    const int64_t at = call.HeadOffset(table[p / args.block_size], kv_head);
     const void* const caches[2] = {args.k_cache, args.v_cache};
     for (const void* cache : caches) {
       const char* head = static_cast<const char*>(cache) + at;
@@ -78,8 +79,8 @@ void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t ba
 }
 
 void AttendBf16Tile(const AttentionCall& call, const AmxSizes& sizes, const AttendUnit& unit,
-                    const KeyTile& tile, bool some_not_finite, const AmxScratch& s,
-                    const RowState& state, Prefetcher* prefetcher) {
+                    const KeyTile& tile, bool some_not_finite, const char* queries,
+                    const AmxScratch& s, const RowState& state, Prefetcher* prefetcher) {
   const int32_t window = call.args->sliding_window;
   const int32_t group = call.Group();
   const int32_t rows = unit.count * group;
@@ -106,7 +107,7 @@ void AttendBf16Tile(const AttentionCall& call, const AmxSizes& sizes, const Atte
     const int last = last_depth * kDepthKeys;
     ScoreGroups(tile, low[0] / kGroupKeys,
                        (high[kRowGroup - 1] + kGroupKeys - 1) / kGroupKeys, sizes,
-                       s.queries + r / kRowGroup * sizes.depth_tiles * kTileBytes, s,
+                       queries + r / kRowGroup * sizes.depth_tiles * kTileBytes, s,
                        prefetcher);
     float* acc = state.acc + r * stride;
     if (masked) {
@@ -125,6 +126,18 @@ void AttendBf16Tile(const AttentionCall& call, const AmxSizes& sizes, const Atte
   }
 }
 
+// tile(base, head, next base, next head) for the tiles of a chunk: all heads of a tile in turn.
+template <typename Tile>
+LORAMUX_INLINE void ForTiles(const AttendUnit& unit, int32_t lowest, int32_t highest,
+                             Tile&& tile) {
+  for (int32_t base = lowest / kKeys * kKeys; base < highest; base += kKeys) {
+    for (int32_t h = 0; h < unit.heads; ++h) {
+      const bool last = h + 1 == unit.heads;
+      tile(base, h, last ? base + kKeys : base, last ? 0 : h + 1);
+    }
+  }
+}
+
 void AttendBf16(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
   const AmxSizes sizes = AmxSizesOf(*call.args);
   const AmxScratch s = AmxScratchOf(sizes, scratch);
@@ -134,29 +147,36 @@ void AttendBf16(const AttentionCall& call, const AttendUnit& unit, char* scratch
   const int32_t unit_high =
       MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
   Prefetcher prefetcher;
-  StartPrefetch(call, unit, unit_low / kKeys * kKeys, unit_low, unit_high, &prefetcher);
+  StartPrefetch(call, unit, unit.kv_head, unit_low / kKeys * kKeys, unit_low, unit_high,
+                &prefetcher);
   prefetcher.Lines(INT32_MAX);
   PackQueries(call, sizes, unit, s);
+  const int64_t head_rows = call.HeadRows(unit.count);
   KeyTile tile;
   AttendInChunks<Exp2>(
       call, unit, scratch, [&](const RowState& state, int32_t lowest, int32_t highest) {
-        for (int32_t base = lowest / kKeys * kKeys; base < highest; base += kKeys) {
-          LocateTile(call, sizes, unit, base, lowest, highest, &tile);
-          StartPrefetch(call, unit, base + kKeys, unit_low, unit_high, &prefetcher);
+        ForTiles(unit, lowest, highest, [&](int32_t base, int32_t h, int32_t next_base,
+                                            int32_t next_h) {
+          LocateTile(call, sizes, unit, unit.kv_head + h, base, lowest, highest, &tile);
+          StartPrefetch(call, unit, unit.kv_head + next_h, next_base, unit_low, unit_high,
+                        &prefetcher);
           if (!sizes.keys_as_they_lie) StageKeys(sizes, s, &tile);
           bool hidden = StageValues(sizes, s, tile, d, &prefetcher);
           // One token's rows all see what is there, and what is not finite is theirs.
           hidden = hidden && unit.count > 1;
           if (hidden) HideNonFinite(sizes, s, tile);
-          AttendBf16Tile(call, sizes, unit, tile, hidden, s, state, &prefetcher);
+          const int64_t r = h * head_rows;
+          AttendBf16Tile(call, sizes, unit, tile, hidden,
+                         s.queries + r / kRowGroup * sizes.depth_tiles * kTileBytes, s,
+                         state.From(r, call.stride), &prefetcher);
           prefetcher.Lines(INT32_MAX);
-        }
+        });
       });
 }
 
 void AttendInt8Tile(const AttentionCall& call, const Int8Sizes& sizes, const AttendUnit& unit,
-                    const KeyTile& tile, const Int8Scratch& s, const RowState& state,
-                    Prefetcher* prefetcher) {
+                    const KeyTile& tile, const char* queries, const float* query_scale,
+                    const Int8Scratch& s, const RowState& state, Prefetcher* prefetcher) {
   const int32_t window = call.args->sliding_window;
   const int32_t group = call.Group();
   const int32_t rows = unit.count * group;
@@ -180,14 +200,14 @@ void AttendInt8Tile(const AttentionCall& call, const Int8Sizes& sizes, const Att
     const int last_depth = (highest + kInt8DepthKeys - 1) / kInt8DepthKeys;
     const int first = 4 * first_depth;
     const int last = 4 * last_depth;
-    Int8Scores(sizes, s, tile, s.queries + r / kInt8Rows * sizes.depth_tiles * kTileBytes, first,
+    Int8Scores(sizes, s, tile, queries + r / kInt8Rows * sizes.depth_tiles * kTileBytes, first,
                last);
     Int8Update update;
     if (masked) {
-      Int8Softmax<true>(s, first, last, sees, s.query_scale + r, state.max + r, state.sum + r,
+      Int8Softmax<true>(s, first, last, sees, query_scale + r, state.max + r, state.sum + r,
                         &update, prefetcher);
     } else {
-      Int8Softmax<false>(s, first, last, sees, s.query_scale + r, state.max + r, state.sum + r,
+      Int8Softmax<false>(s, first, last, sees, query_scale + r, state.max + r, state.sum + r,
                          &update, prefetcher);
     }
     Int8Values(sizes, s, first_depth, last_depth, update, state.acc + r * call.stride,
@@ -205,12 +225,15 @@ void AttendInt8(const AttentionCall& call, const AttendUnit& unit, char* scratch
       MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
   Prefetcher prefetcher;
   PackInt8Queries(call, sizes, unit, s);
+  const int64_t head_rows = call.HeadRows(unit.count);
   KeyTile tile;
   AttendInChunks<Exp2>(
       call, unit, scratch, [&](const RowState& state, int32_t lowest, int32_t highest) {
-        for (int32_t base = lowest / kKeys * kKeys; base < highest; base += kKeys) {
-          LocateInt8(call, sizes, unit, base, lowest, highest, s, &tile);
-          StartPrefetch(call, unit, base + kKeys, unit_low, unit_high, &prefetcher);
+        ForTiles(unit, lowest, highest, [&](int32_t base, int32_t h, int32_t next_base,
+                                            int32_t next_h) {
+          LocateInt8(call, sizes, unit, unit.kv_head + h, base, lowest, highest, s, &tile);
+          StartPrefetch(call, unit, unit.kv_head + next_h, next_base, unit_low, unit_high,
+                        &prefetcher);
           if (call.in_quads) {
             if (!sizes.keys_as_they_lie) StageKeyQuads(sizes, s, d, tile);
             StageValueQuads(sizes, s, d, tile);
@@ -218,8 +241,11 @@ void AttendInt8(const AttentionCall& call, const AttendUnit& unit, char* scratch
             StageKeyRows(sizes, s, d, tile);
             StageValueRows(sizes, s, d, tile);
           }
-          AttendInt8Tile(call, sizes, unit, tile, s, state, &prefetcher);
-        }
+          const int64_t r = h * head_rows;
+          AttendInt8Tile(call, sizes, unit, tile,
+                         s.queries + r / kInt8Rows * sizes.depth_tiles * kTileBytes,
+                         s.query_scale + r, s, state.From(r, call.stride), &prefetcher);
+        });
       });
 }
 

@@ -53,14 +53,18 @@ LORAMUX_INLINE void FinishRows(const AttentionCall& call, const AttendUnit& unit
   const PagedAttentionArgs& args = *call.args;
   const int d = args.head_size;
   const int32_t group = call.Group();
-  for (int32_t r = 0; r < unit.count * group; ++r) {
-    const int64_t token = unit.first + r / group;
-    const int64_t head = static_cast<int64_t>(unit.kv_head) * group + r % group;
-    float* out = args.out + (token * args.num_heads + head) * d;
-    const VF inverse = Set1(1.0f / s.sum[r]);
-    for (int i = 0; i < d; i += kLanes) {
-      StoreN(out + i, Canonical(Load(s.acc + r * call.stride + i) * inverse),
-             MinOf(kLanes, d - i));
+  const int64_t head_rows = call.HeadRows(unit.count);
+  for (int32_t h = 0; h < unit.heads; ++h) {
+    for (int32_t i = 0; i < unit.count * group; ++i) {
+      const int64_t token = unit.first + i / group;
+      const int64_t head = static_cast<int64_t>(unit.kv_head + h) * group + i % group;
+      float* out = args.out + (token * args.num_heads + head) * d;
+      const int64_t r = h * head_rows + i;
+      const VF inverse = Set1(1.0f / s.sum[r]);
+      for (int c = 0; c < d; c += kLanes) {
+        StoreN(out + c, Canonical(Load(s.acc + r * call.stride + c) * inverse),
+               MinOf(kLanes, d - c));
+      }
     }
   }
 }
@@ -70,21 +74,18 @@ LORAMUX_INLINE void FinishRows(const AttentionCall& call, const AttendUnit& unit
 template <typename Exp, typename Attend>
 LORAMUX_INLINE void AttendInChunks(const AttentionCall& call, const AttendUnit& unit, char* scratch,
                                    Attend&& attend) {
-  const int64_t rows = static_cast<int64_t>(unit.count) * call.Group();
-  const int64_t kept = MinOf(call.StateRows(), (rows + call.needs.row_multiple - 1) /
-                                                   call.needs.row_multiple *
-                                                   call.needs.row_multiple);
+  const int64_t rows = unit.heads * call.HeadRows(unit.count);
   const int32_t lowest = FirstVisible(call.args->sliding_window, unit.position);
   const int32_t highest = unit.position + unit.count;
   float* memory = reinterpret_cast<float*>(scratch + call.state_offset);
   const RowState total = call.State(memory);
   const bool single = unit.partials == nullptr && unit.last_chunk - unit.first_chunk == 1;
-  if (unit.partials == nullptr && !single) ClearState(total, kept, call.stride);
+  if (unit.partials == nullptr && !single) ClearState(total, rows, call.stride);
   for (int32_t chunk = unit.first_chunk; chunk < unit.last_chunk; ++chunk) {
     const RowState state = call.State(
         unit.partials != nullptr ? unit.partials + (chunk - unit.first_chunk) * call.slot_floats
                                  : memory + call.slot_floats);
-    ClearState(state, kept, call.stride);
+    ClearState(state, rows, call.stride);
     const int32_t base = chunk * kChunkKeys;
     attend(state, MaxOf(lowest, base), MinOf(highest, base + kChunkKeys));
     if (single) FinishRows(call, unit, state);
@@ -95,7 +96,7 @@ LORAMUX_INLINE void AttendInChunks(const AttentionCall& call, const AttendUnit& 
 
 template <typename Exp>
 LORAMUX_INLINE void MergeUnit(const AttentionCall& call, const AttendUnit& unit, char* scratch) {
-  const int64_t rows = static_cast<int64_t>(unit.count) * call.Group();
+  const int64_t rows = unit.heads * call.HeadRows(unit.count);
   const RowState total = call.State(reinterpret_cast<float*>(scratch + call.state_offset));
   ClearState(total, rows, call.stride);
   for (int32_t chunk = unit.first_chunk; chunk < unit.last_chunk; ++chunk) {
