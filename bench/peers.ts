@@ -109,7 +109,8 @@ async function openPeers(
 ): Promise<Peer[]> {
   const open: Peer[] = [];
   for (const name of names) {
-    for (const way of missing.has(name) ? [] : PEERS[name]!) {
+    for (const way of PEERS[name]!) {
+      if (missing.has(name)) break;
       const peer = await openOrMiss(name, () => way(options), missing);
       if (peer !== undefined) open.push(peer);
     }

@@ -151,7 +151,7 @@ function sessionSize(
   intraOpThreads: number,
 ) {
   const { vocabSize } = imported.metadata.config;
-  const longest = Math.max(...sequences.map(({ tokenIds }) => tokenIds.length));
+  const longest = sequences.reduce((most, { tokenIds }) => Math.max(most, tokenIds.length), 0);
   const rowsMax = Math.max(1, Math.floor(CHUNK_LOGIT_BYTES_MAX / (4 * vocabSize)));
   const chunkTokens = Math.min(CHUNK_TOKENS_MAX, rowsMax, longest);
   return {
