@@ -18,8 +18,9 @@ namespace {
 #define LORAMUX_TILE_FENCE() __asm__ volatile("" ::: "memory")
 
 constexpr int64_t kTileBytes = 1024;
-constexpr int64_t kChunkRows = 128;
-// Activations that stay in the second cache while panels pass by.
+// Rows at a time: activations that stay in the second cache while panels pass by, and at most so
+// many, whose sums stay there too.
+constexpr int64_t kChunkRows = 512;
 constexpr int64_t kOperandBytesMax = 1280 * 1024;
 constexpr int64_t kBf16Block = 512;       // depth between two visits of a sum, for many rows
 constexpr int64_t kDecodeRows = 32;       // up to here a call is bound by reading weights

@@ -63,16 +63,19 @@ class Fetcher {
   int64_t share_;
 };
 
-// Tile numbers are part of the instruction, so macros. Weights that stream pass the first cache by,
-// in which activations stay.
-#define LORAMUX_LOAD_WEIGHTS(tile, from)  \
-  do {                                    \
-    if constexpr (kStream) {              \
-      _tile_stream_loadd(tile, from, 64); \
-    } else {                              \
-      _tile_loadd(tile, from, 64);        \
-    }                                     \
+// What passes through the first cache once is loaded so that it leaves the rest there: weights that
+// stream from memory, and the rows of a chunk, which come again only after all the others.
+// Tile numbers are part of the instruction, so macros.
+#define LORAMUX_LOAD_TILE(tile, from, once) \
+  do {                                      \
+    if constexpr (once) {                   \
+      _tile_stream_loadd(tile, from, 64);   \
+    } else {                                \
+      _tile_loadd(tile, from, 64);          \
+    }                                       \
   } while (false)
+#define LORAMUX_LOAD_WEIGHTS(tile, from) LORAMUX_LOAD_TILE(tile, from, kStream)
+#define LORAMUX_LOAD_ROWS(tile, from) LORAMUX_LOAD_TILE(tile, from, !kStream && kBlocks == 2)
 #define LORAMUX_PRODUCT(sum, a, b) \
   do {                             \
     if constexpr (kFloat) {        \
@@ -99,7 +102,7 @@ LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin
     const uint8_t* at = a + depth / 64 * kTileBytes + depth % 64;
     const int64_t offset = s * b_step;
     fetch(b[0] + offset);
-    _tile_loadd(4, at, 64);
+    LORAMUX_LOAD_ROWS(4, at);
     LORAMUX_LOAD_WEIGHTS(6, b[0] + offset);
     LORAMUX_PRODUCT(0, 4, 6);
     if constexpr (kPanels >= 2) {
@@ -108,7 +111,7 @@ LORAMUX_INLINE void TileSteps(const uint8_t* a, int64_t a_block, int64_t a_begin
       LORAMUX_PRODUCT(1, 4, 7);
     }
     if constexpr (kBlocks == 2) {
-      _tile_loadd(5, at + a_block, 64);
+      LORAMUX_LOAD_ROWS(5, at + a_block);
       LORAMUX_PRODUCT(2, 5, 6);
       if constexpr (kPanels == 2) LORAMUX_PRODUCT(3, 5, 7);
     }
@@ -172,8 +175,17 @@ struct Pending {
   int64_t row = 0;
   int64_t rows = 0;
 
-  LORAMUX_INLINE_MEMBER void Add(int64_t count) {
-    for (const int64_t end = Min(row + count, rows); row < end; ++row) {
+  // Whether these are a chunk's sums of the first depth, and of the last: then they go to y.
+  bool first = false;
+  bool last = false;
+  const MultiplyArgs* args = nullptr;
+  const Finish* finish = nullptr;
+  int64_t panel = 0;
+  int64_t y_row = 0;
+
+  template <bool kFirst, bool kLast>
+  LORAMUX_INLINE_MEMBER void AddRows(int64_t end) {
+    for (; row < end; ++row) {
       const auto r = static_cast<uint64_t>(row);
       const int32_t* tile = tiles + r / 16 * 2 * 256 + r % 16 * 16;
       const __m512 factor = _mm512_set1_ps(row_scale[row]);
@@ -182,8 +194,23 @@ struct Pending {
         __m512 x = _mm512_cvtepi32_ps(_mm512_load_si512(tile + c * 256));
         if constexpr (kGrouped) x = _mm512_mul_ps(x, scale[c]);
         float* at = sums + (row * SumsWidth(kPanels) + c) * kPanelColumns;
-        _mm512_store_ps(at, _mm512_fmadd_ps(x, factor, _mm512_load_ps(at)));
+        const __m512 sum =
+            _mm512_fmadd_ps(x, factor, kFirst ? _mm512_setzero_ps() : _mm512_load_ps(at));
+        if constexpr (kLast) {
+          StoreRow(*args, finish[c], y_row + row, (panel + c) * kPanelColumns,
+                   _mm512_mul_ps(sum, finish[c].column_scale));
+        } else {
+          _mm512_store_ps(at, sum);
+        }
       }
+    }
+  }
+  LORAMUX_INLINE_MEMBER void Add(int64_t count) {
+    const int64_t end = Min(row + count, rows);
+    if (last) {
+      first ? AddRows<true, true>(end) : AddRows<false, true>(end);
+    } else {
+      first ? AddRows<true, false>(end) : AddRows<false, false>(end);
     }
   }
 };
@@ -195,7 +222,8 @@ LORAMUX_INLINE void IntGroup(const uint8_t* a, int64_t block_bytes, int64_t a_be
                              const uint8_t* const (&b)[kPanelsMax], int64_t steps, bool stream,
                              const float* row_scale, int64_t rows,
                              const __m512 (&scale)[kPanelsMax],
-                             int32_t* tiles, float* sums, Pending<kPanels, kGrouped>* pending) {
+                             int32_t* tiles, float* sums, bool first, bool last, int64_t y_row,
+                             Pending<kPanels, kGrouped>* pending) {
   ZeroTiles<kBlocks, kPanels>();
   const int64_t share = steps == 4 ? 8 : CeilDiv(2 * kRowsPerBlock, steps);
   const auto between = [&]() __attribute__((always_inline)) { pending->Add(share); };
@@ -215,20 +243,9 @@ LORAMUX_INLINE void IntGroup(const uint8_t* a, int64_t block_bytes, int64_t a_be
   for (int c = 0; c < kPanels; ++c) pending->scale[c] = scale[c];
   pending->row = 0;
   pending->rows = rows;
-}
-
-// Sums of a chunk's rows to their places.
-template <int kPanels>
-LORAMUX_INLINE void FinishRows(const MultiplyArgs& args, const Finish (&finish)[kPanelsMax],
-                               int64_t panel, int64_t first_row, int64_t end_row,
-                               const float* sums) {
-  for (int64_t row = first_row; row < end_row; ++row, sums += SumsWidth(kPanels) * kPanelColumns) {
-#pragma GCC unroll 4
-    for (int c = 0; c < kPanels; ++c) {
-      StoreRow(args, finish[c], row, (panel + c) * kPanelColumns,
-               _mm512_mul_ps(_mm512_load_ps(sums + c * kPanelColumns), finish[c].column_scale));
-    }
-  }
+  pending->first = first;
+  pending->last = last;
+  pending->y_row = y_row;
 }
 
 // One or two panels times all rows [row_begin, row_end), int8 or int4.
@@ -258,79 +275,77 @@ void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_
     }
   };
 
-  for (int64_t chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
-    const int64_t chunk_end = Min(chunk + kChunkRows, row_end);
-    for (int64_t i = 0; i < (chunk_end - chunk) * SumsWidth(kPanels) * kPanelColumns; i += 16) {
-      _mm512_store_ps(s.sums + i, _mm512_setzero_ps());
+  Pending<kPanels, kGrouped> pending;
+  pending.args = &args;
+  pending.finish = finish;
+  pending.panel = panel;
+  int32_t* tiles = s.tiles;
+  Fetcher fetcher(decode ? nullptr : fetch, layout.panel_bytes * kPanels,
+                  CeilDiv(operand.padded_k, inner) *
+                      CeilDiv(row_end - row_begin, 2 * kRowsPerBlock));
+  if (int4) unpack(0, s.unpacked);
+  int64_t scale_group = 0;
+  for (int64_t group = 0, number = 0; group < operand.padded_k; group += outer, ++number) {
+    const int64_t group_end = Min(group + outer, operand.padded_k);
+    const uint8_t* b[kPanelsMax] = {};
+    if (int4) {
+      // One group ahead: tiles are not loaded from stores that are still on their way.
+      int8_t* here = s.unpacked + (number & 1) * s.unpacked_bytes;
+      int8_t* next = s.unpacked + (~number & 1) * s.unpacked_bytes;
+      if (group_end < operand.padded_k) unpack(group_end, next);
+      for (int c = 0; c < kPanels; ++c) {
+        b[c] = reinterpret_cast<uint8_t*>(here + c * (s.unpacked_bytes / kPanelsMax));
+      }
+    } else {
+      for (int c = 0; c < kPanels; ++c) {
+        b[c] = weights + c * layout.panel_bytes + group * kPanelColumns;
+      }
     }
-    Fetcher fetcher(chunk == row_begin && !decode ? fetch : nullptr, layout.panel_bytes * kPanels,
-                    CeilDiv(operand.padded_k, inner) *
-                        CeilDiv(chunk_end - chunk, 2 * kRowsPerBlock));
-    if (int4) unpack(0, s.unpacked);
-    Pending<kPanels, kGrouped> pending;
-    int32_t* tiles = s.tiles;
-    int64_t scale_group = 0;
-    for (int64_t group = 0, number = 0; group < operand.padded_k; group += outer, ++number) {
-      const int64_t group_end = Min(group + outer, operand.padded_k);
-      const uint8_t* b[kPanelsMax] = {};
-      if (int4) {
-        // One group ahead: tiles are not loaded from stores that are still on their way.
-        int8_t* here = s.unpacked + (number & 1) * s.unpacked_bytes;
-        int8_t* next = s.unpacked + (~number & 1) * s.unpacked_bytes;
-        if (group_end < operand.padded_k) unpack(group_end, next);
+    LORAMUX_TILE_FENCE();
+    const float* row_scale = Scales(operand) + number * scale_stride + row_begin;
+    for (int64_t begin = group; begin < group_end; begin += inner) {
+      const int64_t end = Min(begin + inner, group_end);
+      const int64_t steps = (end - begin) >> (step == 64 ? 6 : 5);
+      __m512 scale[kPanelsMax] = {};
+      if constexpr (kGrouped) {
+        // A weight group wider than the activations' is read once per activation group.
+        if (begin >= (scale_group + 1) * shape.group) ++scale_group;
+        const int64_t g = Min(scale_group, groups_per_panel - 1);
         for (int c = 0; c < kPanels; ++c) {
-          b[c] = reinterpret_cast<uint8_t*>(here + c * (s.unpacked_bytes / kPanelsMax));
-        }
-      } else {
-        for (int c = 0; c < kPanels; ++c) {
-          b[c] = weights + c * layout.panel_bytes + group * kPanelColumns;
+          scale[c] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(
+              args.weight.blob + layout.scales +
+              ((panel + c) * groups_per_panel + g) * kPanelColumns * 2)));
         }
       }
-      LORAMUX_TILE_FENCE();
-      const float* row_scale = Scales(operand) + number * scale_stride + chunk;
-      for (int64_t begin = group; begin < group_end; begin += inner) {
-        const int64_t end = Min(begin + inner, group_end);
-        const int64_t steps = (end - begin) >> (step == 64 ? 6 : 5);
-        __m512 scale[kPanelsMax] = {};
-        if constexpr (kGrouped) {
-          // A weight group wider than the activations' is read once per activation group.
-          if (begin >= (scale_group + 1) * shape.group) ++scale_group;
-          const int64_t g = Min(scale_group, groups_per_panel - 1);
-          for (int c = 0; c < kPanels; ++c) {
-            scale[c] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(
-                args.weight.blob + layout.scales +
-                ((panel + c) * groups_per_panel + g) * kPanelColumns * 2)));
-          }
-        }
-        const int64_t skip = (begin - group) * kPanelColumns;
-        const uint8_t* from[kPanelsMax] = {};
-        for (int c = 0; c < kPanels; ++c) from[c] = b[c] + skip;
-        const uint8_t* a = Tiles(operand) + chunk / kRowsPerBlock * block_bytes;
-        float* sums = s.sums;
-        int64_t row = chunk;
-        if constexpr (kPanels <= 2) {
-          for (; row + kRowsPerBlock < chunk_end; row += 2 * kRowsPerBlock) {
-            fetcher.Some();
-            IntGroup<2, kPanels, kGrouped>(a, block_bytes, begin, step, from, steps, stream,
-                                           row_scale + (row - chunk), Min(chunk_end - row, 32),
-                                           scale, tiles, sums, &pending);
-            tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
-            a += 2 * block_bytes;
-            sums += 4 * kPanelColumns * kRowsPerBlock;
-          }
-        }
-        if (row < chunk_end) {
+      const bool first = begin == 0;
+      const bool last = end == operand.padded_k;
+      const int64_t skip = (begin - group) * kPanelColumns;
+      const uint8_t* from[kPanelsMax] = {};
+      for (int c = 0; c < kPanels; ++c) from[c] = b[c] + skip;
+      const uint8_t* a = Tiles(operand) + row_begin / kRowsPerBlock * block_bytes;
+      float* sums = s.sums;
+      int64_t row = row_begin;
+      if constexpr (kPanels <= 2) {
+        for (; row + kRowsPerBlock < row_end; row += 2 * kRowsPerBlock) {
           fetcher.Some();
-          IntGroup<1, kPanels, kGrouped>(a, block_bytes, begin, step, from, steps, stream,
-                                         row_scale + (row - chunk), chunk_end - row, scale, tiles,
-                                         sums, &pending);
+          IntGroup<2, kPanels, kGrouped>(a, block_bytes, begin, step, from, steps, stream,
+                                         row_scale + (row - row_begin), Min(row_end - row, 32),
+                                         scale, tiles, sums, first, last, row, &pending);
           tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
+          a += 2 * block_bytes;
+          sums += 4 * kPanelColumns * kRowsPerBlock;
         }
       }
+      if (row < row_end) {
+        fetcher.Some();
+        IntGroup<1, kPanels, kGrouped>(a, block_bytes, begin, step, from, steps, stream,
+                                       row_scale + (row - row_begin), row_end - row, scale, tiles,
+                                       sums, first, last, row, &pending);
+        tiles = tiles == s.tiles ? s.tiles + 4 * 256 : s.tiles;
+      }
     }
-    pending.Add(2 * kRowsPerBlock);
-    FinishRows<kPanels>(args, finish, panel, chunk, chunk_end, s.sums);
   }
+  pending.Add(2 * kRowsPerBlock);
 }
 
 template <int kBlocks, int kPanels>
@@ -381,29 +396,26 @@ void Bf16Panels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64
   for (int c = 0; c < kPanels; ++c) finish[c] = FinishOf(args, panel + c);
   const bool decode = row_end - row_begin <= kDecodeRows;
   const int64_t depth = kBf16Block;
-  for (int64_t chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
-    const int64_t chunk_end = Min(chunk + kChunkRows, row_end);
-    Fetcher fetcher(chunk == row_begin && !decode ? fetch : nullptr, layout.panel_bytes * kPanels,
-                    CeilDiv(operand.padded_k, depth) *
-                        CeilDiv(chunk_end - chunk, 2 * kRowsPerBlock));
-    for (int64_t begin = 0; begin < operand.padded_k; begin += depth) {
-      const int64_t end = Min(begin + depth, operand.padded_k);
-      const int64_t offset = begin * kPanelColumns * 2;
-      const uint8_t* b[kPanelsMax] = {};
-      for (int c = 0; c < kPanels; ++c) b[c] = weights + offset + c * layout.panel_bytes;
-      const bool first = begin == 0;
-      const bool last = end == operand.padded_k;
-      Place at{panel, chunk, row_end, chunk, decode};
-      if constexpr (kPanels <= 2) {
-        for (; at.row + kRowsPerBlock < chunk_end; at.row += 2 * kRowsPerBlock) {
-          fetcher.Some();
-          Bf16Depth<2, kPanels>(args, s, at, begin, end, b, first, last, finish);
-        }
-      }
-      if (at.row < chunk_end) {
+  Fetcher fetcher(decode ? nullptr : fetch, layout.panel_bytes * kPanels,
+                  CeilDiv(operand.padded_k, depth) *
+                      CeilDiv(row_end - row_begin, 2 * kRowsPerBlock));
+  for (int64_t begin = 0; begin < operand.padded_k; begin += depth) {
+    const int64_t end = Min(begin + depth, operand.padded_k);
+    const int64_t offset = begin * kPanelColumns * 2;
+    const uint8_t* b[kPanelsMax] = {};
+    for (int c = 0; c < kPanels; ++c) b[c] = weights + offset + c * layout.panel_bytes;
+    const bool first = begin == 0;
+    const bool last = end == operand.padded_k;
+    Place at{panel, row_begin, row_end, row_begin, decode};
+    if constexpr (kPanels <= 2) {
+      for (; at.row + kRowsPerBlock < row_end; at.row += 2 * kRowsPerBlock) {
         fetcher.Some();
-        Bf16Depth<1, kPanels>(args, s, at, begin, end, b, first, last, finish);
+        Bf16Depth<2, kPanels>(args, s, at, begin, end, b, first, last, finish);
       }
+    }
+    if (at.row < row_end) {
+      fetcher.Some();
+      Bf16Depth<1, kPanels>(args, s, at, begin, end, b, first, last, finish);
     }
   }
 }
@@ -427,10 +439,12 @@ void Multiply(const MultiplyArgs& args) {
   const int64_t inner =
       IsInt(operand) && args.weight.shape.group > 0 ? args.weight.shape.group : kDepthMultiple;
   Configure(static_cast<int>(Min(operand.rows, kRowsPerBlock)), inner < 64 ? 32 : 64);
-  // Rows whose activations fit the second cache, a whole number of chunks.
-  const int64_t row_bytes = Max(1, DepthBytes(operand));
+  // Chunks of even size whose activations stay in the second cache.
+  constexpr int64_t kPairRows = 2 * kRowsPerBlock;
+  const int64_t fit = kOperandBytesMax / Max(1, DepthBytes(operand)) / kPairRows * kPairRows;
+  const int64_t most = Max(kPairRows, Min(fit, kChunkRows));
   const int64_t rows_at_once =
-      Max(kChunkRows, kOperandBytesMax / row_bytes / kChunkRows * kChunkRows);
+      RoundUp(CeilDiv(operand.rows, CeilDiv(operand.rows, most)), kPairRows);
   for (int64_t begin = 0; begin < operand.rows; begin += rows_at_once) {
     const int64_t end = Min(begin + rows_at_once, operand.rows);
     int64_t panel = args.first_panel;
