@@ -132,7 +132,9 @@ LORAMUX_INLINE void StartSums(const Tile& tile, const GroupCursor& c, int64_t be
   }
 }
 
+// 1 where a column has no scales of groups: multiplying by it changes nothing.
 LORAMUX_INLINE VF GroupScale(const Tile& tile, const GroupCursor& c, int vector) {
+  if (tile.scales[vector] == nullptr) return Set1(1.0f);
   return WidenF16(LoadHalves(tile.scales[vector] + c.weight * kPanelColumns * 2));
 }
 // An inner group's sums into the running ones, in the order that packed_linear.h fixes. Running
@@ -146,22 +148,13 @@ LORAMUX_INLINE void AddGroup(const Tile& tile, const GroupCursor& c,
   const float* row_scales = tile.row_scales + c.row;
   float* sums = tile.sums;
   const int64_t stride = tile.row_groups;
-  if (tile.scales[0] == nullptr) {
+  const VF scale0 = GroupScale(tile, c, 0);
+  const VF scale1 = GroupScale(tile, c, 1);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const VF row_scale = Set1(row_scales[r * stride]);
-      AddProduct(IntsToFloats(dot[r][0]), row_scale, sums + r * kStripColumns);
-      AddProduct(IntsToFloats(dot[r][1]), row_scale, sums + r * kStripColumns + kLanes);
-    }
-  } else {
-    const VF scale0 = GroupScale(tile, c, 0);
-    const VF scale1 = GroupScale(tile, c, 1);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const VF row_scale = Set1(row_scales[r * stride]);
-      AddProduct(IntsToFloats(dot[r][0]) * scale0, row_scale, sums + r * kStripColumns);
-      AddProduct(IntsToFloats(dot[r][1]) * scale1, row_scale, sums + r * kStripColumns + kLanes);
-    }
+  for (int r = 0; r < kRows; ++r) {
+    const VF row_scale = Set1(row_scales[r * stride]);
+    AddProduct(IntsToFloats(dot[r][0]) * scale0, row_scale, sums + r * kStripColumns);
+    AddProduct(IntsToFloats(dot[r][1]) * scale1, row_scale, sums + r * kStripColumns + kLanes);
   }
 }
 LORAMUX_INLINE void ClearSums(const Tile& tile, int rows) {
