@@ -10,7 +10,7 @@ for object in "$@"; do
   case $object in
     *isa_*) own='isa_(scalar|avx2|avx512|amx)' ;;
     *lora_amx*) own='lora::amx::' ;;
-    *packed_linear*) continue ;;
+    *packed_linear* | *packed_shape*) continue ;;
     *packed_*) own='packed::(scalar|avx2|avx_vnni|avx512|avx512_vnni|avx512_bf16|amx)::' ;;
     *) continue ;;
   esac
