@@ -1,7 +1,7 @@
-// Products of levels without VNNI: bytes are multiplied and added in 16 bits. Sums may wrap there if
-// only their end fits: one of levels 0 to 15 that starts with minus 8 times its activations ends as
-// one of -8 to 7, and 16 bits hold 32 of these (32 * 8 * 127), 64 inputs in two sums. An int8 weight
-// plus 128 is taken as two such levels, low and high.
+// Products of levels without VNNI: bytes are multiplied and added in 16 bits. Sums may wrap there
+// if only their end fits: one of levels 0 to 15 that starts with minus 8 times its activations ends
+// as one of -8 to 7, and 16 bits hold 32 of these (32 * 8 * 127), 64 inputs in two sums. An int8
+// weight plus 128 is taken as two such levels, low and high.
 #pragma once
 
 #include "cpu/packed/strip_impl.h"
