@@ -175,10 +175,9 @@ LORAMUX_INLINE void Int8Softmax(const Int8Scratch& s, int first, int last, const
   };
   VF each[kInt8Rows];
   for (int r = 0; r < kInt8Rows; ++r) {
-    const char* next = prefetcher->Run();
+    prefetcher->Slice();
     VF largest[2] = {minus_infinity, minus_infinity};
     for (int g = first; g < last; g += 2) {
-      prefetcher->Slice(next, g / 2);
 #pragma GCC unroll 2
       for (int i = 0; i < 2; ++i) {
         float* at = scores + r * kKeys + (g + i) * kGroupKeys;
@@ -207,13 +206,12 @@ LORAMUX_INLINE void Int8Softmax(const Int8Scratch& s, int first, int last, const
 
   VF total[kInt8Rows];
   for (int r = 0; r < kInt8Rows; ++r) {
-    const char* next = prefetcher->Run();
     const VF row_scale = Set1(query_scale[r]);
     const VF row_reference = Set1(reference[r]);
     VF row_sum[2] = {Zero(), Zero()};
     VF row_largest[2] = {Zero(), Zero()};
     for (int g = first; g < last; g += 2) {
-      prefetcher->Slice(next, g / 2);
+      prefetcher->Slice();
 #pragma GCC unroll 2
       for (int i = 0; i < 2; ++i) {
         float* at = scores + r * kKeys + (g + i) * kGroupKeys;
@@ -242,6 +240,7 @@ LORAMUX_INLINE void Int8Softmax(const Int8Scratch& s, int first, int last, const
 
   for (int r = 0; r < kInt8Rows; ++r) {
     const VF row_inverse = Set1(inverse[r]);
+    prefetcher->Slice();
     for (int g = first; g < last; g += 4) {
       const float* at = scores + r * kKeys + g * kGroupKeys;
       __m512i levels[4];
@@ -273,7 +272,7 @@ struct Count {
 // Products of weights and values, then acc [8, stride].
 LORAMUX_INLINE void Int8Values(const Int8Sizes& sizes, const Int8Scratch& s, int first_depth,
                                int last_depth, const Int8Update& update, float* acc,
-                               int64_t stride) {
+                               int64_t stride, Prefetcher* prefetcher) {
   const int64_t columns = 16 * sizes.value_tiles;
   const auto tiles = [&](auto count, int64_t c) __attribute__((always_inline)) {
     constexpr int kCount = decltype(count)::kValue;
@@ -303,6 +302,7 @@ LORAMUX_INLINE void Int8Values(const Int8Sizes& sizes, const Int8Scratch& s, int
   for (; c + 4 <= sizes.value_tiles; c += 4) tiles(Count<4>(), c);
   for (; c < sizes.value_tiles; ++c) tiles(Count<1>(), c);
   for (int r = 0; r < kInt8Rows; ++r) {
+    prefetcher->Slice();
     const VF keep = Set1(update.keep[r]);
     const VF add = Set1(update.add[r]);
     const int32_t* high = s.sums + r * columns;

@@ -67,9 +67,11 @@ inline void LocateInt8(const AttentionCall& call, const Int8Sizes& sizes, const 
   tile->begin = MaxOf(lowest - base, 0);
   tile->end = MinOf(highest - base, kKeys);
   const int step = call.in_quads ? kGroupKeys : 1;
-  for (int j = tile->begin / step * step; j < tile->end; j += step) {
-    const int64_t inside = (base + j) % args.block_size;
-    const int64_t at = call.HeadOffset(table[(base + j) / args.block_size], kv_head);
+  const int first = tile->begin / step * step;
+  int32_t block = (base + first) / args.block_size;
+  int32_t inside = (base + first) % args.block_size;
+  for (int j = first; j < tile->end; j += step) {
+    const int64_t at = call.HeadOffset(table[block], kv_head);
     const char* k = static_cast<const char*>(args.k_cache) + at;
     const char* v = static_cast<const char*>(args.v_cache) + at;
     const float* k_scale = reinterpret_cast<const float*>(k + call.scale_offset) + inside;
@@ -78,6 +80,11 @@ inline void LocateInt8(const AttentionCall& call, const Int8Sizes& sizes, const 
     StoreN(s.v_scale + j, LoadN(v_scale, step), step);
     tile->k[j] = k + inside * d;
     tile->v[j] = v + inside * d;
+    inside += step;
+    if (inside == args.block_size) {
+      inside = 0;
+      ++block;
+    }
   }
   for (int g = 0; g < kGroups; ++g) {
     const bool present = (g + 1) * kGroupKeys > tile->begin && g * kGroupKeys < tile->end;
@@ -112,8 +119,9 @@ LORAMUX_INLINE char* ValueQuad(const Int8Sizes& sizes, const Int8Scratch& s, int
 }
 
 inline void StageValueQuads(const Int8Sizes& sizes, const Int8Scratch& s, int d,
-                            const KeyTile& tile) {
+                            const KeyTile& tile, Prefetcher* prefetcher) {
   for (int j = tile.begin / kGroupKeys * kGroupKeys; j < tile.end; j += kGroupKeys) {
+    prefetcher->Slice();
     const char* from = tile.v[j];
     for (int i = 0; i < kGroupKeys; i += 4) {
       char* to = ValueQuad(sizes, s, j + i);

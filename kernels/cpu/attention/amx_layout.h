@@ -108,17 +108,17 @@ struct Prefetcher {
   int runs = 0, current = 0;
   int64_t offset = 0, run_bytes = 0;
 
-  // The next run as four slices, to be fetched one by one; null: there is none.
-  inline __attribute__((always_inline)) const char* Run() {
-    if (current >= runs) return nullptr;
-    __builtin_prefetch(scale[current], 0, 3);
-    return run[current++];
-  }
-  inline __attribute__((always_inline)) void Slice(const char* at, int slice) const {
-    if (at == nullptr) return;
+  // A quarter of a run into the nearest cache. A tile has at most 4 * 2 * kGroups of them.
+  inline __attribute__((always_inline)) void Slice() {
+    if (current >= runs) return;
+    const char* at = run[current] + offset;
     const int64_t bytes = run_bytes / 4;
-    at += slice * bytes;
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 3);
+    offset += bytes;
+    if (offset < run_bytes) return;
+    __builtin_prefetch(scale[current], 0, 3);
+    offset = 0;
+    ++current;
   }
 
   inline __attribute__((always_inline)) void Lines(int n) {

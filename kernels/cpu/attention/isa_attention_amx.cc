@@ -64,9 +64,11 @@ void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t kv
   if (args.block_size % kGroupKeys != 0) return;
   const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
   const int32_t end = MinOf(highest, base + kKeys);
-  for (int32_t p = MaxOf(base, lowest / kGroupKeys * kGroupKeys); p < end; p += kGroupKeys) {
-    const int64_t inside = p % args.block_size;
-    const int64_t at = call.HeadOffset(table[p / args.block_size], kv_head);
+  int32_t p = MaxOf(base, lowest / kGroupKeys * kGroupKeys);
+  int32_t block = p / args.block_size;
+  int32_t inside = p % args.block_size;
+  for (; p < end; p += kGroupKeys) {
+    const int64_t at = call.HeadOffset(table[block], kv_head);
     const void* const caches[2] = {args.k_cache, args.v_cache};
     for (const void* cache : caches) {
       const char* head = static_cast<const char*>(cache) + at;
@@ -74,6 +76,11 @@ void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t kv
       prefetcher->scale[prefetcher->runs] =
           scaled ? head + call.scale_offset + 4 * inside : prefetcher->run[prefetcher->runs];
       ++prefetcher->runs;
+    }
+    inside += kGroupKeys;
+    if (inside == args.block_size) {
+      inside = 0;
+      ++block;
     }
   }
 }
@@ -174,9 +181,32 @@ void AttendBf16(const AttentionCall& call, const AttendUnit& unit, char* scratch
       });
 }
 
-void AttendInt8Tile(const AttentionCall& call, const Int8Sizes& sizes, const AttendUnit& unit,
-                    const KeyTile& tile, const char* queries, const float* query_scale,
-                    const Int8Scratch& s, const RowState& state, Prefetcher* prefetcher) {
+// Values whose weights are ready. They wait for the scores that come next: a tile load of what was
+// just stored would wait for the stores, and the scores' own stores drain meanwhile.
+struct Int8Pending {
+  bool any = false;
+  int first_depth = 0, last_depth = 0;
+  float* acc = nullptr;
+  Int8Update update;
+};
+
+void AddPending(const AttentionCall& call, const Int8Sizes& sizes, const Int8Scratch& s,
+                Int8Pending* pending, Prefetcher* prefetcher) {
+  if (!pending->any) return;
+  pending->any = false;
+  Int8Values(sizes, s, pending->first_depth, pending->last_depth, pending->update, pending->acc,
+             call.stride, prefetcher);
+}
+
+// stage_values() stages the tile's values, once nothing pending needs those before.
+template <typename StageValues>
+LORAMUX_INLINE void AttendInt8Tile(const AttentionCall& call, const Int8Sizes& sizes,
+                                   const AttendUnit& unit, const KeyTile& tile,
+                                   const char* queries, const float* query_scale,
+                                   const Int8Scratch& s, const RowState& state,
+                                   Int8Pending* pending, Prefetcher* prefetcher,
+                                   StageValues&& stage_values) {
+  bool staged = false;
   const int32_t window = call.args->sliding_window;
   const int32_t group = call.Group();
   const int32_t rows = unit.count * group;
@@ -202,16 +232,20 @@ void AttendInt8Tile(const AttentionCall& call, const Int8Sizes& sizes, const Att
     const int last = 4 * last_depth;
     Int8Scores(sizes, s, tile, queries + r / kInt8Rows * sizes.depth_tiles * kTileBytes, first,
                last);
-    Int8Update update;
+    AddPending(call, sizes, s, pending, prefetcher);
+    if (!staged) stage_values();
+    staged = true;
     if (masked) {
       Int8Softmax<true>(s, first, last, sees, query_scale + r, state.max + r, state.sum + r,
-                        &update, prefetcher);
+                        &pending->update, prefetcher);
     } else {
       Int8Softmax<false>(s, first, last, sees, query_scale + r, state.max + r, state.sum + r,
-                         &update, prefetcher);
+                         &pending->update, prefetcher);
     }
-    Int8Values(sizes, s, first_depth, last_depth, update, state.acc + r * call.stride,
-               call.stride);
+    pending->any = true;
+    pending->first_depth = first_depth;
+    pending->last_depth = last_depth;
+    pending->acc = state.acc + r * call.stride;
   }
 }
 
@@ -227,6 +261,7 @@ void AttendInt8(const AttentionCall& call, const AttendUnit& unit, char* scratch
   PackInt8Queries(call, sizes, unit, s);
   const int64_t head_rows = call.HeadRows(unit.count);
   KeyTile tile;
+  Int8Pending pending;
   AttendInChunks<Exp2>(
       call, unit, scratch, [&](const RowState& state, int32_t lowest, int32_t highest) {
         ForTiles(unit, lowest, highest, [&](int32_t base, int32_t h, int32_t next_base,
@@ -234,18 +269,24 @@ void AttendInt8(const AttentionCall& call, const AttendUnit& unit, char* scratch
           LocateInt8(call, sizes, unit, unit.kv_head + h, base, lowest, highest, s, &tile);
           StartPrefetch(call, unit, unit.kv_head + next_h, next_base, unit_low, unit_high,
                         &prefetcher);
-          if (call.in_quads) {
-            if (!sizes.keys_as_they_lie) StageKeyQuads(sizes, s, d, tile);
-            StageValueQuads(sizes, s, d, tile);
-          } else {
+          if (!call.in_quads) {
             StageKeyRows(sizes, s, d, tile);
-            StageValueRows(sizes, s, d, tile);
+          } else if (!sizes.keys_as_they_lie) {
+            StageKeyQuads(sizes, s, d, tile);
           }
           const int64_t r = h * head_rows;
           AttendInt8Tile(call, sizes, unit, tile,
                          s.queries + r / kInt8Rows * sizes.depth_tiles * kTileBytes,
-                         s.query_scale + r, s, state.From(r, call.stride), &prefetcher);
+                         s.query_scale + r, s, state.From(r, call.stride), &pending, &prefetcher,
+                         [&] {
+                           if (call.in_quads) {
+                             StageValueQuads(sizes, s, d, tile, &prefetcher);
+                           } else {
+                             StageValueRows(sizes, s, d, tile);
+                           }
+                         });
         });
+        AddPending(call, sizes, s, &pending, &prefetcher);
       });
 }
 
