@@ -41,6 +41,10 @@ export function wantsAccuracy(flags: AccuracyFlags): boolean {
   return false;
 }
 
+/**
+ * Measures the formats of `flags` on its file, with a progress display.
+ * @throws LoramuxError config_invalid (flags, the file), tokenizer_invalid, and as measureAccuracy
+ */
 export async function evaluateAccuracy(dir: string, flags: AccuracyFlags): Promise<AccuracyReport> {
   const maxPositions = countOf('--evaluate-tokens', flags.evaluateTokens, DEFAULT_TOKENS);
   const importer = await import('../importer/index.ts');
@@ -73,6 +77,7 @@ function countOf(flag: string, value: string | undefined, fallback: number): num
   throw new UsageError(`${flag} must be a whole number of at least 2, got '${value}'`);
 }
 
+/** The report as a table for people. */
 export function accuracyText(report: AccuracyReport): string {
   const { file, sequences, positions, formats } = report;
   const rows = formats.map((one) => [

@@ -51,6 +51,7 @@ export function adaptableLinears(config: ModelConfig): LinearSpec[] {
   return linears;
 }
 
+/** The output head, whether or not its weights are the embedding's. */
 export function lmHeadLinear(config: ModelConfig): LinearSpec {
   return {
     path: LM_HEAD,
