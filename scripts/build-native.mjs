@@ -180,7 +180,11 @@ async function main() {
     }
     if (flags.has('--bench')) {
       requireTools();
-      await compile(['loramux_ceiling', 'loramux_kernel_bench', 'loramux_packed_bench']);
+      await compile(
+        ['ceiling', 'kernel_bench', 'packed_bench', 'attention_bench', 'lora_bench'].map(
+          (name) => `loramux_${name}`,
+        ),
+      );
     }
   });
   if (flags.has('--run')) await run(path.join(build, 'loramux_kernel_tests'), []);
