@@ -94,12 +94,16 @@ std::vector<float> PackedCase::RunTable(Isa isa, int64_t unit) const {
   args.y_stride = shape.n;
   args.scratch = scratch.data();
   if (unit <= 0) unit = layout.panels;
-  for (int64_t panel = 0; panel < layout.panels; panel += unit) {
-    args.first_panel = panel;
-    args.last_panel = std::min(panel + unit, layout.panels);
-    args.next_first = args.last_panel;
-    args.next_last = std::min(args.next_first + unit, layout.panels);
-    table.multiply(args);
+  const int64_t chunk = table.unit_rows == nullptr ? rows : table.unit_rows(operand);
+  for (args.first_row = 0; args.first_row < rows; args.first_row = args.last_row) {
+    args.last_row = std::min(args.first_row + chunk, rows);
+    for (int64_t panel = 0; panel < layout.panels; panel += unit) {
+      args.first_panel = panel;
+      args.last_panel = std::min(panel + unit, layout.panels);
+      args.next_first = args.last_panel;
+      args.next_last = std::min(args.next_first + unit, layout.panels);
+      table.multiply(args);
+    }
   }
   return y;
 }

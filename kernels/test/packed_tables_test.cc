@@ -63,6 +63,16 @@ LORAMUX_TEST(PackedTablesMatchReferenceOverRows) {
   }
 }
 
+// Rows so long that few of them fit a cache: units are chunks of rows.
+LORAMUX_TEST(PackedTablesMatchReferenceOverChunksOfRows) {
+  Random random(Seed());
+  for (PackedFormat format : {PackedFormat::kBf16, PackedFormat::kInt8, PackedFormat::kInt4}) {
+    const int32_t group = format == PackedFormat::kBf16 ? 0 : 256;
+    const PackedShape shape = {format, 24, 24'576, group, false};
+    CheckCase(MakePackedCase(shape, 70, kActivationGroup, &random), &random);
+  }
+}
+
 LORAMUX_TEST(PackedTablesFuzz) {
   Random random(Seed());
   for (int round = 0; round < 150; ++round) {

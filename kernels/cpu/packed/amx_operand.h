@@ -134,14 +134,22 @@ LORAMUX_INLINE Scratch ScratchOf(const MultiplyArgs& args) {
   return s;
 }
 
+// Chunks of even size whose activations stay in the second cache.
+int64_t UnitRows(const Operand& operand) {
+  constexpr int64_t kPairRows = 2 * kRowsPerBlock;
+  if (operand.rows <= kPairRows) return operand.rows;
+  const int64_t fit = kOperandBytesMax / Max(1, DepthBytes(operand)) / kPairRows * kPairRows;
+  const int64_t most = Max(kPairRows, Min(fit, kChunkRows));
+  return RoundUp(CeilDiv(operand.rows, CeilDiv(operand.rows, most)), kPairRows);
+}
+
 int64_t UnitPanels(const Operand& operand, const PackedShape& shape) {
   if (operand.rows <= kDecodeRows) {
     // About 128 KiB, and whole sets of streams: long enough to stream, short enough to share out.
     const int64_t panel_bytes = LayoutOf(shape).panel_bytes;
     return Max(kPanelsMax, Min(8, 128 * 1024 / Max(1, panel_bytes) / 4 * 4));
   }
-  // Activations that do not fit the second cache are passed once per unit, so units are large then.
-  return OperandBytes(operand) > kOperandBytesMax ? 16 : 2;
+  return UnitRows(operand) < operand.rows ? 4 : 2;
 }
 
 LORAMUX_INLINE __mmask16 FirstLanes(int64_t n) {

@@ -439,31 +439,24 @@ void Multiply(const MultiplyArgs& args) {
   const int64_t inner =
       IsInt(operand) && args.weight.shape.group > 0 ? args.weight.shape.group : kDepthMultiple;
   Configure(static_cast<int>(Min(operand.rows, kRowsPerBlock)), inner < 64 ? 32 : 64);
-  // Chunks of even size whose activations stay in the second cache.
-  constexpr int64_t kPairRows = 2 * kRowsPerBlock;
-  const int64_t fit = kOperandBytesMax / Max(1, DepthBytes(operand)) / kPairRows * kPairRows;
-  const int64_t most = Max(kPairRows, Min(fit, kChunkRows));
-  const int64_t rows_at_once =
-      RoundUp(CeilDiv(operand.rows, CeilDiv(operand.rows, most)), kPairRows);
-  for (int64_t begin = 0; begin < operand.rows; begin += rows_at_once) {
-    const int64_t end = Min(begin + rows_at_once, operand.rows);
-    int64_t panel = args.first_panel;
-    // While weights stream, panels side by side are streams that memory serves side by side.
-    for (; operand.rows <= kRowsPerBlock && panel + 3 < args.last_panel; panel += 4) {
-      Panels<4>(args, s, panel, begin, end, nullptr);
-    }
-    for (; panel + 1 < args.last_panel; panel += 2) {
-      const int64_t next = panel + 2 < args.last_panel ? panel + 2 : args.next_first;
-      const bool more = panel + 2 < args.last_panel || args.next_first < args.next_last;
-      const bool pair = next + 1 < args.layout.panels;
-      Panels<2>(args, s, panel, begin, end,
-                more && pair ? args.weight.blob + next * args.layout.panel_bytes : nullptr);
-    }
-    for (; panel < args.last_panel; ++panel) {
-      const bool more = panel + 1 < args.last_panel;
-      Panels<1>(args, s, panel, begin, end,
-                more ? args.weight.blob + (panel + 1) * args.layout.panel_bytes : nullptr);
-    }
+  const int64_t begin = args.first_row;
+  const int64_t end = args.last_row;
+  int64_t panel = args.first_panel;
+  // While weights stream, panels side by side are streams that memory serves side by side.
+  for (; operand.rows <= kRowsPerBlock && panel + 3 < args.last_panel; panel += 4) {
+    Panels<4>(args, s, panel, begin, end, nullptr);
+  }
+  for (; panel + 1 < args.last_panel; panel += 2) {
+    const int64_t next = panel + 2 < args.last_panel ? panel + 2 : args.next_first;
+    const bool more = panel + 2 < args.last_panel || args.next_first < args.next_last;
+    const bool pair = next + 1 < args.layout.panels;
+    Panels<2>(args, s, panel, begin, end,
+              more && pair ? args.weight.blob + next * args.layout.panel_bytes : nullptr);
+  }
+  for (; panel < args.last_panel; ++panel) {
+    const bool more = panel + 1 < args.last_panel;
+    Panels<1>(args, s, panel, begin, end,
+              more ? args.weight.blob + (panel + 1) * args.layout.panel_bytes : nullptr);
   }
   _tile_release();
   _mm_sfence();  // streamed results are seen by whoever comes after the region
@@ -471,6 +464,7 @@ void Multiply(const MultiplyArgs& args) {
 
 }  // namespace
 
-const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels};
+const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels,
+                           UnitRows};
 
 }  // namespace loramux::packed::amx

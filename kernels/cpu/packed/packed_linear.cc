@@ -82,13 +82,16 @@ PackedPlan::PackedPlan(const PackedLinearArgs& args, Isa isa)
   worker_bytes_ = w.worker;
   prepare_rows_ = args.rows < kManyRows ? kFewPreparedRows : packed::kRowsPerBlock;
   prepare_units_ = CeilDiv(args.rows, prepare_rows_);
+  multiply_rows_ = table_->unit_rows == nullptr ? args.rows : table_->unit_rows(operand_);
+  const int64_t chunks = multiply_rows_ > 0 ? CeilDiv(args.rows, multiply_rows_) : 0;
   for (int32_t p = 0; p < args.num_parts; ++p) {
     const PackedShape& shape = args.parts[p].weight.shape;
     layouts_[p] = LayoutOf(shape);
     unit_panels_[p] = table_->unit_panels(operand_, shape);
     first_unit_[p] = multiply_units_;
     first_column_[p] = columns_;
-    multiply_units_ += CeilDiv(layouts_[p].panels, unit_panels_[p]);
+    panel_units_[p] = CeilDiv(layouts_[p].panels, unit_panels_[p]);
+    multiply_units_ += chunks * panel_units_[p];
     columns_ += shape.n;
   }
 }
@@ -136,7 +139,11 @@ void PackedPlan::Multiply(int64_t unit, int64_t worker) const {
   m.weight = args.parts[p].weight;
   m.layout = layouts_[p];
   const int64_t panels = layouts_[p].panels;
-  m.first_panel = (unit - first_unit_[p]) * unit_panels_[p];
+  // Panels change first: a worker finds the rows of its last unit in its cache.
+  const int64_t chunk = (unit - first_unit_[p]) / panel_units_[p];
+  m.first_row = chunk * multiply_rows_;
+  m.last_row = args.rows - m.first_row < multiply_rows_ ? args.rows : m.first_row + multiply_rows_;
+  m.first_panel = (unit - first_unit_[p]) % panel_units_[p] * unit_panels_[p];
   m.last_panel = m.first_panel + unit_panels_[p];
   if (m.last_panel > panels) m.last_panel = panels;
   // Units are handed out one after another, so this worker's next one is likely the one after the

@@ -45,13 +45,15 @@ class PackedPlan {
   packed::Operand operand_;
   char* worker_base_ = nullptr;
   int64_t worker_bytes_ = 0;
-  int64_t prepare_rows_ = 0;  // of a unit
+  int64_t prepare_rows_ = 0;   // of a unit
+  int64_t multiply_rows_ = 0;  // of a unit
   int64_t prepare_units_ = 0;
   int64_t multiply_units_ = 0;
   int64_t columns_ = 0;
   int32_t threads_ = 1;
   PackedLayout layouts_[kMaxParts];
   int64_t unit_panels_[kMaxParts] = {};
+  int64_t panel_units_[kMaxParts] = {};  // of a chunk of rows
   int64_t first_unit_[kMaxParts] = {};
   int64_t first_column_[kMaxParts] = {};
 };

@@ -124,6 +124,6 @@ int64_t UnitPanels(const Operand&, const PackedShape&) { return 1; }
 
 }  // namespace
 
-const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels};
+const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels, nullptr};
 
 }  // namespace loramux::packed::scalar

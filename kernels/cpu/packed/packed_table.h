@@ -1,6 +1,6 @@
 // What an instruction set supplies for packed linear layers. cpu/packed/packed_linear.cc drives it:
 // rows are prepared, at most kRowsPerBlock at a time (prologue, rounding, the set's own operand
-// layout), then units of panels are multiplied with all rows.
+// layout), then units of panels are multiplied with all rows or with chunks of them.
 #pragma once
 
 #include "loramux/packed_linear.h"
@@ -27,6 +27,7 @@ struct MultiplyArgs {
   PackedWeight weight;
   PackedLayout layout;
   int64_t first_panel = 0, last_panel = 0;
+  int64_t first_row = 0, last_row = 0;  // of the unit: see unit_rows
   // Panels [next_first, next_last) are likely to be this worker's next unit: worth fetching.
   int64_t next_first = 0, next_last = 0;
   const float* bias = nullptr;      // [n] or null
@@ -48,6 +49,8 @@ struct PackedTable {
   void (*multiply)(const MultiplyArgs& args);
   // Panels of a good unit of work for so many rows.
   int64_t (*unit_panels)(const Operand& operand, const PackedShape& shape);
+  // Rows of a unit, a multiple of kRowsPerBlock where they are not all. Null: a unit has all rows.
+  int64_t (*unit_rows)(const Operand& operand);
 };
 
 // The table of an instruction set, or of the next weaker one that has its own.

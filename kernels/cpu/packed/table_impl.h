@@ -51,6 +51,7 @@ int64_t UnitPanels(const Operand& operand, const PackedShape& shape) {
   return MaxOf(kStreamPanels, fit / kStreamPanels * kStreamPanels);
 }
 
-extern const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare, Multiply, UnitPanels};
+extern const PackedTable kTable = {OperandBytes, ScratchBytes, Prepare,
+                                  Multiply,     UnitPanels,   nullptr};
 
 }  // namespace loramux::packed::LORAMUX_PACKED_NS
