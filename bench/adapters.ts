@@ -3,7 +3,7 @@
  * cold ones loaded on the way, against requests over 5, the same number at a time. And many adapters
  * in one batch against the same requests one adapter after the other.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, open, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { synthesizeAdapters } from '../src/importer/index.ts';
 import { promptOf, request } from './batch.ts';
@@ -36,20 +36,42 @@ type Values = ReturnType<typeof parse<typeof OPTIONS>>;
 
 const nameOf = (i: number) => `a${i}`;
 
-/** Writes adapters one at a time, registers each and forgets what was written. */
+/** Adapters made of random numbers; the others are these with some elements of their own. */
+const SYNTHESIZED = 16;
+
+/**
+ * Makes the i-th adapter's weights differ from those of every other: the first two elements count,
+ * as bfloat16 from 2^-7 on. Files that were the same would be stored once.
+ */
+async function number(folder: string, i: number): Promise<void> {
+  const file = await open(path.join(folder, 'adapter_model.safetensors'), 'r+');
+  try {
+    const head = Buffer.alloc(8);
+    await file.read(head, 0, 8, 0);
+    const elements = Buffer.alloc(4);
+    elements.writeUInt16LE(0x3c00 + (i % 256), 0);
+    elements.writeUInt16LE(0x3c00 + Math.floor(i / 256), 2);
+    await file.write(elements, 0, 4, 8 + Number(head.readBigUInt64LE()));
+  } finally {
+    await file.close();
+  }
+}
+
+/** Registers adapters one after the other and forgets what was written for it. */
 async function register(model: BenchModel, count: number, values: Values): Promise<void> {
   const folder = await mkdtemp(path.join(values.dir, 'register-'));
   try {
+    const made = await synthesizeAdapters(model.dir, folder, {
+      count: Math.min(count, SYNTHESIZED),
+      ranks: [values.rank],
+      targets: TARGETS,
+      seed: values.seed,
+      dtype: 'BF16',
+    });
     for (let i = 0; i < count; i++) {
-      const [made] = await synthesizeAdapters(model.dir, folder, {
-        count: 1,
-        ranks: [values.rank],
-        targets: TARGETS,
-        seed: i,
-        dtype: 'BF16',
-      });
-      await model.stack.put(nameOf(i), made!.dir);
-      await rm(made!.dir, { recursive: true });
+      const { dir } = made[i % made.length]!;
+      await number(dir, i);
+      await model.stack.put(nameOf(i), dir);
       if ((i + 1) % 100 === 0) console.error(`${i + 1} of ${count} adapters are registered`);
     }
   } finally {
