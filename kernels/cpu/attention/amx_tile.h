@@ -2,24 +2,17 @@
 // before a tile load may be dropped or moved; here every access is a barrier for the compiler.
 #pragma once
 
+#include "cpu/amx_config.h"
 #include "cpu/simd.h"
 
 namespace loramux::LORAMUX_SIMD_NS {
 
 constexpr int kTileBytes = 1024;  // 16 rows of 64 bytes; every tile here has this shape
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64, "as the processor reads it");
-
 inline void ConfigureTiles() {
-  const TileConfig config;
-  asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
+  TileConfig config;
+  for (int t = 0; t < 8; ++t) config.Set(t, 16, 64);
+  config.Load();
 }
 inline void ReleaseTiles() { asm volatile("tilerelease" : : : "memory"); }
 

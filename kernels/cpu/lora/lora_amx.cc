@@ -6,6 +6,7 @@
 // alone, so rows that are missing from a tile change nothing for the others.
 #include <immintrin.h>
 
+#include "cpu/amx_config.h"
 #include "cpu/lora/lora_kernels.h"
 
 namespace loramux::lora::amx {
@@ -39,20 +40,6 @@ LORAMUX_INLINE __mmask16 FirstLanes(int64_t n) {
   return n >= 16 ? static_cast<__mmask16>(0xffff)
                  : static_cast<__mmask16>((1u << (n > 0 ? n : 0)) - 1);
 }
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t column_bytes[16] = {};
-  uint8_t rows[16] = {};
-
-  void Set(int tile, int64_t tile_rows, int64_t bytes) {
-    rows[tile] = static_cast<uint8_t>(tile_rows);
-    column_bytes[tile] = static_cast<uint16_t>(bytes);
-  }
-  void Load() const { __asm__ volatile("ldtilecfg %0" ::"m"(*this) : "memory"); }
-};
 
 LORAMUX_INLINE void Release() { __asm__ volatile("tilerelease" ::: "memory"); }
 

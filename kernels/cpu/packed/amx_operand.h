@@ -7,6 +7,7 @@
 
 #include <immintrin.h>
 
+#include "cpu/amx_config.h"
 #include "cpu/packed/packed_table.h"
 
 namespace loramux::packed::amx {
@@ -39,30 +40,13 @@ LORAMUX_INLINE int64_t Max(int64_t a, int64_t b) { return a < b ? b : a; }
 LORAMUX_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 LORAMUX_INLINE int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t column_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
 // Tiles 0 to 3 add up, 4 and 5 hold activations, 6 and 7 weights: `depth` bytes per row or column.
 LORAMUX_INLINE void Configure(int rows, int depth) {
   TileConfig config;
-  for (int t = 0; t < 4; ++t) {
-    config.rows[t] = static_cast<uint8_t>(rows);
-    config.column_bytes[t] = 64;
-  }
-  for (int t = 4; t < 6; ++t) {
-    config.rows[t] = static_cast<uint8_t>(rows);
-    config.column_bytes[t] = static_cast<uint16_t>(depth);
-  }
-  for (int t = 6; t < 8; ++t) {
-    config.rows[t] = static_cast<uint8_t>(depth / 4);
-    config.column_bytes[t] = 64;
-  }
-  __asm__ volatile("ldtilecfg %0" ::"m"(config));
+  for (int t = 0; t < 4; ++t) config.Set(t, rows, 64);
+  for (int t = 4; t < 6; ++t) config.Set(t, rows, depth);
+  for (int t = 6; t < 8; ++t) config.Set(t, depth / 4, 64);
+  config.Load();
 }
 
 LORAMUX_INLINE bool IsInt(const Operand& operand) { return operand.format != PackedFormat::kBf16; }

@@ -1,9 +1,8 @@
 // Packed linear layers on AMX tiles; compiled for AVX-512 with VNNI, BF16 and AMX.
 //
 // A panel of weights is a sequence of tiles already. Weights are read from memory once per call:
-// panels are the outer loop, rows the inner ones, and rows are taken in chunks so that an inner
-// group's weights and the chunk's sums stay in the first cache while its activations come from the
-// second.
+// panels are the outer loop, rows the inner ones. An inner group's weights stay in the first cache
+// while the activations of a chunk of rows pass from the second, where the chunk's sums stay too.
 #include "cpu/packed/amx_few_rows.h"
 #include "cpu/packed/amx_operand.h"
 
@@ -154,11 +153,11 @@ LORAMUX_INLINE void LoadTiles(const void* from) {
   if constexpr (kBlocks * kPanels == 4) _tile_loadd(3, at + 3 * kTileBytes, 64);
 }
 
-// Where the inner loops are: a pair of panels (or one), a chunk of rows, a range of depth.
+// Where the inner loops are: one, two or four panels, a chunk of rows, a range of depth.
 struct Place {
   int64_t panel;
   int64_t row;       // first of the blocks at hand
-  int64_t end_row;   // of the call
+  int64_t end_row;   // of the chunk
   int64_t chunk_row; // first of the chunk
   bool stream;       // fetch weights ahead of reading them
 };
@@ -248,7 +247,7 @@ LORAMUX_INLINE void IntGroup(const uint8_t* a, int64_t block_bytes, int64_t a_be
   pending->y_row = y_row;
 }
 
-// One or two panels times all rows [row_begin, row_end), int8 or int4.
+// One, two or four panels times a chunk of rows [row_begin, row_end), int8 or int4.
 template <int kPanels, bool kGrouped>
 void IntPanels(const MultiplyArgs& args, const Scratch& s, int64_t panel, int64_t row_begin,
                int64_t row_end, const uint8_t* fetch) {
