@@ -22,10 +22,10 @@ KvDtype ToKvDtype(const std::string& name) {
 LoraDtype ToLoraDtype(const Napi::Object& options) {
   if (options.Get("loraDtype").IsUndefined()) return LoraDtype::kF32;
   const std::string name = GetString(options, "loraDtype");
-  for (const LoraDtype dtype : {LoraDtype::kF32, LoraDtype::kBf16}) {
+  for (const LoraDtype dtype : {LoraDtype::kF32, LoraDtype::kBf16, LoraDtype::kI8}) {
     if (name == LoraDtypeName(dtype)) return dtype;
   }
-  FailType("loraDtype", "'float32' or 'bfloat16'");
+  FailType("loraDtype", "'float32', 'bfloat16' or 'int8'");
 }
 
 Isa ToIsa(const Napi::Object& options) {

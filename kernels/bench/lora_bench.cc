@@ -263,7 +263,7 @@ Scenario Make(const Options& options, const char* name, LoraDtype dtype,
 
 void RunAll(const Options& options) {
   Bench bench(options);
-  for (LoraDtype dtype : {LoraDtype::kBf16, LoraDtype::kF32}) {
+  for (LoraDtype dtype : test::kAllLoraDtypes) {
     const auto run = [&](const char* name, const std::vector<int32_t>& ranks, size_t segments,
                          int32_t rows, size_t sets) {
       bench.Measure(Make(options, name, dtype, ranks, segments, rows, sets), options.isa);

@@ -5,6 +5,8 @@
 #include "cpu/convert_impl.h"
 #include "cpu/kernel_table.h"
 #include "cpu/lora/lora_bf16_impl.h"
+#include "cpu/lora/lora_i8_impl.h"
+#include "cpu/lora/lora_i8_pack_impl.h"
 #include "cpu/lora/lora_pack_impl.h"
 #include "cpu/prologue_impl.h"
 #include "cpu/rotate_impl.h"
@@ -16,7 +18,9 @@ namespace loramux::LORAMUX_SIMD_NS {
 const KernelTable kTable = {
     {ShrinkF32, ExpandF32},
     {ShrinkBf16, ExpandBf16},
+    {ShrinkI8, ExpandI8},
     {PackLoraBf16A, PackLoraBf16B},
+    {PackLoraI8A, PackLoraI8B},
     MaxLogit,
     SumExp,
     CountGreater,

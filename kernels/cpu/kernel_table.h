@@ -34,7 +34,9 @@ struct BucketPassArgs {
 struct KernelTable {
   lora::LoraKernels lora_f32;
   lora::LoraKernels lora_bf16;
-  lora::LoraPackers lora_packers;
+  lora::LoraKernels lora_i8;
+  lora::LoraPackers lora_bf16_packers;
+  lora::LoraPackers lora_i8_packers;
 
   // Largest value; *unusable is set when one is NaN or +infinity. count >= 1.
   float (*max_logit)(const float* logits, int64_t count, bool* unusable);

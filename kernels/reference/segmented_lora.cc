@@ -15,14 +15,32 @@ double Bf16At(const void* weights, int64_t index) {
   return static_cast<double>(value);
 }
 
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Level `index` times scale `scale` of those that follow `levels` levels.
+double I8At(const void* weights, int64_t index, int64_t levels, int64_t scale) {
+  const int8_t* bytes = static_cast<const int8_t*>(weights);
+  float factor;
+  std::memcpy(&factor, bytes + levels + scale * static_cast<int64_t>(sizeof(float)),
+              sizeof(factor));
+  return static_cast<double>(bytes[index]) * static_cast<double>(factor);
+}
+
 // A[k, i] and B[o, k], see lora_weights.h.
 double WeightA(const LoraSegment& s, int64_t in, int64_t k, int64_t i) {
   if (s.dtype == LoraDtype::kF32) {
     return static_cast<double>(static_cast<const float*>(s.a)[k * in + i]);
   }
-  const int64_t padded_in = (in + kLoraInputMultiple - 1) / kLoraInputMultiple * kLoraInputMultiple;
   const int64_t first = k / kLoraPanel * kLoraPanel;
   const int64_t width = s.rank - first < kLoraPanel ? s.rank - first : kLoraPanel;
+  if (s.dtype == LoraDtype::kI8) {
+    const int64_t padded_in = RoundUp(in, kLoraInputMultipleI8);
+    return I8At(s.a, first * padded_in + (i / 4 * width + k - first) * 4 + i % 4,
+                s.rank * padded_in, i / kLoraGroup * s.rank + k);
+  }
+  const int64_t padded_in = RoundUp(in, kLoraInputMultiple);
   return Bf16At(s.a, first * padded_in + (i / 2 * width + k - first) * 2 + i % 2);
 }
 
@@ -30,8 +48,14 @@ double WeightB(const LoraSegment& s, int64_t out, int64_t k, int64_t o) {
   if (s.dtype == LoraDtype::kF32) {
     return static_cast<double>(static_cast<const float*>(s.b)[k * out + o]);
   }
-  const int64_t pairs = (s.rank + 1) / 2;
   const int64_t panel = o / kLoraPanel;
+  if (s.dtype == LoraDtype::kI8) {
+    const int64_t padded_rank = RoundUp(s.rank, kLoraRankMultipleI8);
+    return I8At(s.b,
+                ((panel * (padded_rank / 4) + k / 4) * kLoraPanel + o % kLoraPanel) * 4 + k % 4,
+                padded_rank * RoundUp(out, kLoraPanel), o / kLoraGroup * padded_rank + k);
+  }
+  const int64_t pairs = (s.rank + 1) / 2;
   return Bf16At(s.b, ((panel * pairs + k / 2) * kLoraPanel + o % kLoraPanel) * 2 + k % 2);
 }
 

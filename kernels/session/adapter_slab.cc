@@ -185,13 +185,14 @@ std::unique_ptr<AdapterSlab> ReadAdapter(const AdapterImage& image, const ModelC
     const int64_t out = model.OutFeatures(pair.module);
     AdapterModule& module = slab->Module(pair.layer, pair.module);
     module.dtype = dtype;
-    // Multiplied into B as float32, where that rounds no more than the product itself; beside it as
-    // bfloat16, so that B of a bfloat16 file stays what it is.
-    module.scale = dtype == LoraDtype::kBf16 ? pair.scale : 1.0f;
+    // Multiplied into B as float32, where that rounds no more than the product itself; beside it
+    // else, so that B of a bfloat16 file stays what it is in bfloat16.
+    const bool folded = dtype == LoraDtype::kF32;
+    module.scale = folded ? 1.0f : pair.scale;
     reader.ReadA(pair, in, at);
     module.a = at;
     at += Padded(LoraBytesA(dtype, pair.rank, in));
-    reader.ReadB(pair, out, dtype == LoraDtype::kBf16 ? 1.0f : pair.scale, at);
+    reader.ReadB(pair, out, folded ? pair.scale : 1.0f, at);
     module.b = at;
     at += Padded(LoraBytesB(dtype, pair.rank, out));
     module.rank = pair.rank;

@@ -1,5 +1,5 @@
-// One adapter in memory, as the SegmentedLora kernel wants it (loramux/lora_weights.h), in float32
-// or bfloat16. Made on a load thread, from a file or from the file's bytes in memory.
+// One adapter in memory, as the SegmentedLora kernel wants it (loramux/lora_weights.h), in float32,
+// bfloat16 or int8. Made on a load thread, from a file or from the file's bytes in memory.
 #pragma once
 
 #include <atomic>

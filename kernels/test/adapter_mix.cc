@@ -34,6 +34,46 @@ float RoundToBf16(float value) {
   return value;
 }
 
+I8Value RoundToI8(float value, float largest) {
+  if (largest < kLoraSmallestI8) return {0, 0.0f};
+  return {static_cast<int32_t>(std::nearbyint(value * (kLoraMaxLevel / largest))),
+          largest / kLoraMaxLevel};
+}
+
+std::vector<float> LargestOfGroups(const std::vector<float>& values, int64_t rows, int64_t columns,
+                                   bool across) {
+  const int64_t grouped = across ? rows : columns;
+  const int64_t beside = across ? columns : rows;
+  std::vector<float> largest(static_cast<size_t>((grouped + kLoraGroup - 1) / kLoraGroup * beside));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < columns; ++col) {
+      const int64_t group = (across ? row : col) / kLoraGroup;
+      float& best = largest[static_cast<size_t>(group * beside + (across ? col : row))];
+      best = std::max(best, std::fabs(values[static_cast<size_t>(row * columns + col)]));
+    }
+  }
+  return largest;
+}
+
+namespace {
+
+// The matrix as int8 keeps it.
+void RoundMatrixToI8(std::vector<float>* values, int64_t rows, int64_t columns, bool across) {
+  const std::vector<float> largest = LargestOfGroups(*values, rows, columns, across);
+  const int64_t beside = across ? columns : rows;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < columns; ++col) {
+      const int64_t group = (across ? row : col) / kLoraGroup;
+      float& value = (*values)[static_cast<size_t>(row * columns + col)];
+      const I8Value rounded =
+          RoundToI8(value, largest[static_cast<size_t>(group * beside + (across ? col : row))]);
+      value = static_cast<float>(rounded.level) * rounded.scale;
+    }
+  }
+}
+
+}  // namespace
+
 std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
   std::vector<MixRun> runs;
   const int32_t adapters =
@@ -109,14 +149,19 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
       for (float& value : wa) value = RoundToBf16(value);
       for (float& value : wb) value = RoundToBf16(value);
     }
-    c.plain_b.emplace_back(r * n);
-    for (size_t o = 0; o < n; ++o) {
-      for (size_t k = 0; k < r; ++k) c.plain_b.back()[k * n + o] = wb[o * r + k];
-    }
+    // Packed first: rounded values would be rounded again to scales a hair off.
     PackLoraA(wa.data(), WeightDtype::kF32, rank, in, dtype,
               c.a.emplace_back().Reserve(LoraBytesA(dtype, rank, in)), Isa::kScalar);
     PackLoraB(wb.data(), WeightDtype::kF32, rank, out, 1.0f, dtype,
               c.b.emplace_back().Reserve(LoraBytesB(dtype, rank, out)), Isa::kScalar);
+    if (dtype == LoraDtype::kI8) {
+      RoundMatrixToI8(&wa, rank, in, false);
+      RoundMatrixToI8(&wb, out, rank, true);
+    }
+    c.plain_b.emplace_back(r * n);
+    for (size_t o = 0; o < n; ++o) {
+      for (size_t k = 0; k < r; ++k) c.plain_b.back()[k * n + o] = wb[o * r + k];
+    }
     c.plain_a.push_back(std::move(wa));
   }
   c.x_stride = in + random->Int(0, 40);

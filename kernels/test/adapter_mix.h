@@ -16,10 +16,21 @@ constexpr Mix kAllMixes[] = {Mix::kDistinct, Mix::kUniform, Mix::kIdentical,   M
                              Mix::kSkewed,   Mix::kNone,    Mix::kEmptySegment};
 const char* MixName(Mix mix);
 
-inline constexpr LoraDtype kAllLoraDtypes[] = {LoraDtype::kF32, LoraDtype::kBf16};
+inline constexpr LoraDtype kAllLoraDtypes[] = {LoraDtype::kF32, LoraDtype::kBf16, LoraDtype::kI8};
 
 // Nearest bfloat16, ties to even.
 float RoundToBf16(float value);
+
+// What a value is as int8 where the largest of its group is `largest`: the level and its scale.
+struct I8Value {
+  int32_t level;
+  float scale;
+};
+I8Value RoundToI8(float value, float largest);
+// The largest of each int8 group by magnitude, from a matrix [rows, columns] whose columns, or with
+// `across` whose rows, are grouped: [groups][rows], or [groups][columns].
+std::vector<float> LargestOfGroups(const std::vector<float>& values, int64_t rows, int64_t columns,
+                                   bool across);
 
 // A run of `rows` rows under one adapter; -1 is the base (rows in no segment).
 struct MixRun {
@@ -52,7 +63,7 @@ struct LoraCase {
   std::vector<float> RunReference() const;
 };
 
-// Values of bfloat16 adapters are rounded before they are used.
+// Values of bfloat16 and int8 adapters are rounded before they are used.
 LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t>& ranks,
                       int64_t in, int64_t out, LoraDtype dtype, Random* random);
 

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -9,8 +11,8 @@
 namespace loramux::test {
 namespace {
 
-constexpr int64_t kShapes[][2] = {{1, 1},   {2, 31},  {7, 33},   {8, 64},   {15, 100},
-                                  {16, 96}, {17, 47}, {33, 2},   {64, 130}, {31, 16}};
+constexpr int64_t kShapes[][2] = {{1, 1},   {2, 31},  {7, 33},   {8, 64},   {15, 100}, {16, 96},
+                                  {17, 47}, {33, 2},  {64, 130}, {31, 16},  {3, 1027}, {258, 2050}};
 
 uint16_t Bf16Bits(float value) {
   uint32_t bits;
@@ -33,28 +35,33 @@ std::vector<uint8_t> Stored(const std::vector<float>& values, WeightDtype dtype)
   return bytes;
 }
 
-std::vector<uint16_t> Packed(const std::vector<float>& values, WeightDtype from, int64_t rank,
-                             int64_t features, bool is_b, float scale, Isa isa) {
+std::vector<uint8_t> Packed(const std::vector<float>& values, WeightDtype from, int64_t rank,
+                            int64_t features, bool is_b, float scale, LoraDtype dtype, Isa isa) {
   const std::vector<uint8_t> stored = Stored(values, from);
-  const int64_t bytes = is_b ? LoraBytesB(LoraDtype::kBf16, rank, features)
-                             : LoraBytesA(LoraDtype::kBf16, rank, features);
+  const int64_t bytes =
+      is_b ? LoraBytesB(dtype, rank, features) : LoraBytesA(dtype, rank, features);
   AlignedBytes memory;
   void* to = memory.Reserve(bytes + 64);
   const bool ok =
-      is_b ? PackLoraB(stored.data() + 1, from, rank, features, scale, LoraDtype::kBf16, to, isa)
-           : PackLoraA(stored.data() + 1, from, rank, features, LoraDtype::kBf16, to, isa);
+      is_b ? PackLoraB(stored.data() + 1, from, rank, features, scale, dtype, to, isa)
+           : PackLoraA(stored.data() + 1, from, rank, features, dtype, to, isa);
   CHECK(ok);
-  std::vector<uint16_t> halves(static_cast<size_t>(bytes / 2));
-  std::memcpy(halves.data(), to, static_cast<size_t>(bytes));
   for (int64_t i = 0; i < 64; ++i) {
     CHECK_THAT(static_cast<const uint8_t*>(to)[bytes + i] == 0xff, "wrote past its end");
   }
-  return halves;
+  const auto* packed = static_cast<const uint8_t*>(to);
+  return {packed, packed + bytes};
 }
 
-// The layout, written down a second time.
-std::vector<uint16_t> Expected(const std::vector<float>& values, int64_t rank, int64_t features,
-                               bool is_b, float scale) {
+template <typename T>
+std::vector<uint8_t> BytesOf(const std::vector<T>& values) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
+  return {bytes, bytes + values.size() * sizeof(T)};
+}
+
+// The layouts, written down a second time.
+std::vector<uint8_t> ExpectedBf16(const std::vector<float>& values, int64_t rank, int64_t features,
+                                  bool is_b, float scale) {
   std::vector<uint16_t> to;
   const auto at = [&](int64_t row, int64_t col, int64_t rows, int64_t cols) -> uint16_t {
     if (row >= rows || col >= cols) return 0;
@@ -69,7 +76,7 @@ std::vector<uint16_t> Expected(const std::vector<float>& values, int64_t rank, i
         }
       }
     }
-    return to;
+    return BytesOf(to);
   }
   for (int64_t panel = 0; panel < rank; panel += 16) {
     for (int64_t i = 0; i < (features + 31) / 32 * 32; i += 2) {
@@ -79,7 +86,58 @@ std::vector<uint16_t> Expected(const std::vector<float>& values, int64_t rank, i
       }
     }
   }
+  return BytesOf(to);
+}
+
+std::vector<uint8_t> ExpectedI8(std::vector<float> values, int64_t rank, int64_t features,
+                                bool is_b, float scale) {
+  for (float& value : values) value *= scale;
+  const int64_t rows = is_b ? features : rank;
+  const int64_t cols = is_b ? rank : features;
+  const std::vector<float> largest = LargestOfGroups(values, rows, cols, is_b);
+  std::vector<uint8_t> to;
+  const auto push = [&](int64_t k, int64_t i) {
+    const int64_t row = is_b ? i : k;
+    const int64_t col = is_b ? k : i;
+    if (row >= rows || col >= cols) return to.push_back(0);
+    const float best = largest[static_cast<size_t>(i / 1024 * rank + k)];
+    const float value = values[static_cast<size_t>(row * cols + col)];
+    to.push_back(static_cast<uint8_t>(RoundToI8(value, best).level));
+  };
+  const int64_t padded_rank = is_b ? (rank + 3) / 4 * 4 : rank;
+  if (is_b) {
+    for (int64_t panel = 0; panel < features; panel += 16) {
+      for (int64_t k = 0; k < rank; k += 4) {
+        for (int64_t o = panel; o < panel + 16; ++o) {
+          for (int64_t j = 0; j < 4; ++j) push(k + j, o);
+        }
+      }
+    }
+  } else {
+    for (int64_t panel = 0; panel < rank; panel += 16) {
+      for (int64_t i = 0; i < (features + 63) / 64 * 64; i += 4) {
+        for (int64_t k = panel; k < std::min(rank, panel + 16); ++k) {
+          for (int64_t j = 0; j < 4; ++j) push(k, i + j);
+        }
+      }
+    }
+  }
+  std::vector<float> scales;
+  for (int64_t group = 0; group < (features + 1023) / 1024; ++group) {
+    for (int64_t k = 0; k < padded_rank; ++k) {
+      scales.push_back(
+          k < rank ? RoundToI8(0.0f, largest[static_cast<size_t>(group * rank + k)]).scale : 0.0f);
+    }
+  }
+  const std::vector<uint8_t> bytes = BytesOf(scales);
+  to.insert(to.end(), bytes.begin(), bytes.end());
   return to;
+}
+
+std::vector<uint8_t> Expected(const std::vector<float>& values, int64_t rank, int64_t features,
+                              bool is_b, float scale, LoraDtype dtype) {
+  return dtype == LoraDtype::kI8 ? ExpectedI8(values, rank, features, is_b, scale)
+                                 : ExpectedBf16(values, rank, features, is_b, scale);
 }
 
 LORAMUX_TEST(LoraWeightsArePackedInOrder) {
@@ -96,11 +154,14 @@ LORAMUX_TEST(LoraWeightsArePackedInOrder) {
           if (from == WeightDtype::kBf16) {
             for (float& value : source) value = RoundToBf16(value);
           }
-          const std::vector<uint16_t> want = Expected(source, rank, features, is_b, scale);
-          for (Isa isa : SupportedIsas()) {
-            CHECK_THAT(Packed(source, from, rank, features, is_b, scale, isa) == want,
-                       Format("%s %s rank %d features %d", IsaName(isa), is_b ? "B" : "A",
-                              static_cast<int>(rank), static_cast<int>(features)));
+          for (LoraDtype dtype : {LoraDtype::kBf16, LoraDtype::kI8}) {
+            const auto want = Expected(source, rank, features, is_b, scale, dtype);
+            for (Isa isa : SupportedIsas()) {
+              CHECK_THAT(Packed(source, from, rank, features, is_b, scale, dtype, isa) == want,
+                         Format("%s %s %s rank %d features %d", IsaName(isa), LoraDtypeName(dtype),
+                                is_b ? "B" : "A", static_cast<int>(rank),
+                                static_cast<int>(features)));
+            }
           }
         }
       }
@@ -117,12 +178,40 @@ LORAMUX_TEST(LoraWeightsRoundHalfFloats) {
   }
   std::vector<float> values(stored.size());
   ConvertToF32(stored.data(), WeightDtype::kF16, stored.size(), values.data(), 1.0f, Isa::kScalar);
-  const std::vector<uint16_t> want = Expected(values, kRank, kIn, false, 1.0f);
-  for (Isa isa : SupportedIsas()) {
-    std::vector<uint16_t> got(want.size());
-    CHECK(PackLoraA(stored.data(), WeightDtype::kF16, kRank, kIn, LoraDtype::kBf16, got.data(),
-                    isa));
-    CHECK_THAT(got == want, IsaName(isa));
+  for (LoraDtype dtype : {LoraDtype::kBf16, LoraDtype::kI8}) {
+    const std::vector<uint8_t> want = Expected(values, kRank, kIn, false, 1.0f, dtype);
+    for (Isa isa : SupportedIsas()) {
+      std::vector<float> got(want.size() / sizeof(float));
+      CHECK(PackLoraA(stored.data(), WeightDtype::kF16, kRank, kIn, dtype, got.data(), isa));
+      CHECK_THAT(BytesOf(got) == want, Format("%s %s", IsaName(isa), LoraDtypeName(dtype)));
+    }
+  }
+}
+
+// What is lost is half a level at most, and a group of zeros stays one.
+LORAMUX_TEST(LoraWeightsAsInt8AreNear) {
+  Random random(Seed());
+  constexpr int64_t kRank = 5, kFeatures = 1100;
+  std::vector<float> values = random.Normals(static_cast<size_t>(kRank * kFeatures), 0.02f);
+  std::fill(values.begin(), values.begin() + 1024, 0.0f);
+  std::fill(values.begin() + kFeatures, values.begin() + kFeatures + 1024, 1e-40f);
+  const std::vector<uint8_t> packed =
+      Packed(values, WeightDtype::kF32, kRank, kFeatures, false, 1.0f, LoraDtype::kI8, DetectIsa());
+  constexpr int64_t kLevels = kRank * 1152;
+  for (int64_t k = 0; k < kRank; ++k) {
+    for (int64_t i = 0; i < kFeatures; ++i) {
+      float scale;
+      std::memcpy(&scale, packed.data() + kLevels + (i / 1024 * kRank + k) * 4, sizeof(scale));
+      const auto level =
+          static_cast<int8_t>(packed[static_cast<size_t>((i / 4 * kRank + k) * 4 + i % 4)]);
+      const float value = values[static_cast<size_t>(k * kFeatures + i)];
+      if (k < 2 && i < 1024) {
+        CHECK(level == 0 && scale == 0.0f);
+      } else {
+        CHECK(std::fabs(static_cast<float>(level) * scale - value) <= 0.501f * scale);
+        CHECK(std::abs(level) <= 127 && scale < 0.1f / 127);
+      }
+    }
   }
 }
 
@@ -142,7 +231,7 @@ LORAMUX_TEST(LoraWeightsThatAreNotFiniteAreFound) {
         const float good = values[at];
         values[at] = bad[trial % 4];
         // The largest float32 is finite, but no bfloat16.
-        const bool finite = trial % 4 == 3 && dtype == LoraDtype::kF32;
+        const bool finite = trial % 4 == 3 && dtype != LoraDtype::kBf16;
         for (Isa isa : SupportedIsas()) {
           CHECK_THAT(PackLoraA(values.data(), WeightDtype::kF32, rank, features, dtype, to.data(),
                                isa) == finite,

@@ -90,8 +90,9 @@ const ADAPTERS = {
   maxLoraRank: int('Largest rank of an adapter.', 256, 1, 4096),
   adapterMemoryMb: int('Memory for resident adapters, MiB.', 1024, 1),
   loraDtype: oneOf(
-    'Element type of resident adapters. bfloat16 takes half the memory and is read twice as fast; ' +
-      "auto: bfloat16 where the model's weights are packed, else float32.",
+    'Element type of resident adapters. bfloat16 takes half the memory of float32 and is read ' +
+      'twice as fast; int8 takes a quarter, rounded to 255 levels; auto: bfloat16 where the ' +
+      "model's weights are packed, else float32.",
     ['auto', ...LORA_DTYPES],
     'auto',
   ),

@@ -135,13 +135,16 @@ describe(`answers do not depend on the batch (seed ${SEED})`, () => {
     await stack.close();
   });
 
-  it('with a bfloat16 cache, against itself alone', async () => {
-    const single = await openStack({ kvDtype: 'bf16', engine: { prefixCaching: false } });
+  it.each([
+    ['a bfloat16 cache', { kvDtype: 'bf16' }],
+    ['adapters as int8 that take turns in two slots', { loraDtype: 'int8', maxSlots: 2 }],
+  ] as const)('with %s, against itself alone', async (_, options) => {
+    const single = await openStack({ ...options, engine: { prefixCaching: false } });
     const each: Answer[] = [];
     for (const ask of asks) each.push(await single.ask(ask).answer);
     await single.close();
     const stack = await openStack({
-      kvDtype: 'bf16',
+      ...options,
       engine: { maxTokensPerStep: 40, maxSequences: 32, maxLogitRowsPerStep: 32, numBlocks: 96 },
     });
     for (let round = 0; round < 2; round++) {

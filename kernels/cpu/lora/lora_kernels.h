@@ -8,8 +8,8 @@
 namespace loramux::lora {
 
 // h[r, k] = dot(x[r, first_in .. last_in], A[k, ...]) for rows [0, rows) and ranks [first_rank,
-// last_rank). float32: all inputs, and times the segment's scale. bfloat16: one panel of ranks,
-// one chunk of inputs.
+// last_rank). float32: all inputs, and times the segment's scale. bfloat16 and int8: one panel of
+// ranks, one chunk of inputs.
 struct ShrinkPiece {
   const LoraSegment* segment = nullptr;
   const float* x = nullptr;  // of the piece's first row, input 0
@@ -22,7 +22,7 @@ struct ShrinkPiece {
 };
 
 // y[r, c] += sum over k of h[r, k] * B[k, c] for columns c in [first, last), first a multiple of a
-// panel. bfloat16: h is the segment's scale times the sum of the chunks in order.
+// panel. bfloat16 and int8: h is the segment's scale times the sum of the chunks in order.
 struct ExpandPiece {
   const LoraSegment* segment = nullptr;
   const float* h = nullptr;  // [chunks, segment's rows, rank], of the piece's first row
@@ -40,7 +40,7 @@ struct LoraKernels {
   void (*expand)(const ExpandPiece& piece) = nullptr;
 };
 
-// To bfloat16, see loramux/lora_weights.h.
+// To one dtype, see loramux/lora_weights.h.
 struct LoraPackers {
   bool (*pack_a)(const void* from, WeightDtype dtype, int64_t rank, int64_t in, void* to) = nullptr;
   bool (*pack_b)(const void* from, WeightDtype dtype, int64_t rank, int64_t out, float scale,
@@ -49,10 +49,11 @@ struct LoraPackers {
 
 // Rows of a piece at most, by dtype.
 inline constexpr int64_t kRowBlock = 32;
-inline constexpr int64_t kRowBlockBf16 = 64;
-// Inputs of a bfloat16 sum that is added to others: part of the arithmetic.
+inline constexpr int64_t kRowBlockNarrow = 64;  // bfloat16, int8
+// Inputs of a bfloat16 or int8 sum that is added to others: part of the arithmetic.
 inline constexpr int64_t kChunkInputs = 1024;
-// Floats of a piece's h, ranks rounded up to 32: what a kernel keeps on its stack.
+static_assert(kChunkInputs == kLoraGroup, "a chunk has one scale");
+// Floats of a piece's h, ranks rounded up to 64: what a kernel keeps on its stack.
 inline constexpr int64_t kPieceH = 8192;
 static_assert(kMaxLoraRank <= kPieceH);
 // Weights are fetched this far ahead, bytes.

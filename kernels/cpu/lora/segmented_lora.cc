@@ -44,18 +44,20 @@ struct UnitStart {
   int32_t piece = 0;
 };
 
-int64_t ElementBytes(LoraDtype dtype) { return dtype == LoraDtype::kBf16 ? 2 : 4; }
+int64_t ElementBytes(LoraDtype dtype) {
+  return dtype == LoraDtype::kF32 ? 4 : dtype == LoraDtype::kBf16 ? 2 : 1;
+}
 
 SegmentShape Measure(const SegmentedLoraArgs& args, const LoraSegment& s) {
   SegmentShape shape;
   shape.rows = s.rank > 0 && s.end > s.begin ? s.end - s.begin : 0;
   if (shape.rows == 0) return shape;
-  if (s.dtype == LoraDtype::kBf16) {
-    const int64_t padded_rank = CeilDiv(s.rank, 32) * 32;
-    shape.row_block = MinOf(lora::kRowBlockBf16, lora::kPieceH / padded_rank);
+  if (s.dtype != LoraDtype::kF32) {
+    const int64_t padded_rank = CeilDiv(s.rank, 64) * 64;
+    shape.row_block = MinOf(lora::kRowBlockNarrow, lora::kPieceH / padded_rank);
     shape.panel = kLoraPanel;
     shape.chunk = lora::kChunkInputs;
-    const int64_t columns = kUnitCost / (2 * s.rank);
+    const int64_t columns = kUnitCost / (ElementBytes(s.dtype) * s.rank);
     shape.columns = MaxOf<int64_t>(1, columns / kLoraPanel) * kLoraPanel;
   } else {
     // Small parts for short segments: few adapters with few rows each still fill all threads.
@@ -132,7 +134,9 @@ const lora::LoraKernels& KernelsOf(Isa isa, LoraDtype dtype) {
   if (dtype == LoraDtype::kBf16 && isa >= Isa::kAmx) return lora::amx::kKernels;
 #endif
   const KernelTable& kernels = KernelsFor(isa);
-  return dtype == LoraDtype::kBf16 ? kernels.lora_bf16 : kernels.lora_f32;
+  return dtype == LoraDtype::kF32    ? kernels.lora_f32
+         : dtype == LoraDtype::kBf16 ? kernels.lora_bf16
+                                     : kernels.lora_i8;
 }
 
 void RunShrinkPiece(const SegmentedLoraPlan& plan, const SegmentShape& shape, int64_t index) {

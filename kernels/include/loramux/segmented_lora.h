@@ -52,6 +52,11 @@ int64_t SegmentedLoraWorkspace(const SegmentedLoraArgs& args);
 // is taken on its own as above. With AMX x and h are each split into a bfloat16 and the rest as
 // another, and sums over 32 elements are taken on their own; numbers below 2^-126 count as zero.
 //
+// int8 adapters: levels are exact, sums are float32. h is summed in chunks of 1024 inputs (those
+// with equal remainders by 4 apart), which are a group each: a chunk's sum is multiplied by its
+// scale, chunks are added in order and then scaled. h times the scales of B's group is summed over
+// k likewise, on its own. x above 2^120 may overflow.
+//
 // AMX units load tile configurations of their own and release the tiles: callers that hold tiles
 // configure again after a unit.
 void SegmentedLora(const SegmentedLoraArgs& args, const Parallel& parallel, Isa isa);

@@ -59,19 +59,40 @@ export function baseShapesDigest(modules: readonly ModuleDescription[]): string 
   return hash.digest('hex');
 }
 
-/**
- * Bytes the pairs take in adapter memory, each tensor on a multiple of 64 bytes. As bfloat16, inputs
- * of A, and ranks and outputs of B, are padded (kernels/include/loramux/lora_weights.h).
- */
+/** How adapters lie in slots: kernels/include/loramux/lora_weights.h. */
+const SLOT_LAYOUT: Readonly<
+  Record<
+    LoraDtype,
+    {
+      readonly elementBytes: number;
+      /** What inputs of A, and ranks and outputs of B, are padded to a multiple of. */
+      readonly inputs: number;
+      readonly ranks: number;
+      readonly outputs: number;
+      /** Inputs or outputs that share a float32 scale per rank; without end where there is none. */
+      readonly group: number;
+    }
+  >
+> = {
+  float32: { elementBytes: 4, inputs: 1, ranks: 1, outputs: 1, group: Infinity },
+  bfloat16: { elementBytes: 2, inputs: 32, ranks: 2, outputs: 16, group: Infinity },
+  int8: { elementBytes: 1, inputs: 64, ranks: 4, outputs: 16, group: 1024 },
+};
+const SCALE_BYTES = 4;
+
+/** Bytes the pairs take in adapter memory, each tensor with its scales on a multiple of 64 bytes. */
 export function residentBytesOf(modules: readonly CanonicalModule[], dtype: LoraDtype): number {
-  const elementBytes = dtype === 'float32' ? 4 : 2;
-  const upTo = (count: number, multiple: number): number =>
-    dtype === 'float32' ? count : Math.ceil(count / multiple) * multiple;
-  const aligned = (elements: number): number =>
-    Math.ceil((elements * elementBytes) / ALIGNMENT) * ALIGNMENT;
+  const layout = SLOT_LAYOUT[dtype];
+  const upTo = (count: number, multiple: number): number => Math.ceil(count / multiple) * multiple;
+  const bytes = (ranks: number, features: number, multiple: number): number => {
+    const scales = layout.group === Infinity ? 0 : Math.ceil(features / layout.group) * SCALE_BYTES;
+    return upTo(ranks * (upTo(features, multiple) * layout.elementBytes + scales), ALIGNMENT);
+  };
   return modules.reduce(
     (sum, { rank, inFeatures, outFeatures }) =>
-      sum + aligned(rank * upTo(inFeatures, 32)) + aligned(upTo(rank, 2) * upTo(outFeatures, 16)),
+      sum +
+      bytes(rank, inFeatures, layout.inputs) +
+      bytes(upTo(rank, layout.ranks), outFeatures, layout.outputs),
     0,
   );
 }

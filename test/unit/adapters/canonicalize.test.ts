@@ -339,14 +339,17 @@ describe('accounting for tensors', () => {
     expect(codeWithin(residentBytes, 'bfloat16')).toBe('adapter_never_fits');
   });
 
-  it('knows the bytes of either element type', () => {
+  it('knows the bytes of every element type', () => {
     const module = { layer: 0, module: 0, scale: 1, dtype: 'F32' } as const;
     const square = { ...module, rank: 16, inFeatures: 2048, outFeatures: 2048 };
     expect(residentBytesOf([square], 'float32')).toBe(2 * 4 * 16 * 2048);
     expect(residentBytesOf([square], 'bfloat16')).toBe(2 * 2 * 16 * 2048);
+    expect(residentBytesOf([square], 'int8')).toBe(2 * 16 * (2048 + 2 * 4));
     const odd = { ...module, rank: 3, inFeatures: 33, outFeatures: 17 };
     expect(residentBytesOf([odd], 'float32')).toBe(448 + 256);
     expect(residentBytesOf([odd], 'bfloat16')).toBe(2 * 3 * 64 + 2 * 4 * 32);
+    // 3 * (64 + 4) and 4 * (32 + 4), on multiples of 64.
+    expect(residentBytesOf([odd], 'int8')).toBe(256 + 192);
   });
 
   it('recognises pickles by their first bytes', () => {

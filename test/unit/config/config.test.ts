@@ -32,7 +32,7 @@ describe('configuration', () => {
     const { loraDtype } = load();
     expect(slotDtype(loraDtype, { packedWeights: true })).toBe('bfloat16');
     expect(slotDtype(loraDtype, { packedWeights: false })).toBe('float32');
-    for (const forced of ['float32', 'bfloat16'] as const) {
+    for (const forced of ['float32', 'bfloat16', 'int8'] as const) {
       const { loraDtype } = load({}, { LORAMUX_LORA_DTYPE: forced });
       for (const packedWeights of [true, false]) {
         expect(slotDtype(loraDtype, { packedWeights })).toBe(forced);
@@ -58,7 +58,11 @@ describe('configuration', () => {
     [{ port: '65536' }, {}, /--port is 65536.*0 to 65535/],
     [{ port: '8e3' }, {}, /--port is "8e3"/],
     [{}, { LORAMUX_MAX_SEQUENCES: '' }, /LORAMUX_MAX_SEQUENCES is ""/],
-    [{ loraDtype: 'f16' }, {}, /--lora-dtype is "f16"; it must be one of auto, float32, bfloat16/],
+    [
+      { loraDtype: 'f16' },
+      {},
+      /--lora-dtype is "f16"; it must be one of auto, float32, bfloat16, int8/,
+    ],
     [{ kvDtype: 'f16' }, {}, /--kv-dtype is "f16"; it must be one of auto, f32, bf16, int8/],
     [{ prefixCaching: 'yes' }, {}, /true or false/],
     [{ host: '' }, {}, /--host/],

@@ -39,6 +39,11 @@ describe('choosing pins', () => {
     const odd = { ...generation('odd', 30), rank: 3 };
     expect(choosePins([even, odd], room)).toMatchObject({ bytes: 50 });
     expect(choosePins([odd], room)).toMatchObject({ bytes: 20 });
+    const narrow = { ...room, loraDtype: 'int8' } as const;
+    expect(
+      choosePins([{ ...even, residentBytes: 1024 }], { ...narrow, maxBytes: 600 }),
+    ).toMatchObject({ bytes: 257 });
+    expect(choosePins([{ ...odd, residentBytes: 30 }], narrow)).toMatchObject({ bytes: 11 });
   });
 
   it('passes one that does not fit, keeps the order of the rest, and counts none twice', () => {
