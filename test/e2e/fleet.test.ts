@@ -11,20 +11,10 @@ import {
 } from '../support/contents.ts';
 import { type Fleet, startFleet, untilAnswers } from '../support/fleet.ts';
 import { type Json, readAdapterFiles, type TestServer } from '../support/server.ts';
+import { until } from '../support/until.ts';
 
 const CONTENTS = 5;
 const PUSHES = 100;
-
-/** Polls until a condition holds. */
-async function until<T>(what: string, read: () => Promise<T>, holds: (value: T) => boolean) {
-  const endMs = performance.now() + 20_000;
-  for (;;) {
-    const value = await read();
-    if (holds(value)) return value;
-    if (performance.now() > endMs) throw new Error(`${what}: ${JSON.stringify(value)}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
 
 const completion = (server: TestServer, model: string, more = {}) =>
   server.call('POST', '/v1/completions', askBody(model, more));
@@ -134,7 +124,7 @@ describe('a fleet', () => {
   });
 
   it('lists its replicas and where an adapter is warm; a killed one goes', async () => {
-    const short = await fleet.start(['--replica-ttl-ms', '1500', '--replica-id', 'short-lived']);
+    const short = await fleet.start(['--replica-ttl-ms', '5000', '--replica-id', 'short-lived']);
     await untilAnswers(
       short,
       'shared',
@@ -157,7 +147,7 @@ describe('a fleet', () => {
     await until(
       'the dead replica goes',
       async () => (await fleet.servers[0]!.call('GET', '/v1/replicas')).body.data as Json[],
-      (data) => data.length === 3,
+      (data) => data.length === 3 && data.every(({ id }) => id !== 'short-lived'),
     );
     await short.end();
   });
@@ -215,7 +205,9 @@ describe('a fleet', () => {
     before.child.kill('SIGKILL');
     await new Promise((resolve) => before.child.once('exit', resolve));
     await fleet.redis.kill9();
-    const cached = await fleet.start(['--redis-at-start', 'cached'], before.dataDir);
+    // It looks for Redis for as long as a command may take.
+    const args = ['--redis-at-start', 'cached', '--redis-timeout-ms', '2000'];
+    const cached = await fleet.start(args, before.dataDir);
     expect(await health(cached)).toMatchObject({
       status: 'degraded',
       registry: { state: 'degraded' },

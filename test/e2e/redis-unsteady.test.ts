@@ -16,7 +16,7 @@ import { until } from '../support/until.ts';
 const SEED = Number(process.env.LORAMUX_FUZZ_SEED ?? 77);
 const ROUNDS = Number(process.env.LORAMUX_FUZZ_RUNS ?? 16);
 /** More than a round can take before one of its own limits ends it. */
-const ROUND_MS_MAX = 60_000;
+const ROUND_MS_MAX = 300_000;
 const TIMEOUT_MS = 300;
 const CONTENTS = 4;
 /** Each is changed by one writer only, through either server. */
@@ -39,6 +39,7 @@ describe(`an unsteady Redis (seed ${SEED})`, () => {
   const random = new Random(SEED);
   const possible = new Map(NAMES.map((name) => [name, new Set([ABSENT])]));
   const counts = { done: 0, refused: 0, unknown: 0 };
+  let ended = 0;
   let contents: Contents;
   let redis: TestRedis;
   let proxies: TcpProxy[];
@@ -78,6 +79,7 @@ describe(`an unsteady Redis (seed ${SEED})`, () => {
       const body = { generation: content.generation };
       answer = await sendJson(server, 'POST', `/v1/adapters/${name}/rollback`, body);
     }
+    ended += 1;
     const code: string | undefined = answer.body?.error?.code;
     if (answer.status < 300) {
       counts.done += 1;
@@ -111,6 +113,16 @@ describe(`an unsteady Redis (seed ${SEED})`, () => {
     while (!stopped) await change(random.pick(names));
   }
 
+  /** Rounds are of changes, also where one takes longer than a round's pauses. */
+  const changesEnd = (count: number) => {
+    const last = ended + count;
+    return until(
+      'changes end',
+      () => ended,
+      (number) => number >= last,
+    );
+  };
+
   async function read(): Promise<void> {
     while (!stopped) await observe(random.pick(servers), random.pick(NAMES));
   }
@@ -143,10 +155,12 @@ describe(`an unsteady Redis (seed ${SEED})`, () => {
         const workers = [write(NAMES.slice(0, 2)), write(NAMES.slice(2)), read()];
         // A failure ends the round; it is thrown below.
         for (const worker of workers) worker.catch(() => undefined);
+        await Promise.race([changesEnd(2), ...workers]);
         await sleep(random.int(0, 120));
         const kind = random.pick(Object.keys(TROUBLES));
         const hit = random.pick([[proxies[0]!], [proxies[1]!], proxies]);
         for (const proxy of hit) TROUBLES[kind]!(proxy);
+        await Promise.race([changesEnd(2), ...workers]);
         await sleep(random.int(0, 2 * TIMEOUT_MS));
         stopped = true;
         // In half of the rounds the last changes end before the trouble does.
@@ -156,8 +170,8 @@ describe(`an unsteady Redis (seed ${SEED})`, () => {
         await verify(`round ${round}, ${kind}`);
       }
       console.log(`changes: ${JSON.stringify(counts)}`);
-      expect(counts.done).toBeGreaterThan(ROUNDS);
-      expect(counts.refused + counts.unknown).toBeGreaterThan(ROUNDS / 4);
+      expect(counts.done).toBeGreaterThan(ROUNDS / 2);
+      expect(counts.refused + counts.unknown).toBeGreaterThan(ROUNDS / 8);
     },
     ROUNDS * ROUND_MS_MAX,
   );

@@ -29,7 +29,7 @@ const opener = createSourceOpener({
   hub: { endpoint: 'https://hub.invalid' },
   remote: false,
   allowPrivate: false,
-  timeoutMs: 1000,
+  timeoutMs: 120_000,
   onWarning: (_, error) => warnings.push(error),
 });
 afterAll(() => temp.remove());

@@ -78,7 +78,7 @@ export async function openFakeRegistryOn(
       hub: { endpoint: 'https://hub.invalid' },
       remote: false,
       allowPrivate: false,
-      timeoutMs: 1000,
+      timeoutMs: 120_000,
       onWarning,
     }),
     pool,

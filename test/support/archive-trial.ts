@@ -50,7 +50,7 @@ export class ArchiveTrial {
       hub: { endpoint: 'https://hub.invalid' },
       remote: false,
       allowPrivate: false,
-      timeoutMs: 1000,
+      timeoutMs: 120_000,
       onWarning: (message, error) => this.#warnings.push(`${message}: ${error}`),
     };
   }

@@ -3,6 +3,13 @@
 import { answerOf, askBody, CONTENT_MODEL_DIR, type Content } from './contents.ts';
 import { startRedis, type TestRedis } from './redis.ts';
 import { startTestServer, type TestServer } from './server.ts';
+import { PATIENCE_MS } from './until.ts';
+
+/**
+ * A Redis that runs answers within this time on any machine, so that no server of a fleet takes it
+ * for one that is away; one that was killed is noticed at once all the same.
+ */
+const REDIS_TIMEOUT_MS = 30_000;
 
 export interface Fleet {
   readonly redis: TestRedis;
@@ -23,7 +30,10 @@ export interface FleetOptions {
 
 export async function startFleet(options: FleetOptions): Promise<Fleet> {
   const redis = await startRedis({ appendfsync: 'always', ...options.redis });
-  const args = ['--model', CONTENT_MODEL_DIR, '--redis', redis.url, ...(options.args ?? [])];
+  const args = [
+    ...['--model', CONTENT_MODEL_DIR, '--redis', redis.url],
+    ...['--redis-timeout-ms', String(REDIS_TIMEOUT_MS), ...(options.args ?? [])],
+  ];
   const servers: TestServer[] = [];
   const start: Fleet['start'] = async (more = [], dataDir) => {
     const server = await startTestServer([...args, ...more], {
@@ -51,7 +61,7 @@ export async function untilAnswers(
   server: TestServer,
   model: string,
   content: Content,
-  limitMs = 10_000,
+  limitMs = PATIENCE_MS,
 ): Promise<number> {
   const startMs = performance.now();
   for (;;) {

@@ -12,7 +12,7 @@ import { packStep } from './step-packets.ts';
 
 const MODEL = 'llama3';
 const POLL_MS = 10;
-const POLLS_MAX = 1_000;
+const POLLS_MAX = 12_000;
 const EXIT_CODE = 7;
 
 /** Threads of this process that a session started. */

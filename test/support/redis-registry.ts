@@ -44,7 +44,7 @@ export async function registryFleet(
       url,
       prefix,
       schemaVersion: 1,
-      timeoutMs: 2000,
+      timeoutMs: 20_000,
       waitReplicas: 0,
       reconcileMs: 200,
       replicaTtlMs: 15_000,

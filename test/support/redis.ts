@@ -1,5 +1,6 @@
 /** A real redis-server on a free loopback port, with a folder of its own. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import net from 'node:net';
@@ -7,12 +8,17 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const START_MS_MAX = 20_000;
-const STOP_MS_MAX = 10_000;
+const START_MS_MAX = 180_000;
+const STOP_MS_MAX = 60_000;
+const ANSWER_MS_MAX = 60_000;
+/** Another process on the port may never answer. */
+const LOOK_MS_MAX = 5_000;
 const POLL_MS = 15;
 /** A free port may be taken by another process between the look and the start. */
 const START_TRIES = 5;
 const OUTPUT_CHARS_MAX = 20_000;
+const PORT_MIN = 20_000;
+const PORT_MAX = 32_000;
 
 export interface RedisOptions {
   /** Keep an append-only file, synced like this; without it nothing is kept on disk. */
@@ -43,13 +49,23 @@ export interface TestRedis {
   command(...words: readonly string[]): Promise<string>;
 }
 
+/**
+ * A port that nobody listens on, below those that Linux gives to whoever asks for any: it stays free
+ * until it is used, and while what listens on it is being started again.
+ */
 export async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
+  for (;;) {
+    const port = randomInt(PORT_MIN, PORT_MAX + 1);
+    const server = net.createServer();
+    const listening = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => resolve(true));
+    });
+    if (!listening) continue;
+    server.close();
+    await once(server, 'close');
+    return port;
+  }
 }
 
 /** Resolves when PING is answered. */
@@ -128,9 +144,9 @@ async function launch(port: number, dir: string, options: RedisOptions): Promise
   while (Date.now() < deadline) {
     if (failed !== undefined) throw new Error(failed);
     // Another process on the port would answer too: only the one that was started counts.
-    const answer = await command(port, ['INFO', 'server'], 1000).catch(() => '');
+    const answer = await command(port, ['INFO', 'server'], LOOK_MS_MAX).catch(() => '');
     if (answer.includes(`process_id:${child.pid}\r\n`)) {
-      const ping = await command(port, ['PING'], 1000).catch(() => '');
+      const ping = await command(port, ['PING'], LOOK_MS_MAX).catch(() => '');
       if (ping === 'PONG') return child;
     }
     await sleep(POLL_MS);
@@ -150,7 +166,11 @@ async function endProcess(child: ChildProcess, signal: NodeJS.Signals): Promise<
 }
 
 /** Sends one command on a connection of its own; nested answers come as their raw text. */
-async function command(port: number, words: readonly string[], timeoutMs = 5000): Promise<string> {
+async function command(
+  port: number,
+  words: readonly string[],
+  timeoutMs = ANSWER_MS_MAX,
+): Promise<string> {
   const socket = net.connect(port, '127.0.0.1');
   const parts = words.map((word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`);
   try {

@@ -14,6 +14,7 @@ import type {
   VersionedEntry,
 } from '../../src/adapters/registry/types.ts';
 import { LoramuxError } from '../../src/errors.ts';
+import { PATIENCE_MS } from './until.ts';
 
 export const sha256 = (data: string | Uint8Array): string =>
   createHash('sha256').update(data).digest('hex');
@@ -113,13 +114,12 @@ export class RecordingListener implements RegistryListener {
 }
 
 const POLL_MS = 5;
-const UNTIL_MS = 20_000;
 
 /** Polls until the condition holds; fails with `what` after a bound. */
 export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
-  boundMs = UNTIL_MS,
+  boundMs = PATIENCE_MS,
 ): Promise<void> {
   const end = performance.now() + boundMs;
   while (!(await condition())) {

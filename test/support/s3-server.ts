@@ -11,7 +11,7 @@ import { CreateBucketCommand, PutObjectCommand, S3Client } from '@aws-sdk/client
 import { freePort } from './redis.ts';
 
 const INSTALLER = fileURLToPath(new URL('../../scripts/s3-server.mjs', import.meta.url));
-const START_MS_MAX = 60_000;
+const START_MS_MAX = 300_000;
 const POLL_MS = 50;
 /** A free port may be taken by another process between the look and the start. */
 const START_TRIES = 5;

@@ -1,8 +1,9 @@
 /** The three places where a fleet keeps adapter files, as somebody with access to them sees them. */
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { DeleteObjectCommand, ListObjectsV2Command, PutObjectCommand } from '@aws-sdk/client-s3';
+import { folderTree } from './folder-tree.ts';
 import type { TestRedis } from './redis.ts';
 import { startS3, type TestS3 } from './s3-server.ts';
 
@@ -99,7 +100,7 @@ export async function s3Blobs(): Promise<S3SharedBlobs> {
 export async function directoryBlobs(): Promise<SharedBlobs> {
   const folder = await mkdtemp(path.join(tmpdir(), 'loramux-shared-'));
   const list = async (): Promise<string[]> => {
-    const entries = await readdir(folder, { recursive: true });
+    const entries = Object.keys(folderTree(folder));
     return entries.filter((entry) => entry !== 'loramux-blobs').sort();
   };
   const filesOf = async (digest: string) =>

@@ -2,7 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const POLL_MS = 20;
-const LIMIT_MS = 20_000;
+/** Far above what anything takes, also on a machine that does much other work. */
+export const PATIENCE_MS = 180_000;
 
 /**
  * Reads until a condition holds and resolves to what was read then.
@@ -12,7 +13,7 @@ export async function until<T>(
   what: string,
   read: () => Promise<T> | T,
   holds: (value: T) => boolean,
-  limitMs = LIMIT_MS,
+  limitMs = PATIENCE_MS,
 ): Promise<T> {
   const endMs = performance.now() + limitMs;
   for (;;) {

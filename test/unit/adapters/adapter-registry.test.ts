@@ -19,6 +19,7 @@ import { TempDir } from '../../support/adapter-files.ts';
 import { openFakeRegistry, openFakeRegistryOn } from '../../support/adapter-registry.ts';
 import { FakeAdapterNative } from '../../support/fake-adapter-native.ts';
 import { keptGeneration, nameEntry } from '../../support/registry-entries.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const temp = new TempDir();
 const opened: { close(): Promise<void> }[] = [];
@@ -147,11 +148,11 @@ describe('a change whose outcome is not known', () => {
       code('registry_outcome_unknown'),
     );
     failing = false;
-    await vi.waitUntil(() => registry.get('b') !== undefined, 10_000);
+    await vi.waitUntil(() => registry.get('b') !== undefined, PATIENCE_MS);
     expect(registry.get('a')?.numGenerations).toBe(2);
     await registry.remove('a');
     await registry.remove('b');
-    await vi.waitUntil(() => registry.stats().generations === 0, 10_000);
+    await vi.waitUntil(() => registry.stats().generations === 0, PATIENCE_MS);
     await registry.close();
     expect(blobsIn(root)).toEqual([]);
   });
@@ -171,7 +172,7 @@ describe('a kept generation that no request gets yet', () => {
     opened.unshift(residency);
     // As a request for it, which holds it meanwhile.
     const release = registry.hold(old);
-    await residency.load(old, 10_000);
+    await residency.load(old, PATIENCE_MS);
     release();
     expect(residency.view(old).level).toBe('device');
     await registry.put('a', upload('newer'));

@@ -5,7 +5,6 @@
  */
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { AdapterRegistry } from '../../../src/adapters/adapter-registry.ts';
 import type { AdapterSource } from '../../../src/adapters/service-types.ts';
@@ -14,6 +13,7 @@ import type { AdapterGeneration } from '../../../src/adapters/types.ts';
 import { LoramuxError } from '../../../src/errors.ts';
 import { TempDir } from '../../support/adapter-files.ts';
 import { openFakeRegistry, openFakeRegistryOn } from '../../support/adapter-registry.ts';
+import { fc } from '../../support/properties.ts';
 import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { sha256, until } from '../../support/registry-entries.ts';
 
@@ -268,7 +268,7 @@ describe('changes at the same time on two replicas', () => {
       prefix,
       schemaVersion: 1,
       atStart: 'wait',
-      timeoutMs: 5000,
+      timeoutMs: 30_000,
       waitReplicas: 0,
       reconcileMs: 200,
       replicaTtlMs: 15_000,

@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { GenerationTable } from '../../../src/adapters/generations.ts';
 import { putGeneration } from '../../../src/adapters/registry/entry.ts';
@@ -10,6 +9,7 @@ import type {
   VersionedEntry,
 } from '../../../src/adapters/registry/types.ts';
 import { RegistryView } from '../../../src/adapters/registry-view.ts';
+import { fc } from '../../support/properties.ts';
 
 const kept = (digest: string, base = 'shapes'): KeptGeneration => ({
   digest,

@@ -21,6 +21,7 @@ import {
   TINY_MODULES,
 } from '../../support/adapter-files.ts';
 import { openFakeRegistry } from '../../support/adapter-registry.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const temp = new TempDir();
 const opened: { close(): Promise<void> }[] = [];
@@ -317,7 +318,7 @@ describe('adapter service', () => {
     pool.gate = closed;
     const running = service.put('a', upload('a'));
     const refused = expect(service.put('a', upload('b'))).rejects.toThrow(code('shutting_down'));
-    await vi.waitUntil(() => pool.conversions === 1);
+    await vi.waitUntil(() => pool.conversions === 1, PATIENCE_MS);
     const closing = service.close();
     open();
     await running;

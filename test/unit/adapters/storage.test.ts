@@ -19,6 +19,7 @@ import {
 import { openFakeRegistryOn } from '../../support/adapter-registry.ts';
 import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { codeOf, sha256 } from '../../support/registry-entries.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const temp = new TempDir();
 let redis: TestRedis;
@@ -50,7 +51,7 @@ function fleetOptions(blobStore: string): FleetOptions {
     prefix: `storage-${process.pid}-${++prefixes}`,
     schemaVersion: 1,
     atStart: 'wait',
-    timeoutMs: 2000,
+    timeoutMs: 20_000,
     waitReplicas: 0,
     reconcileMs: 200,
     replicaTtlMs: 15_000,
@@ -85,8 +86,8 @@ async function silentServer(): Promise<{ endpoint: string; connections(): number
   return { endpoint: `http://127.0.0.1:${port}`, connections: () => sockets.size };
 }
 
-/** Far above what it takes, far below the time limits of the blob stores. */
-const SOON_MS = 8000;
+/** Far above what it takes, below the time that the blob store is given: three tries of 10 s. */
+const SOON_MS = 25_000;
 const soon = (work: Promise<unknown>) =>
   Promise.race([work.then(() => 'ended'), sleep(SOON_MS, 'still under way', { ref: false })]);
 
@@ -105,7 +106,7 @@ describe('a fleet whose blob store hangs', () => {
     const { registry } = await openFakeRegistryOn(storage);
     await registry.ready;
     const put = codeOf(registry.put('a', upload('content')));
-    await vi.waitUntil(() => connections() > 0, 5000);
+    await vi.waitUntil(() => connections() > 0, PATIENCE_MS);
     expect(await soon(registry.close())).toBe('ended');
     expect(await put).toBe('blob_unavailable');
   });
@@ -125,7 +126,7 @@ describe('a fleet whose blob store hangs', () => {
     share.mockRestore();
     await local.remove(digest);
     const opening = codeOf(registry.openImage(generation));
-    await vi.waitUntil(() => connections() > 0, 5000);
+    await vi.waitUntil(() => connections() > 0, PATIENCE_MS);
     expect(await soon(registry.stop())).toBe('ended');
     expect(await opening).toBe('blob_unavailable');
   });

@@ -1,6 +1,6 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { compileStop, StopMatcher } from '../../../src/generation/stop-matcher.ts';
+import { fc } from '../../support/properties.ts';
 
 /** The definition: the earliest end wins, then the longest stop string. */
 function cut(text: string, stops: readonly string[], include: boolean) {

@@ -83,7 +83,7 @@ describe('a stream', () => {
     answer.setEncoding('utf8').on('data', (chunk: string) => {
       text += chunk;
     });
-    await until(() => text.includes(': keep-alive\n\n: keep-alive\n\n'), 200_000);
+    await until(() => text.includes(': keep-alive\n\n: keep-alive\n\n'));
     say = codes('x')[0];
     server.engine.step();
     await new Promise((resolve) => answer.once('end', resolve));

@@ -2,10 +2,10 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BYTE_RUN_MAX } from '../../../src/tokenizer/detokenizer.ts';
 import { loadTokenizer, type Tokenizer } from '../../../src/tokenizer/tokenizer.ts';
+import { fc } from '../../support/properties.ts';
 import { ALL_KINDS, writeTokenizer } from './files.ts';
 
 interface Decoded {

@@ -13,7 +13,8 @@ import {
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
-import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { DirectoryBlobs } from '../../../../src/adapters/blobs/directory-blobs.ts';
 import { TempDir } from '../../../support/adapter-files.ts';
 import {
@@ -22,6 +23,11 @@ import {
   contentOf,
   sha256,
 } from '../../../support/blob-store-conformance.ts';
+
+/** Resolves in the turn in which a file is there: before the transfer that writes it goes far. */
+async function appearance(file: string): Promise<void> {
+  while (!existsSync(file)) await nextTurn();
+}
 
 const temp = new TempDir();
 const shared = temp.join('shared');
@@ -102,7 +108,7 @@ describe('the shared folder', () => {
     const folder = path.join(dir, sha256(content));
     const sending = new DirectoryBlobs({ dir });
     const upload = codeOf(sending.upload(large, location('a')));
-    await vi.waitUntil(() => existsSync(path.join(folder, 'a.part')), 5000);
+    await appearance(path.join(folder, 'a.part'));
     await sending.close();
     expect(await upload).toBe('blob_unavailable');
     expect(readdirSync(folder)).toEqual([]);
@@ -111,7 +117,7 @@ describe('the shared folder', () => {
     const receiving = new DirectoryBlobs({ dir });
     const target = temp.fresh('.out');
     const download = codeOf(receiving.download(location('a'), target, bytes));
-    await vi.waitUntil(() => existsSync(target), 5000);
+    await appearance(target);
     await receiving.close();
     expect(await download).toBe('blob_unavailable');
     expect(existsSync(target)).toBe(false);

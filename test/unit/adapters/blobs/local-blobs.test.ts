@@ -226,7 +226,7 @@ describe('the budget of local blobs', () => {
   });
 
   it('keeps its books under any mixture of calls', async () => {
-    const seed = Number(process.env.LORAMUX_FUZZ_SEED ?? Date.now() % 1e9);
+    const seed = Number(process.env.LORAMUX_FUZZ_SEED ?? 20_261_104);
     const random = new Random(seed);
     const maxBytes = 1000;
     const blobs = await open({ maxBytes });

@@ -137,7 +137,7 @@ describe('blobs in Redis', () => {
 
   it('leaves an upload that was cut without manifest and with chunks that expire', async () => {
     const proxy = await proxied();
-    const store = opened({ port: proxy.port, timeoutMs: 1000 }, 20);
+    const store = opened({ port: proxy.port, timeoutMs: 3000 }, 20);
     const location = place();
     proxy.after('client', 3 * MIB, () => proxy.refuse());
     expect(await codeOf(store.upload(file, location))).toBe('blob_unavailable');
@@ -166,13 +166,13 @@ describe('blobs in Redis', () => {
 
   it('fails clearly when Redis is silent, and works when it answers again', async () => {
     const proxy = await proxied();
-    const store = opened({ port: proxy.port, timeoutMs: 300 });
+    const store = opened({ port: proxy.port, timeoutMs: 2000 });
     const location = place();
     await store.upload(file, location);
     const target = temp.fresh('.out');
     proxy.after('server', 2 * MIB, () => proxy.stall());
     const download = () => store.download(location, target, content.length);
-    await expect(download()).rejects.toThrow(/no answer about a blob for 300 ms/);
+    await expect(download()).rejects.toThrow(/no answer about a blob for 2000 ms/);
     expect(existsSync(target)).toBe(false);
     await expect(download()).rejects.toThrow(/Redis cannot be reached for blobs/);
     proxy.restore();
@@ -182,7 +182,7 @@ describe('blobs in Redis', () => {
 
   it('has patience with a slow Redis, as long as it answers something', async () => {
     const proxy = await proxied();
-    const store = opened({ port: proxy.port, timeoutMs: 2000 });
+    const store = opened({ port: proxy.port, timeoutMs: 5000 });
     proxy.delay(150);
     const locations = [place(), place(), place(), place()];
     await Promise.all(locations.map((location) => store.upload(file, location)));
@@ -193,7 +193,7 @@ describe('blobs in Redis', () => {
 
   it('tells a Redis that is away from a blob that is', async () => {
     const other = await startRedis();
-    const store = opened({ port: other.port, timeoutMs: 500 }, 20);
+    const store = opened({ port: other.port, timeoutMs: 2500 }, 20);
     const location = place();
     await store.upload(file, location);
     await other.kill9();

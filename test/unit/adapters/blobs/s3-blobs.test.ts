@@ -179,7 +179,7 @@ describe('blobs in a bucket', () => {
   });
 
   it('gives up on a server that is silent, before and in the middle of an answer', async () => {
-    const { proxy, store } = await proxied({ timeoutMs: 1500 });
+    const { proxy, store } = await proxied({ timeoutMs: 2500 });
     const where = place(large);
     await (await opened()).upload(largeFile, where);
     const target = temp.fresh('.out');
@@ -194,7 +194,7 @@ describe('blobs in a bucket', () => {
   });
 
   it('survives that the server is killed in the middle of an upload and of a download', async () => {
-    const { proxy, store } = await proxied({ timeoutMs: 2000 });
+    const { proxy, store } = await proxied({ timeoutMs: 10_000 });
     const where = place(large);
     const kept = place(small);
     await store.upload(smallFile, kept);

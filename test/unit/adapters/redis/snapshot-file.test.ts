@@ -73,7 +73,7 @@ describe('the cached registry', () => {
     one.schedule(() => saved(3));
     await one.flush();
     const whole = await readFile(file);
-    const seed = Number(process.env.LORAMUX_TEST_SEED ?? Date.now() % 1_000_000);
+    const seed = Number(process.env.LORAMUX_TEST_SEED ?? 20_261_103);
     const random = new Random(seed);
     const damages = [
       Buffer.alloc(0),

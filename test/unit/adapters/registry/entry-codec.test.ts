@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { setSplit } from '../../../../src/adapters/registry/entry.ts';
 import {
@@ -9,6 +8,7 @@ import {
   versionedToJson,
 } from '../../../../src/adapters/registry/entry-codec.ts';
 import type { NameEntry } from '../../../../src/adapters/registry/types.ts';
+import { fc } from '../../../support/properties.ts';
 import { keptGeneration, nameEntry, sha256 } from '../../../support/registry-entries.ts';
 
 const ENTRY = setSplit(

@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   checkCondition,
@@ -10,6 +9,7 @@ import {
 import { entryViolations } from '../../../../src/adapters/registry/entry-rules.ts';
 import type { NameEntry } from '../../../../src/adapters/registry/types.ts';
 import { LoramuxError } from '../../../../src/errors.ts';
+import { fc } from '../../../support/properties.ts';
 import { keptGeneration, nameEntry, sha256 } from '../../../support/registry-entries.ts';
 
 const NOW = 1_800_000_000;

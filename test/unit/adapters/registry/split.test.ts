@@ -1,7 +1,7 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { setSplit } from '../../../../src/adapters/registry/entry.ts';
 import { chooseGeneration, splitPoint } from '../../../../src/adapters/registry/split.ts';
+import { fc } from '../../../support/properties.ts';
 import { nameEntry, sha256 } from '../../../support/registry-entries.ts';
 
 const withWeight = (weight: number, name = 'a') =>

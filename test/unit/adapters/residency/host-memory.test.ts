@@ -1,10 +1,10 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   HostMemory,
   type HostRegion,
   REGION_ALIGNMENT_BYTES as PAGE,
 } from '../../../../src/adapters/residency/host-memory.ts';
+import { fc } from '../../../support/properties.ts';
 
 describe('host memory', () => {
   it('takes segments as they are needed, and uses gaps again', () => {

@@ -360,7 +360,7 @@ describe('with the real threads', () => {
     expect(shared).toHaveLength(3);
     for (const { release } of opened) release();
     tiers.prefetch(metas[4]!);
-    await expect.poll(() => tiers.has(metas[4]!.digest), { timeout: 10_000 }).toBe(true);
+    await expect.poll(() => tiers.has(metas[4]!.digest)).toBe(true);
     await tiers.close();
     await pool.close();
   });

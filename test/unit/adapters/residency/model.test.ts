@@ -3,7 +3,7 @@
  * referenced or pinned and resident stays, nobody waits for ever, and waiting loads start in the
  * order they were asked for. fast-check prints the seed and the shortest failing sequence.
  */
-import fc from 'fast-check';
+
 import { describe, expect, it } from 'vitest';
 import { choosePins } from '../../../../src/adapters/residency/pins.ts';
 import { SlotResidency } from '../../../../src/adapters/residency/slot-residency.ts';
@@ -12,6 +12,7 @@ import type { AdapterGeneration } from '../../../../src/adapters/types.ts';
 import { LoramuxError } from '../../../../src/errors.ts';
 import { FakeAdapterNative } from '../../../support/fake-adapter-native.ts';
 import { FakeImages } from '../../../support/fake-images.ts';
+import { fc } from '../../../support/properties.ts';
 
 const MAX_BYTES = 60;
 const MAX_SLOTS = 3;

@@ -22,7 +22,7 @@ const opener = (adapterRoot: string | undefined) =>
     hub: { endpoint: 'https://hub.invalid' },
     remote: true,
     allowPrivate: false,
-    timeoutMs: 1000,
+    timeoutMs: 30_000,
     onWarning: () => undefined,
   });
 

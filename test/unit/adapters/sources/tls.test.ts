@@ -48,7 +48,7 @@ describe.runIf(hasTool('openssl'))('an https source', () => {
         hub: { endpoint: 'https://hub.invalid' },
         remote: true,
         allowPrivate: true,
-        timeoutMs: 20000,
+        timeoutMs: 120000,
         onWarning: console.log,
         resolve: async () => [{ address: '127.0.0.1', family: 4 }],
       });

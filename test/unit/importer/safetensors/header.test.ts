@@ -1,7 +1,6 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { LoramuxError } from '../../../../src/errors.ts';
 import {
@@ -9,6 +8,7 @@ import {
   readSafetensorsHeader,
   tensorBytes,
 } from '../../../../src/importer/safetensors/header.ts';
+import { fc } from '../../../support/properties.ts';
 
 /** A file from header text (padded to nothing) and data bytes. */
 function file(header: string | object, dataBytes: number): Buffer {
