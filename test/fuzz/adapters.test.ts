@@ -162,7 +162,7 @@ describe('fuzzed adapters', () => {
       expect(accepted.get(kind), kind).toBeUndefined();
     }
     expect(accepted.get('bits of the data')).toBeGreaterThan(10);
-  }, 600_000);
+  });
 });
 
 function uploadOf({ config, weights }: AdapterFiles) {

@@ -20,6 +20,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   server?.child.kill('SIGKILL');
+  await server?.stop();
   server = undefined;
   await rm(dataDir, { recursive: true, force: true });
 });
