@@ -76,6 +76,17 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   target_sources(loramux_kernels PRIVATE ${_amx_sources})
   set_source_files_properties(${_amx_sources} PROPERTIES COMPILE_OPTIONS "${_kernel_flags};${_amx}")
   target_compile_definitions(loramux_kernels PRIVATE LORAMUX_HAVE_X86_ISAS)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  target_sources(loramux_kernels PRIVATE
+    ${_kernels}/cpu/isa_neon.cc
+    ${_kernels}/cpu/packed/packed_neon.cc
+    ${_kernels}/cpu/packed/packed_neon_dotprod.cc)
+  set_source_files_properties(
+    ${_kernels}/cpu/isa_neon.cc ${_kernels}/cpu/packed/packed_neon.cc PROPERTIES
+    COMPILE_OPTIONS "${_kernel_flags}")
+  set_source_files_properties(${_kernels}/cpu/packed/packed_neon_dotprod.cc PROPERTIES
+    COMPILE_OPTIONS "${_kernel_flags};-march=armv8.2-a+dotprod")
+  target_compile_definitions(loramux_kernels PRIVATE LORAMUX_HAVE_ARM64_ISAS)
 endif()
 
 if(LORAMUX_SANITIZE)

@@ -4,6 +4,10 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace loramux {
@@ -29,6 +33,21 @@ uint64_t SavedState(const CpuidRegs& leaf1) {
   uint32_t lo = 0, hi = 0;
   __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
   return (static_cast<uint64_t>(hi) << 32) | lo;
+}
+#elif defined(__aarch64__)
+// Programs cannot ask the processor itself. False where the operating system is not known.
+bool HasDotProducts() {
+#if defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kDotProducts) != 0;
+#elif defined(__APPLE__)
+  int32_t present = 0;
+  size_t bytes = sizeof(present);
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &present, &bytes, nullptr, 0) == 0 &&
+         present != 0;
+#else
+  return false;
+#endif
 }
 #endif
 
@@ -69,7 +88,7 @@ std::vector<Feature> QueryFeatures() {
       {"amx_bf16", tile && bit(l7.edx, 22)},
   };
 #elif defined(__aarch64__)
-  return {{"neon", true}};  // mandatory in AArch64
+  return {{"neon", true}, {"dotprod", HasDotProducts()}};  // the first is mandatory in AArch64
 #else
   return {};
 #endif
@@ -119,6 +138,10 @@ std::vector<Isa> SupportedIsas() {
   isas.push_back(Isa::kAvx512Bf16);
   const bool amx = Has(f, "amx_tile") && Has(f, "amx_int8") && Has(f, "amx_bf16");
   if (amx && TilesPermitted()) isas.push_back(Isa::kAmx);
+#elif defined(LORAMUX_HAVE_ARM64_ISAS)
+  const std::vector<Feature> f = QueryFeatures();
+  if (Has(f, "neon")) isas.push_back(Isa::kNeon);
+  if (Has(f, "dotprod")) isas.push_back(Isa::kNeonDotprod);
 #endif
   return isas;
 }
@@ -148,6 +171,10 @@ const char* IsaName(Isa isa) {
       return "avx512_bf16";
     case Isa::kAmx:
       return "amx";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kNeonDotprod:
+      return "neon_dotprod";
   }
   return "unknown";
 }

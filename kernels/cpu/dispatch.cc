@@ -10,6 +10,8 @@ const KernelTable& KernelsFor(Isa isa) {
 #if defined(LORAMUX_HAVE_X86_ISAS)
   if (isa >= Isa::kAvx512) return isa_avx512::kTable;
   if (isa >= Isa::kAvx2) return isa_avx2::kTable;
+#elif defined(LORAMUX_HAVE_ARM64_ISAS)
+  if (isa >= Isa::kNeon) return isa_neon::kTable;
 #else
   (void)isa;
 #endif

@@ -81,5 +81,8 @@ extern const KernelTable kTable;
 namespace isa_avx512 {
 extern const KernelTable kTable;
 }
+namespace isa_neon {
+extern const KernelTable kTable;
+}
 
 }  // namespace loramux

@@ -1,9 +1,9 @@
 // The vector abstraction that kernel bodies are written in. A translation unit compiled for one
-// instruction set defines LORAMUX_SIMD_AVX2, LORAMUX_SIMD_AVX512 or LORAMUX_SIMD_AMX (or none:
-// portable) and includes this first; everything then lives in a namespace of that instruction set,
-// so that the linker never merges code compiled for different ones. For the same reason kernel
-// bodies use no templates or inline functions of the standard library: the linker keeps one copy of
-// those, and it could be the one this processor cannot run.
+// instruction set defines LORAMUX_SIMD_AVX2, LORAMUX_SIMD_AVX512, LORAMUX_SIMD_AMX or
+// LORAMUX_SIMD_NEON (or none: portable) and includes this first; everything then lives in a
+// namespace of that instruction set, so that the linker never merges code compiled for different
+// ones. For the same reason kernel bodies use no templates or inline functions of the standard
+// library: the linker keeps one copy of those, and it could be the one this processor cannot run.
 #pragma once
 
 #include <stddef.h>
@@ -18,6 +18,9 @@
 #elif defined(LORAMUX_SIMD_AVX2)
 #define LORAMUX_SIMD_NS isa_avx2
 #include "cpu/simd_avx2.h"
+#elif defined(LORAMUX_SIMD_NEON)
+#define LORAMUX_SIMD_NS isa_neon
+#include "cpu/simd_neon.h"
 #else
 #define LORAMUX_SIMD_NS isa_scalar
 #include "cpu/simd_portable.h"

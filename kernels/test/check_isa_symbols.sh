@@ -8,9 +8,10 @@ shift
 status=0
 for object in "$@"; do
   case $object in
-    *isa_*) own='isa_(scalar|avx2|avx512|amx)' ;;
+    *isa_*) own='isa_(scalar|avx2|avx512|amx|neon)' ;;
     *lora_amx*) own='lora::amx::' ;;
     *packed_linear* | *packed_shape*) continue ;;
+    *packed_neon*) own='packed::(neon|neon_dotprod)::' ;;
     *packed_*) own='packed::(scalar|avx2|avx_vnni|avx512|avx512_vnni|avx512_bf16|amx)::' ;;
     *) continue ;;
   esac

@@ -182,6 +182,10 @@ LORAMUX_TEST(ProcessorFeaturesAreConsistent) {
   CHECK(!wide || (has("avx512f") && has("avx512bw") && has("avx512vl") && has("avx512dq")));
   const bool avx2 = std::find(isas.begin(), isas.end(), Isa::kAvx2) != isas.end();
   CHECK(!avx2 || (has("avx2") && has("fma") && has("f16c")));
+  const bool neon = std::find(isas.begin(), isas.end(), Isa::kNeon) != isas.end();
+  CHECK(neon == has("neon"));
+  const bool dotprod = std::find(isas.begin(), isas.end(), Isa::kNeonDotprod) != isas.end();
+  CHECK(dotprod == has("dotprod"));
   std::string joined;
   for (const std::string& f : features) joined += " " + f;
   std::printf("    processor:%s; kernels up to %s\n", joined.c_str(), IsaName(DetectIsa()));

@@ -132,7 +132,7 @@ void CheckLayer(const Layer& layer) {
   ThreadPool pool(3);
   const Outcome want = Run(layer, nullptr, Parallel{}, false);
   double largest = 0.0;
-  for (float v : want.prepared) largest = std::fmax(largest, std::fabs(static_cast<double>(v)));
+  for (float v : want.prepared) largest = std::max(largest, std::fabs(static_cast<double>(v)));
   for (Isa isa : SupportedIsas()) {
     const Outcome got = Run(layer, &isa, Parallel{}, false);
     const double prologue = MaxAbsError(got.prepared, want.prepared);

@@ -48,8 +48,8 @@ void CheckRoundTrip(const PackedShape& shape, const std::vector<float>& weights)
       const int64_t end = std::min(begin + width, shape.k);
       double low = 0.0, high = 0.0;
       for (int64_t i = begin; i < end; ++i) {
-        low = std::fmin(low, static_cast<double>(weights[static_cast<size_t>(c * shape.k + i)]));
-        high = std::fmax(high, static_cast<double>(weights[static_cast<size_t>(c * shape.k + i)]));
+        low = std::min(low, static_cast<double>(weights[static_cast<size_t>(c * shape.k + i)]));
+        high = std::max(high, static_cast<double>(weights[static_cast<size_t>(c * shape.k + i)]));
       }
       const double range = shape.zero_points ? high - low : std::fmax(-low, high);
       for (int64_t i = begin; i < end; ++i) {

@@ -174,7 +174,8 @@ std::vector<float> PagedCase::RunInChunks(int32_t sequence_index, const std::vec
 std::vector<Isa> AttentionIsas() {
   std::vector<Isa> isas = SupportedIsas();
   std::erase_if(isas, [](Isa isa) {
-    return isa == Isa::kAvxVnni || isa == Isa::kAvx512Vnni || isa == Isa::kAvx512Bf16;
+    return isa == Isa::kAvxVnni || isa == Isa::kAvx512Vnni || isa == Isa::kAvx512Bf16 ||
+           isa == Isa::kNeonDotprod;
   });
   return isas;
 }

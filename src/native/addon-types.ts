@@ -4,7 +4,10 @@
  * segments, R logit rows of one step.
  */
 
-/** Instruction sets of the kernels, weakest first, as kernels/include/loramux/types.h has them. */
+/**
+ * Instruction sets of the kernels, as kernels/include/loramux/types.h has them: the portable one,
+ * then those of x86-64 and those of arm64, weakest first.
+ */
 export const ISAS = [
   'scalar',
   'avx2',
@@ -13,6 +16,8 @@ export const ISAS = [
   'avx512_vnni',
   'avx512_bf16',
   'amx',
+  'neon',
+  'neon_dotprod',
 ] as const;
 export type Isa = (typeof ISAS)[number];
 

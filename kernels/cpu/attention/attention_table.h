@@ -28,6 +28,9 @@ extern const AttentionTable kAttention;
 namespace isa_avx512 {
 extern const AttentionTable kAttention;
 }
+namespace isa_neon {
+extern const AttentionTable kAttention;
+}
 
 namespace isa_amx {
 extern const AttentionTable kAttention;

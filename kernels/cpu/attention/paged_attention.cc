@@ -37,6 +37,9 @@ const AttentionTable& TableFor(const PagedAttentionArgs& args, Isa isa) {
   }
   if (isa >= Isa::kAvx512) return isa_avx512::kAttention;
   if (isa >= Isa::kAvx2) return isa_avx2::kAttention;
+#elif defined(LORAMUX_HAVE_ARM64_ISAS)
+  (void)args;
+  if (isa >= Isa::kNeon) return isa_neon::kAttention;
 #else
   (void)args;
   (void)isa;

@@ -18,9 +18,12 @@ const PackedTable& PackedKernelsFor(Isa isa) {
       return avx_vnni::kTable;
     case Isa::kAvx2:
       return avx2::kTable;
-    case Isa::kScalar:
+    default:
       break;
   }
+#elif defined(LORAMUX_HAVE_ARM64_ISAS)
+  if (isa == Isa::kNeonDotprod) return neon_dotprod::kTable;
+  if (isa == Isa::kNeon) return neon::kTable;
 #endif
   (void)isa;
   return scalar::kTable;

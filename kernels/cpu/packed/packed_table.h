@@ -77,5 +77,11 @@ extern const PackedTable kTable;
 namespace amx {
 extern const PackedTable kTable;
 }
+namespace neon {
+extern const PackedTable kTable;
+}
+namespace neon_dotprod {
+extern const PackedTable kTable;
+}
 
 }  // namespace loramux::packed

@@ -1,5 +1,5 @@
 // How products over packed weights are blocked on vector registers. A strip is two vectors of
-// columns: two panels of AVX-512, one of AVX2. Few rows pass over a strip's whole depth, weights
+// columns, two panels of AVX-512 or one of AVX2; of NEON four vectors, one panel. Few rows pass over a strip's whole depth, weights
 // read as they are stored. Many rows take it in chunks, whose weights are brought once into the
 // form that the tiles want and stay in the first cache while the rows pass. Sums are kept as floats
 // between chunks, so a row is added up in the same order either way.
@@ -11,7 +11,7 @@
 namespace loramux::packed::LORAMUX_PACKED_NS {
 
 constexpr int kPanelVectors = static_cast<int>(kPanelColumns) / kLanes;
-constexpr int kStripVectors = 2;
+constexpr int kStripVectors = kPanelVectors > 2 ? kPanelVectors : 2;
 constexpr int kStripPanels = kStripVectors / kPanelVectors;
 constexpr int kStripColumns = kStripVectors * kLanes;
 // A multiple of every inner group.
@@ -83,7 +83,7 @@ LORAMUX_INLINE const uint8_t* Ahead(const Tile& tile, int vector, const uint8_t*
   return left > kFetchAhead ? at + kFetchAhead : tile.next[vector] + (kFetchAhead - left);
 }
 LORAMUX_INLINE void Fetch(const uint8_t* at) {
-  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+  __builtin_prefetch(at, 0, 3);
 }
 
 LORAMUX_INLINE GroupCursor CursorAt(const Tile& tile) {
@@ -103,8 +103,8 @@ LORAMUX_INLINE void Step(GroupCursor* c) {
   if (--c->row_left == 0) c->row_left = c->row_steps, ++c->row;
 }
 
-// Minus the zero points times the row's levels: what an inner group's sum starts with. Both vectors
-// of a strip; 1 << kZeroBits is the zero point where there are none of their own.
+// Minus the zero points times the row's levels: what an inner group's sum starts with. Two
+// vectors of a strip; 1 << kZeroBits is the zero point where there are none of their own.
 LORAMUX_INLINE VB MinusLevels(const Tile& tile, int row, int64_t begin, int64_t end) {
   const int32_t* sums = tile.level_sums + row * tile.level_sum_stride;
   return SubInts(RepeatInt(sums + begin / kSumBlock), RepeatInt(sums + end / kSumBlock));
@@ -112,17 +112,17 @@ LORAMUX_INLINE VB MinusLevels(const Tile& tile, int row, int64_t begin, int64_t 
 LORAMUX_INLINE VB Zeros(const Tile& tile, const GroupCursor& c, int vector) {
   return LoadSignedBytesAsInts(tile.zeros[vector] + c.weight * kPanelColumns);
 }
-template <int kRows, int kZeroBits>
+template <int kRows, int kZeroBits, int kVector = 0>
 LORAMUX_INLINE void StartSums(const Tile& tile, const GroupCursor& c, int64_t begin, int64_t end,
-                              VB (&dot)[kRows][kStripVectors]) {
+                              VB (&dot)[kRows][2]) {
   if (tile.zeros[0] == nullptr) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       dot[r][0] = dot[r][1] = ShiftLeft<kZeroBits>(MinusLevels(tile, r, begin, end));
     }
   } else {
-    const VB zeros0 = Zeros(tile, c, 0);
-    const VB zeros1 = Zeros(tile, c, 1);
+    const VB zeros0 = Zeros(tile, c, kVector);
+    const VB zeros1 = Zeros(tile, c, kVector + 1);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const VB minus = MinusLevels(tile, r, begin, end);
@@ -137,19 +137,18 @@ LORAMUX_INLINE VF GroupScale(const Tile& tile, const GroupCursor& c, int vector)
   if (tile.scales[vector] == nullptr) return Set1(1.0f);
   return WidenF16(LoadHalves(tile.scales[vector] + c.weight * kPanelColumns * 2));
 }
-// An inner group's sums into the running ones, in the order that packed_linear.h fixes. Running
-// sums live in memory, in the first cache: registers are for the products.
+// An inner group's sums of two vectors of a strip into the running ones, in the order that
+// packed_linear.h fixes. Running sums live in memory, in the first cache: registers are for the products.
 LORAMUX_INLINE void AddProduct(VF product, VF row_scale, float* sum) {
   Store(sum, Fma(product, row_scale, Load(sum)));
 }
-template <int kRows>
-LORAMUX_INLINE void AddGroup(const Tile& tile, const GroupCursor& c,
-                             const VB (&dot)[kRows][kStripVectors]) {
+template <int kRows, int kVector = 0>
+LORAMUX_INLINE void AddGroup(const Tile& tile, const GroupCursor& c, const VB (&dot)[kRows][2]) {
   const float* row_scales = tile.row_scales + c.row;
-  float* sums = tile.sums;
+  float* sums = tile.sums + kVector * kLanes;
   const int64_t stride = tile.row_groups;
-  const VF scale0 = GroupScale(tile, c, 0);
-  const VF scale1 = GroupScale(tile, c, 1);
+  const VF scale0 = GroupScale(tile, c, kVector);
+  const VF scale1 = GroupScale(tile, c, kVector + 1);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const VF row_scale = Set1(row_scales[r * stride]);

@@ -1,7 +1,9 @@
 // The table of an instruction set with vectors, from its products of bfloat16 and of levels.
 #pragma once
 
+#if !defined(LORAMUX_SIMD_NEON)  // which has that in dot_neon_impl.h
 #include "cpu/packed/dot_bf16_impl.h"
+#endif
 
 namespace loramux::packed::LORAMUX_PACKED_NS {
 

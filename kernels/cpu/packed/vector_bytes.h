@@ -1,8 +1,12 @@
 // Integer vectors of packed products, beside the floats of cpu/simd.h. Include after defining
-// LORAMUX_SIMD_AVX2 or LORAMUX_SIMD_AVX512, and LORAMUX_PACKED_NS.
+// LORAMUX_SIMD_AVX2, LORAMUX_SIMD_AVX512 or LORAMUX_SIMD_NEON, and LORAMUX_PACKED_NS.
 #pragma once
 
 #include "cpu/simd.h"
+
+#if defined(LORAMUX_SIMD_NEON)
+#include "cpu/packed/vector_bytes_neon.h"
+#else
 
 namespace loramux::packed::LORAMUX_PACKED_NS {
 
@@ -59,3 +63,4 @@ LORAMUX_INLINE VB LowLevels(VB v) { return And(v, SetBytes(15)); }
 LORAMUX_INLINE VB HighLevels(VB v) { return And(ShiftRight4(v), SetBytes(15)); }
 
 }  // namespace loramux::packed::LORAMUX_PACKED_NS
+#endif

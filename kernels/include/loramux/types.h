@@ -8,15 +8,18 @@
 
 namespace loramux {
 
-// Instruction sets a kernel can be dispatched to, weakest first. A processor need not have all that
-// come before its best one (SupportedIsas). Kernels exist for some of them only: a kernel without
+// Instruction sets a kernel can be dispatched to: the portable one, then those of x86-64 and those
+// of arm64, weakest first. A processor need not have all that come before its best one
+// (SupportedIsas). Kernels exist for some of them only: a kernel without
 // one of its own runs the next weaker one, see cpu/dispatch.cc.
-//   kAvx2        AVX2, FMA, F16C
-//   kAvxVnni     kAvx2 and AVX-VNNI
-//   kAvx512      AVX-512 F, BW, VL, DQ
-//   kAvx512Vnni  kAvx512 and AVX512-VNNI
-//   kAvx512Bf16  kAvx512Vnni and AVX512-BF16
-//   kAmx         kAvx512Bf16 and AMX tiles with int8 and bf16
+//   kAvx2         AVX2, FMA, F16C
+//   kAvxVnni      kAvx2 and AVX-VNNI
+//   kAvx512       AVX-512 F, BW, VL, DQ
+//   kAvx512Vnni   kAvx512 and AVX512-VNNI
+//   kAvx512Bf16   kAvx512Vnni and AVX512-BF16
+//   kAmx          kAvx512Bf16 and AMX tiles with int8 and bf16
+//   kNeon         Advanced SIMD, as every arm64 processor has it
+//   kNeonDotprod  kNeon and dot products of bytes (FEAT_DotProd)
 enum class Isa : int32_t {
   kScalar = 0,
   kAvx2 = 1,
@@ -25,17 +28,20 @@ enum class Isa : int32_t {
   kAvx512Vnni = 4,
   kAvx512Bf16 = 5,
   kAmx = 6,
+  kNeon = 7,
+  kNeonDotprod = 8,
 };
-inline constexpr Isa kAllIsas[] = {Isa::kScalar,     Isa::kAvx2,       Isa::kAvxVnni, Isa::kAvx512,
-                                   Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
+inline constexpr Isa kAllIsas[] = {Isa::kScalar,     Isa::kAvx2,       Isa::kAvxVnni,
+                                   Isa::kAvx512,     Isa::kAvx512Vnni, Isa::kAvx512Bf16,
+                                   Isa::kAmx,        Isa::kNeon,       Isa::kNeonDotprod};
 
 // Element type of the key/value cache. kI8: signed levels of -127 to 127 and a float32 scale per
 // token and kv head, see KvHeadBytes.
 enum class KvDtype : int32_t { kF32 = 0, kBf16 = 1, kI8 = 2 };
 const char* KvDtypeName(KvDtype dtype);
 
-// Best instruction set of this processor (checks CPUID and that the OS saves the registers).
-// Asks the processor each time (CPUID traps in virtual machines): keep the answer.
+// Best instruction set of this processor (checks CPUID and that the OS saves the registers; arm64:
+// what the OS reports). Asks each time (CPUID traps in virtual machines): keep the answer.
 Isa DetectIsa();
 const char* IsaName(Isa isa);
 
