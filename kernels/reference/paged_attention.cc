@@ -94,7 +94,9 @@ void Put(const PagedAttentionArgs& a, const Slot& slot, const std::vector<float>
       const uint16_t half = ToBf16(head[i]);
       std::memcpy(to, &half, sizeof(half));
     } else {
-      *to = zero ? char{0} : static_cast<char>(std::nearbyint(head[i] * (127.0f / largest)));
+      // Not straight to char, which has no sign on arm64.
+      const float level = zero ? 0.0f : std::nearbyint(head[i] * (127.0f / largest));
+      *to = static_cast<char>(static_cast<int8_t>(level));
     }
   }
 }
