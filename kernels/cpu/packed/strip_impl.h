@@ -1,8 +1,9 @@
 // How products over packed weights are blocked on vector registers. A strip is two vectors of
-// columns, two panels of AVX-512 or one of AVX2; of NEON four vectors, one panel. Few rows pass over a strip's whole depth, weights
-// read as they are stored. Many rows take it in chunks, whose weights are brought once into the
-// form that the tiles want and stay in the first cache while the rows pass. Sums are kept as floats
-// between chunks, so a row is added up in the same order either way.
+// columns, two panels of AVX-512 or one of AVX2; of NEON four vectors, one panel. Few rows pass
+// over a strip's whole depth, weights read as they are stored. Many rows take it in chunks, whose
+// weights are brought once into the form that the tiles want and stay in the first cache while the
+// rows pass. Sums are kept as floats between chunks, so a row is added up in the same order either
+// way.
 #pragma once
 
 #include "cpu/packed/operand.h"
@@ -138,7 +139,8 @@ LORAMUX_INLINE VF GroupScale(const Tile& tile, const GroupCursor& c, int vector)
   return WidenF16(LoadHalves(tile.scales[vector] + c.weight * kPanelColumns * 2));
 }
 // An inner group's sums of two vectors of a strip into the running ones, in the order that
-// packed_linear.h fixes. Running sums live in memory, in the first cache: registers are for the products.
+// packed_linear.h fixes. Running sums live in memory, in the first cache: registers are for the
+// products.
 LORAMUX_INLINE void AddProduct(VF product, VF row_scale, float* sum) {
   Store(sum, Fma(product, row_scale, Load(sum)));
 }
