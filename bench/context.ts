@@ -5,7 +5,7 @@
  */
 import { Ceiling } from './ceiling.ts';
 import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
-import { BenchModel, formatOf, KV_ELEMENT_BYTES, kvDtypesOf, MODEL_OPTIONS } from './model.ts';
+import { BenchModel, formatOf, kvDtypesOf, MODEL_OPTIONS } from './model.ts';
 import { decodePacket } from './packet.ts';
 import { barChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
@@ -79,7 +79,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
       ratios[`${last}AttentionOver${capital(first)}`] = attention(first) / attention(last);
     }
     for (const { kvDtype, config } of models) {
-      const bytes = kvBytes(config, KV_ELEMENT_BYTES[kvDtype]) * values.context * values.sequences;
+      const bytes = kvBytes(config, kvDtype) * values.context * values.sequences;
       const seconds = attention(kvDtype) / 1000;
       ratios[`${kvDtype}AttentionOfBandwidth`] = bytes / seconds / 1e9 / ceiling.value('read')!;
     }

@@ -15,7 +15,7 @@ import { Stack } from '../test/support/stack.ts';
 import { type BatchShape, type BatchTimes, runBatch } from './batch.ts';
 import { type AdapterSet, CACHE_DIR, prepareAdapters, prepareModel } from './checkpoints.ts';
 import { numberOption, UsageError } from './scenario.ts';
-import { kvBytes, type WeightFormat, weightBytes } from './work.ts';
+import { KV_DTYPES, kvBytes, type WeightFormat, weightBytes } from './work.ts';
 
 /** Options that every scenario with a model of its own takes. */
 export const MODEL_OPTIONS = {
@@ -50,8 +50,6 @@ export interface Capacity {
 
 const BLOCK_SIZE = 16;
 const ADAPTER_BYTES_MAX = 8 * 1024 ** 3;
-/** Bytes of one key or value, its share of scales left out. */
-export const KV_ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, bf16: 2, int8: 1 };
 const FORMATS: readonly WeightFormat[] = ['float32', ...PACKED_FORMATS];
 /** Tensors that are looked up row by row, not multiplied. */
 const EMBEDDING = 'model.embed_tokens.weight';
@@ -68,10 +66,10 @@ export function formatsOf(list: string): WeightFormat[] {
 
 /** Reads `--kv`. */
 export function kvDtypesOf(list: string): KvDtype[] {
-  const known = Object.keys(KV_ELEMENT_BYTES) as KvDtype[];
   return list.split(',').map((name) => {
-    const dtype = known.find((candidate) => candidate === name);
-    if (dtype === undefined) throw new UsageError(`--kv ${name}: known are ${known.join(', ')}`);
+    const dtype = KV_DTYPES.find((known) => known === name);
+    if (dtype === undefined)
+      throw new UsageError(`--kv ${name}: known are ${KV_DTYPES.join(', ')}`);
     return dtype;
   });
 }
@@ -111,7 +109,7 @@ export class BenchModel {
     this.#cacheDir = dirs.cache;
     this.weightBytes = bytes;
     this.kvDtype = kvDtype;
-    this.kvBytesPerToken = kvBytes(config, KV_ELEMENT_BYTES[kvDtype]);
+    this.kvBytesPerToken = kvBytes(config, kvDtype);
   }
 
   static async open(

@@ -1,7 +1,7 @@
 /** What a forward pass must do at least: bytes it reads and operations it performs. */
 import type { ModelConfig } from '../src/importer/index.ts';
 import { moduleShape } from '../src/importer/index.ts';
-import { LORA_MODULES } from '../src/native/addon-types.ts';
+import { type KvDtype, LORA_MODULES } from '../src/native/addon-types.ts';
 import type { Ceiling } from './ceiling.ts';
 
 /** Number formats of weights, ours and the peers'. */
@@ -57,9 +57,18 @@ export function adapterBytes(
   return config.numLayers * width * rank * elementBytes;
 }
 
+/** Bytes of one key or value, and of the scales of one head of them. */
+const KV_BYTES: Readonly<Record<KvDtype, { element: number; scales: number }>> = {
+  f32: { element: 4, scales: 0 },
+  bf16: { element: 2, scales: 0 },
+  int8: { element: 1, scales: 4 },
+};
+export const KV_DTYPES = Object.keys(KV_BYTES) as KvDtype[];
+
 /** Bytes of keys and values of one token. */
-export function kvBytes(config: ModelConfig, elementBytes: number): number {
-  return config.numLayers * config.numKvHeads * config.headSize * 2 * elementBytes;
+export function kvBytes(config: ModelConfig, dtype: KvDtype): number {
+  const { element, scales } = KV_BYTES[dtype];
+  return config.numLayers * config.numKvHeads * 2 * (config.headSize * element + scales);
 }
 
 /** 10^12 operations per second of the instructions that suit a weight format. */
