@@ -56,22 +56,17 @@ struct Int8Scratch {
 
 inline Int8Scratch Int8ScratchOf(const Int8Sizes& sizes, char* memory) {
   Int8Scratch s;
-  char* at = memory;
-  const auto take = [&at](int64_t bytes) {
-    char* taken = at;
-    at += CeilDiv(bytes, 64) * 64;
-    return taken;
-  };
-  s.queries = take(sizes.rows / kInt8Rows * sizes.depth_tiles * kTileBytes);
-  s.keys = take(kGroups * sizes.depth_tiles * kTileBytes);
-  s.values = take(kInt8Depths * sizes.value_tiles * kTileBytes);
-  s.scores = reinterpret_cast<int32_t*>(take(2 * kInt8Rows * kKeys * 4));
-  s.weights = reinterpret_cast<uint8_t*>(take(kInt8Depths * kTileBytes));
-  s.sums = reinterpret_cast<int32_t*>(take(sizes.value_tiles * kTileBytes));
-  s.query_scale = reinterpret_cast<float*>(take(4 * sizes.rows));
-  s.k_scale = reinterpret_cast<float*>(take(4 * kKeys));
-  s.v_scale = reinterpret_cast<float*>(take(4 * kKeys));
-  s.bytes = at - memory;
+  ScratchLines lines{memory};
+  s.queries = lines.Take<char>(sizes.rows / kInt8Rows * sizes.depth_tiles * kTileBytes);
+  s.keys = lines.Take<char>(kGroups * sizes.depth_tiles * kTileBytes);
+  s.values = lines.Take<char>(kInt8Depths * sizes.value_tiles * kTileBytes);
+  s.scores = lines.Take<int32_t>(2 * kInt8Rows * kKeys * 4);
+  s.weights = lines.Take<uint8_t>(kInt8Depths * kTileBytes);
+  s.sums = lines.Take<int32_t>(sizes.value_tiles * kTileBytes);
+  s.query_scale = lines.Take<float>(4 * sizes.rows);
+  s.k_scale = lines.Take<float>(4 * kKeys);
+  s.v_scale = lines.Take<float>(4 * kKeys);
+  s.bytes = lines.at - memory;
   return s;
 }
 

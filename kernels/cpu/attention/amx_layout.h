@@ -62,6 +62,18 @@ inline AmxSizes AmxSizesOf(const PagedAttentionArgs& args) {
   return s;
 }
 
+// Hands out memory in whole cache lines.
+struct ScratchLines {
+  char* at;
+
+  template <typename T>
+  inline __attribute__((always_inline)) T* Take(int64_t bytes) {
+    T* taken = reinterpret_cast<T*>(at);
+    at += CeilDiv(bytes, 64) * 64;
+    return taken;
+  }
+};
+
 // One worker's scratch.
 struct AmxScratch {
   char* queries;     // [row groups][depth_tiles] tiles: operand B
@@ -74,18 +86,13 @@ struct AmxScratch {
 
 inline AmxScratch AmxScratchOf(const AmxSizes& sizes, char* memory) {
   AmxScratch s;
-  char* at = memory;
-  const auto take = [&at](int64_t bytes) {
-    char* taken = at;
-    at += CeilDiv(bytes, 64) * 64;
-    return taken;
-  };
-  s.queries = take(sizes.rows / kRowGroup * sizes.depth_tiles * kTileBytes);
-  s.keys = take(sizes.keys_as_they_lie ? 0 : kKeys * sizes.depth_bytes);
-  s.values = reinterpret_cast<uint16_t*>(take(kDepths * sizes.value_tiles * kTileBytes));
-  s.scores = reinterpret_cast<float*>(take(kKeys * 64));
-  s.weights = reinterpret_cast<uint16_t*>(take(kDepths * kTileBytes));
-  s.bytes = at - memory;
+  ScratchLines lines{memory};
+  s.queries = lines.Take<char>(sizes.rows / kRowGroup * sizes.depth_tiles * kTileBytes);
+  s.keys = lines.Take<char>(sizes.keys_as_they_lie ? 0 : kKeys * sizes.depth_bytes);
+  s.values = lines.Take<uint16_t>(kDepths * sizes.value_tiles * kTileBytes);
+  s.scores = lines.Take<float>(kKeys * 64);
+  s.weights = lines.Take<uint16_t>(kDepths * kTileBytes);
+  s.bytes = lines.at - memory;
   return s;
 }
 

@@ -51,10 +51,21 @@ void AmxWrite(const AttentionCall& call, int64_t first, int64_t last, char* scra
   });
 }
 
+// Keys [lowest, highest) of a unit: those that some row of it sees.
+struct KeyRange {
+  int32_t lowest, highest;
+};
+
+KeyRange KeysOf(const AttentionCall& call, const AttendUnit& unit) {
+  return {MaxOf(FirstVisible(call.args->sliding_window, unit.position),
+                unit.first_chunk * kChunkKeys),
+          MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys)};
+}
+
 // The tile that begins at `base`, as far as the unit sees it. Blocks that do not hold whole groups
 // are left to the processor's own prefetching.
 void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t kv_head, int32_t base,
-                   int32_t lowest, int32_t highest, Prefetcher* prefetcher) {
+                   const KeyRange& keys, Prefetcher* prefetcher) {
   const PagedAttentionArgs& args = *call.args;
   prefetcher->runs = prefetcher->current = 0;
   prefetcher->offset = 0;
@@ -63,8 +74,8 @@ void StartPrefetch(const AttentionCall& call, const AttendUnit& unit, int32_t kv
   prefetcher->run_bytes = kGroupKeys * row_bytes;
   if (args.block_size % kGroupKeys != 0) return;
   const int32_t* table = args.block_tables + static_cast<int64_t>(unit.sequence) * args.max_blocks;
-  const int32_t end = MinOf(highest, base + kKeys);
-  int32_t p = MaxOf(base, lowest / kGroupKeys * kGroupKeys);
+  const int32_t end = MinOf(keys.highest, base + kKeys);
+  int32_t p = MaxOf(base, keys.lowest / kGroupKeys * kGroupKeys);
   int32_t block = p / args.block_size;
   int32_t inside = p % args.block_size;
   for (; p < end; p += kGroupKeys) {
@@ -149,13 +160,9 @@ void AttendBf16(const AttentionCall& call, const AttendUnit& unit, char* scratch
   const AmxSizes sizes = AmxSizesOf(*call.args);
   const AmxScratch s = AmxScratchOf(sizes, scratch);
   const int d = call.args->head_size;
-  const int32_t unit_low =
-      MaxOf(FirstVisible(call.args->sliding_window, unit.position), unit.first_chunk * kChunkKeys);
-  const int32_t unit_high =
-      MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
+  const KeyRange keys = KeysOf(call, unit);
   Prefetcher prefetcher;
-  StartPrefetch(call, unit, unit.kv_head, unit_low / kKeys * kKeys, unit_low, unit_high,
-                &prefetcher);
+  StartPrefetch(call, unit, unit.kv_head, keys.lowest / kKeys * kKeys, keys, &prefetcher);
   prefetcher.Lines(INT32_MAX);
   PackQueries(call, sizes, unit, s);
   const int64_t head_rows = call.HeadRows(unit.count);
@@ -165,8 +172,7 @@ void AttendBf16(const AttentionCall& call, const AttendUnit& unit, char* scratch
         ForTiles(unit, lowest, highest, [&](int32_t base, int32_t h, int32_t next_base,
                                             int32_t next_h) {
           LocateTile(call, sizes, unit, unit.kv_head + h, base, lowest, highest, &tile);
-          StartPrefetch(call, unit, unit.kv_head + next_h, next_base, unit_low, unit_high,
-                        &prefetcher);
+          StartPrefetch(call, unit, unit.kv_head + next_h, next_base, keys, &prefetcher);
           if (!sizes.keys_as_they_lie) StageKeys(sizes, s, &tile);
           bool hidden = StageValues(sizes, s, tile, d, &prefetcher);
           // One token's rows all see what is there, and what is not finite is theirs.
@@ -253,10 +259,7 @@ void AttendInt8(const AttentionCall& call, const AttendUnit& unit, char* scratch
   const Int8Sizes sizes = Int8SizesOf(*call.args);
   const Int8Scratch s = Int8ScratchOf(sizes, scratch);
   const int d = call.args->head_size;
-  const int32_t unit_low =
-      MaxOf(FirstVisible(call.args->sliding_window, unit.position), unit.first_chunk * kChunkKeys);
-  const int32_t unit_high =
-      MinOf(unit.position + unit.count, unit.last_chunk * kChunkKeys);
+  const KeyRange keys = KeysOf(call, unit);
   Prefetcher prefetcher;
   PackInt8Queries(call, sizes, unit, s);
   const int64_t head_rows = call.HeadRows(unit.count);
@@ -267,8 +270,7 @@ void AttendInt8(const AttentionCall& call, const AttendUnit& unit, char* scratch
         ForTiles(unit, lowest, highest, [&](int32_t base, int32_t h, int32_t next_base,
                                             int32_t next_h) {
           LocateInt8(call, sizes, unit, unit.kv_head + h, base, lowest, highest, s, &tile);
-          StartPrefetch(call, unit, unit.kv_head + next_h, next_base, unit_low, unit_high,
-                        &prefetcher);
+          StartPrefetch(call, unit, unit.kv_head + next_h, next_base, keys, &prefetcher);
           if (!call.in_quads) {
             StageKeyRows(sizes, s, d, tile);
           } else if (!sizes.keys_as_they_lie) {
