@@ -1,7 +1,7 @@
 /** What the process holds in memory: the model, each adapter, the cache; anonymous and mapped. */
 import { readFileSync } from 'node:fs';
 import { TARGETS } from './checkpoints.ts';
-import { BenchModel, formatOf, MODEL_OPTIONS } from './model.ts';
+import { BenchModel, formatOf, LORA_ELEMENT_BYTES, MODEL_OPTIONS } from './model.ts';
 import { barChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { adapterBytes } from './work.ts';
@@ -57,7 +57,12 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
     const loaded = resident();
     const { kvBytes: cacheBytes, loadMs } = model.stack.session.info;
     const perAdapter = delta(registered, loaded);
-    const stored = adapterBytes(model.config, TARGETS, values.rank, format === 'float32' ? 4 : 2);
+    const stored = adapterBytes(
+      model.config,
+      TARGETS,
+      values.rank,
+      LORA_ELEMENT_BYTES[model.loraDtype],
+    );
     const results = [
       { name: 'opening the model', ...delta(start, opened), loadMs },
       { name: 'first step', ...delta(opened, warm) },

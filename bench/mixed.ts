@@ -6,7 +6,7 @@ import { decodeRate } from './batch.ts';
 import { Ceiling } from './ceiling.ts';
 import { TARGETS } from './checkpoints.ts';
 import { type Contender, inTurn, measurement, ratioLines, table } from './in-turn.ts';
-import { BenchModel, formatOf, MODEL_OPTIONS } from './model.ts';
+import { BenchModel, formatOf, LORA_ELEMENT_BYTES, MODEL_OPTIONS } from './model.ts';
 import { tokensChart } from './plot.ts';
 import { numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { pairedRatio } from './statistics.ts';
@@ -22,9 +22,6 @@ const OPTIONS = {
   tokens: numberOption(24),
   rounds: numberOption(7),
 } as const;
-
-/** Elements of adapters in slots are bfloat16 beside packed weights, else float32. */
-const elementBytes = (format: string) => (format === 'float32' ? 4 : 2);
 
 async function run(args: readonly string[]): Promise<ScenarioResult> {
   const values = parse(args, OPTIONS);
@@ -63,7 +60,7 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
     const rates = await inTurn(contenders, values.rounds, ceiling);
 
     const adapter = (rank: number) =>
-      adapterBytes(model.config, TARGETS, rank, elementBytes(format));
+      adapterBytes(model.config, TARGETS, rank, LORA_ELEMENT_BYTES[model.loraDtype]);
     const cache = sequences * (prompt + tokens / 2) * model.kvBytesPerToken;
     const step = (adapters: readonly number[]) =>
       model.weightBytes + cache + adapters.reduce((sum, rank) => sum + adapter(rank), 0);

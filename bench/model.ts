@@ -3,6 +3,7 @@
 import { rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
+import { slotDtype } from '../src/config/relations.ts';
 import { LoramuxError } from '../src/errors.ts';
 import {
   type ModelConfig,
@@ -10,7 +11,14 @@ import {
   packModel,
   readSafetensorsHeader,
 } from '../src/importer/index.ts';
-import { ISAS, type Isa, type KvDtype, PACKED_FORMATS } from '../src/native/addon-types.ts';
+import {
+  ISAS,
+  type Isa,
+  type KvDtype,
+  LORA_DTYPES,
+  type LoraDtype,
+  PACKED_FORMATS,
+} from '../src/native/addon-types.ts';
 import { Stack } from '../test/support/stack.ts';
 import { type BatchShape, type BatchTimes, runBatch } from './batch.ts';
 import { type AdapterSet, CACHE_DIR, prepareAdapters, prepareModel } from './checkpoints.ts';
@@ -25,6 +33,8 @@ export const MODEL_OPTIONS = {
   weights: { type: 'string', default: 'int8' },
   /** Forces an instruction set. */
   isa: { type: 'string' },
+  /** Element type of adapters in slots, as the server's flag has it. */
+  'lora-dtype': { type: 'string', default: 'auto' },
   threads: numberOption(availableParallelism()),
   /** Keeps checkpoints and adapters here between runs. */
   dir: { type: 'string', default: CACHE_DIR },
@@ -33,6 +43,8 @@ export const MODEL_OPTIONS = {
 export interface ModelOptions {
   readonly model: string;
   readonly isa: string | undefined;
+  /** Default auto. */
+  readonly 'lora-dtype'?: string;
   readonly threads: number;
   readonly dir: string;
 }
@@ -74,6 +86,21 @@ export function kvDtypesOf(list: string): KvDtype[] {
   });
 }
 
+/** Bytes of an element of an adapter in a slot, scales left out. */
+export const LORA_ELEMENT_BYTES: Readonly<Record<LoraDtype, number>> = {
+  float32: 4,
+  bfloat16: 2,
+  int8: 1,
+};
+
+/** Reads `--lora-dtype`; auto is what the server chooses by itself. */
+function loraDtypeOf(name: string, packedWeights: boolean): LoraDtype {
+  const known = (['auto', ...LORA_DTYPES] as const).find((candidate) => candidate === name);
+  if (known === undefined)
+    throw new UsageError(`--lora-dtype ${name}: known are auto, ${LORA_DTYPES.join(', ')}`);
+  return slotDtype(known, { packedWeights });
+}
+
 /** Reads `--weights` of a scenario that takes one format. */
 export function formatOf(list: string): WeightFormat {
   const [format, ...others] = formatsOf(list);
@@ -91,6 +118,7 @@ export class BenchModel {
   /** Bytes of weights that every step reads. */
   readonly weightBytes: number;
   readonly kvDtype: KvDtype;
+  readonly loraDtype: LoraDtype;
   readonly kvBytesPerToken: number;
   readonly #cacheDir: string;
 
@@ -98,7 +126,7 @@ export class BenchModel {
     format: WeightFormat,
     config: ModelConfig,
     stack: Stack,
-    kvDtype: KvDtype,
+    dtypes: { kv: KvDtype; lora: LoraDtype },
     bytes: number,
     dirs: { model: string; cache: string },
   ) {
@@ -108,8 +136,9 @@ export class BenchModel {
     this.dir = dirs.model;
     this.#cacheDir = dirs.cache;
     this.weightBytes = bytes;
-    this.kvDtype = kvDtype;
-    this.kvBytesPerToken = kvBytes(config, kvDtype);
+    this.kvDtype = dtypes.kv;
+    this.loraDtype = dtypes.lora;
+    this.kvBytesPerToken = kvBytes(config, dtypes.kv);
   }
 
   static async open(
@@ -123,9 +152,10 @@ export class BenchModel {
     const isa = isaOf(options.isa);
     // Cache and adapters as the server chooses them by itself.
     const kvDtype = capacity.kvDtype ?? (packed === undefined ? 'f32' : 'bf16');
+    const loraDtype = loraDtypeOf(options['lora-dtype'] ?? 'auto', packed !== undefined);
     const stack = await Stack.open(packed ?? modelDir, {
       weights: packed === undefined ? 'float32' : 'auto',
-      loraDtype: packed === undefined ? 'float32' : 'bfloat16',
+      loraDtype,
       maxSlots: capacity.slots,
       maxAdapterBytes: ADAPTER_BYTES_MAX,
       threads: options.threads,
@@ -142,7 +172,7 @@ export class BenchModel {
       },
     });
     const bytes = packed === undefined ? weightBytes(config, format) : await multiplied(packed);
-    return new BenchModel(format, config, stack, kvDtype, bytes, {
+    return new BenchModel(format, config, stack, { kv: kvDtype, lora: loraDtype }, bytes, {
       model: modelDir,
       cache: options.dir,
     });

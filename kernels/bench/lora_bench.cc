@@ -2,8 +2,9 @@
 // walking over adapters that no cache holds, beside reading the same memory in the same run.
 //   loramux_lora_bench [--isa NAME] [--threads N] [--layers N] [--rounds N] [--filter TEXT]
 // A round is one layer, so that it is over before a busy machine takes the core away; contenders
-// run in turn. Medians of the rounds and of each round's fraction of the read bandwidth; then the
-// fastest tenth of either.
+// (element types) run in turn. Medians of the rounds and of each round's fraction of the read
+// bandwidth; then the fastest tenth of either; then the median of the rounds' times over those of
+// bfloat16.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -170,9 +171,11 @@ class Bench {
     return Seconds() - begin;
   }
 
-  void Measure(Scenario scenario, Isa isa) {
-    if (scenario.name.find(options_.filter) == std::string::npos) return;
-    const auto rows = static_cast<size_t>(scenario.segments) * static_cast<size_t>(scenario.rows);
+  // The same scenario with several element types; the first is what the others are compared with.
+  void Measure(const std::vector<Scenario>& contenders, Isa isa) {
+    if (contenders.empty()) return;
+    const Scenario& any = contenders[0];
+    const auto rows = static_cast<size_t>(any.segments) * static_cast<size_t>(any.rows);
     test::Random random(3);
     const auto place = [&](Workspace* memory, int64_t width) {
       const std::vector<float> values = random.Normals(rows * static_cast<size_t>(width), 1.0f);
@@ -182,6 +185,32 @@ class Bench {
     };
     x_ = place(&x_memory_, kHidden);
     for (size_t m = 0; m < 4; ++m) y_[m] = place(&y_memory_[m], kOut[m]);
+    std::vector<Times> times(contenders.size());
+    for (int32_t round = 0; round < options_.rounds; ++round) {
+      for (size_t i = 0; i < contenders.size(); ++i) {
+        const Scenario& scenario = contenders[i];
+        const size_t sets = scenario.adapters.size() / scenario.segments;
+        const int32_t parts = options_.layers / kLayersPerRound;
+        const size_t set = static_cast<size_t>(round / parts) % sets;
+        const int32_t layer = round % parts * kLayersPerRound;
+        const double kernel = Run(scenario, set, layer, isa);
+        // Of another set: nothing of it is left in a cache.
+        const double ceiling = Read(scenario, (set + 1) % sets, layer);
+        times[i].kernel.push_back(kernel);
+        times[i].ceiling.push_back(ceiling);
+        times[i].fraction.push_back(ceiling / kernel);
+        times[i].over_first.push_back(kernel / times[0].kernel.back());
+      }
+    }
+    for (size_t i = 0; i < contenders.size(); ++i) Print(contenders[i], times[i], isa);
+  }
+
+ private:
+  struct Times {
+    std::vector<double> kernel, ceiling, fraction, over_first;
+  };
+
+  static void Print(const Scenario& scenario, const Times& times, Isa isa) {
     double bytes = 0.0, flops = 0.0;
     for (size_t s = 0; s < scenario.segments; ++s) {
       const Adapter& adapter = *scenario.adapters[s];
@@ -193,30 +222,17 @@ class Bench {
     }
     bytes *= kLayersPerRound;
     flops *= kLayersPerRound;
-    const size_t sets = scenario.adapters.size() / scenario.segments;
-    std::vector<double> times, fractions, ceilings;
-    for (int32_t round = 0; round < options_.rounds; ++round) {
-      const int32_t parts = options_.layers / kLayersPerRound;
-      const size_t set = static_cast<size_t>(round / parts) % sets;
-      const int32_t layer = round % parts * kLayersPerRound;
-      const double kernel = Run(scenario, set, layer, isa);
-      // Of another set: nothing of it is left in a cache.
-      const double ceiling = Read(scenario, (set + 1) % sets, layer);
-      times.push_back(kernel);
-      ceilings.push_back(ceiling);
-      fractions.push_back(ceiling / kernel);
-    }
-    const double seconds = Median(times);
-    const double fast = Quantile(times, 0.1);
+    const double seconds = Median(times.kernel);
+    const double fast = Quantile(times.kernel, 0.1);
     std::printf(
-        "%-34s %-6s %9.1f us %6.1f GB/s %4.0f %% of read %8.1f GFLOP/s  "
-        "fastest %9.1f us %6.1f GB/s %4.0f %% %8.1f GFLOP/s\n",
+        "%-38s %-6s %9.1f us %6.1f GB/s %4.0f %% of read %8.1f GFLOP/s  "
+        "fastest %9.1f us %6.1f GB/s %4.0f %% %8.1f GFLOP/s  %5.2f times bfloat16\n",
         scenario.name.c_str(), IsaName(isa), seconds * 1e6, bytes / seconds * 1e-9,
-        100.0 * Median(fractions), flops / seconds * 1e-9, fast * 1e6, bytes / fast * 1e-9,
-        100.0 * Quantile(ceilings, 0.1) / fast, flops / fast * 1e-9);
+        100.0 * Median(times.fraction), flops / seconds * 1e-9, fast * 1e6, bytes / fast * 1e-9,
+        100.0 * Quantile(times.ceiling, 0.1) / fast, flops / fast * 1e-9,
+        Median(times.over_first));
   }
 
- private:
   void Phase(const SegmentedLoraPlan* plans, int64_t count, bool expand) {
     int64_t ends[3] = {};
     int64_t units = 0;
@@ -252,7 +268,6 @@ Scenario Make(const Options& options, const char* name, LoraDtype dtype,
   scenario.name = Format("%s %s", name, LoraDtypeName(dtype));
   scenario.rows = rows;
   scenario.segments = segments;
-  if (scenario.name.find(options.filter) == std::string::npos) return scenario;
   test::Random random(1);
   for (size_t i = 0; i < segments * sets; ++i) {
     scenario.adapters.push_back(
@@ -263,21 +278,24 @@ Scenario Make(const Options& options, const char* name, LoraDtype dtype,
 
 void RunAll(const Options& options) {
   Bench bench(options);
-  for (LoraDtype dtype : test::kAllLoraDtypes) {
-    const auto run = [&](const char* name, const std::vector<int32_t>& ranks, size_t segments,
-                         int32_t rows, size_t sets) {
-      bench.Measure(Make(options, name, dtype, ranks, segments, rows, sets), options.isa);
-    };
-    run("1 row rank 16", {16}, 1, 1, 16);
-    run("16 adapters rank 16", {16}, 16, 1, 2);
-    run("32 adapters rank 16", {16}, 32, 1, 2);
-    run("16 adapters rank 8", {8}, 16, 1, 4);
-    run("16 adapters rank 8,16,32,64", {8, 16, 32, 64}, 16, 1, 2);
-    run("16 adapters rank 64", {64}, 16, 1, 2);
-    run("16 rows of one rank 16", {16}, 1, 16, 16);
-    run("512 rows of one rank 16", {16}, 1, 512, 2);
-    run("512 rows of one rank 64", {64}, 1, 512, 2);
-  }
+  const auto run = [&](const char* name, const std::vector<int32_t>& ranks, size_t segments,
+                       int32_t rows, size_t sets) {
+    if (std::string(name).find(options.filter) == std::string::npos) return;
+    std::vector<Scenario> contenders;
+    for (LoraDtype dtype : {LoraDtype::kBf16, LoraDtype::kI8, LoraDtype::kF32}) {
+      contenders.push_back(Make(options, name, dtype, ranks, segments, rows, sets));
+    }
+    bench.Measure(contenders, options.isa);
+  };
+  run("1 row rank 16", {16}, 1, 1, 16);
+  run("16 adapters rank 16", {16}, 16, 1, 2);
+  run("32 adapters rank 16", {16}, 32, 1, 2);
+  run("16 adapters rank 8", {8}, 16, 1, 4);
+  run("16 adapters rank 8,16,32,64", {8, 16, 32, 64}, 16, 1, 2);
+  run("16 adapters rank 64", {64}, 16, 1, 2);
+  run("16 rows of one rank 16", {16}, 1, 16, 16);
+  run("512 rows of one rank 16", {16}, 1, 512, 2);
+  run("512 rows of one rank 64", {64}, 1, 512, 2);
 }
 
 }  // namespace

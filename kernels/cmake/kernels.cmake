@@ -72,6 +72,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(_amx_sources
     ${_kernels}/cpu/attention/isa_attention_amx.cc
     ${_kernels}/cpu/lora/lora_amx.cc
+    ${_kernels}/cpu/lora/lora_i8_amx.cc
     ${_kernels}/cpu/packed/packed_amx.cc)
   target_sources(loramux_kernels PRIVATE ${_amx_sources})
   set_source_files_properties(${_amx_sources} PROPERTIES COMPILE_OPTIONS "${_kernel_flags};${_amx}")

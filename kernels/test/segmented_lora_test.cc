@@ -225,6 +225,32 @@ LORAMUX_TEST(LoraTakesLargeAndTinyNumbers) {
   }
 }
 
+// A number that is not finite spoils its own row, all of it, and no other.
+LORAMUX_TEST(LoraPassesOnWhatIsNotFinite) {
+  Random random(Seed());
+  for (LoraDtype dtype : kAllLoraDtypes) {
+    const LoraCase c = MakeLoraCase({{0, 3}, {1, 20}}, {16, 5}, 1100, 80, dtype, &random);
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      LoraCase spoilt = c;
+      for (int64_t row : {1, 9}) spoilt.x[static_cast<size_t>(row * c.x_stride + 1050)] = bad;
+      for (Isa isa : SupportedIsas()) {
+        const std::vector<float> good = c.Run(Parallel{}, isa);
+        const std::vector<float> got = spoilt.Run(Parallel{}, isa);
+        for (int64_t row = 0; row < c.rows; ++row) {
+          const float* y = got.data() + row * c.y_stride;
+          if (row != 1 && row != 9) {
+            CHECK_THAT(SameBits(y, good.data() + row * c.y_stride, c.out), IsaName(isa));
+            continue;
+          }
+          for (int64_t o = 0; o < c.out; ++o) {
+            CHECK_THAT(!std::isfinite(y[o]), Describe(c, isa, "not finite"));
+          }
+        }
+      }
+    }
+  }
+}
+
 // The double loop reads packed weights where they are said to lie.
 LORAMUX_TEST(LoraReferenceReadsPackedWeights) {
   Random random(Seed());

@@ -4,48 +4,16 @@
 // another: two products instead of one, which costs little where reading the weights costs most,
 // and keeps 16 bits of them. A tile's element depends on its row of x and its column of weights
 // alone, so rows that are missing from a tile change nothing for the others.
-#include <immintrin.h>
-
-#include "cpu/amx_config.h"
-#include "cpu/lora/lora_kernels.h"
+#include "cpu/lora/lora_amx_tiles.h"
 
 namespace loramux::lora::amx {
 namespace {
 
-#define LORAMUX_INLINE static inline __attribute__((always_inline))
-// GCC's tile intrinsics do not say which memory they read and write; these do.
-#define LORAMUX_TILE_LOAD(tile, from, stride)              \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(from), \
-                   "r"(static_cast<int64_t>(stride)) : "memory")
-#define LORAMUX_TILE_STORE(tile, to, stride)               \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(to), \
-                   "r"(static_cast<int64_t>(stride)) : "memory")
-#define LORAMUX_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::: "memory")
-#define LORAMUX_TILE_DOT(sum, left, right) \
-  __asm__ volatile("tdpbf16ps %%tmm" #right ", %%tmm" #left ", %%tmm" #sum ::: "memory")
-
-constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileDepth = 32;  // bfloat16 numbers in a row of a tile
-constexpr int64_t kLine = 64;
-// Bytes. Tiles wait for all of their lines, so further ahead than vectors.
-constexpr int64_t kWeightsAhead = 2 * kFetchAhead;
 // Rows of x and y are as many streams, more than a processor follows by itself: fetched this far
 // ahead, in floats.
 constexpr int64_t kInputsAhead = 256;
 constexpr int64_t kColumnsAhead = 128;
-
-LORAMUX_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
-LORAMUX_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-LORAMUX_INLINE __mmask16 FirstLanes(int64_t n) {
-  return n >= 16 ? static_cast<__mmask16>(0xffff)
-                 : static_cast<__mmask16>((1u << (n > 0 ? n : 0)) - 1);
-}
-
-LORAMUX_INLINE void Release() { __asm__ volatile("tilerelease" ::: "memory"); }
-
-LORAMUX_INLINE void Fetch(const char* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += kLine) _mm_prefetch(from + kWeightsAhead + i, _MM_HINT_T0);
-}
 
 // 32 floats as bfloat16 high and low parts.
 LORAMUX_INLINE void Split(__m512 v0, __m512 v1, uint16_t* high, uint16_t* low) {
@@ -144,14 +112,14 @@ void Shrink(const ShrinkPiece& piece) {
       if (row == 0) Fetch(weights, kTileDepth / 2 * line);
       LORAMUX_TILE_LOAD(6, weights, line);
       LORAMUX_TILE_LOAD(4, part[0][0], kLine);
-      LORAMUX_TILE_DOT(0, 4, 6);
+      LORAMUX_TILE_DOT(tdpbf16ps, 0, 4, 6);
       LORAMUX_TILE_LOAD(5, part[0][1], kLine);
-      LORAMUX_TILE_DOT(1, 5, 6);
+      LORAMUX_TILE_DOT(tdpbf16ps, 1, 5, 6);
       if (rows1 > 0) {
         LORAMUX_TILE_LOAD(7, part[1][0], kLine);
-        LORAMUX_TILE_DOT(2, 7, 6);
+        LORAMUX_TILE_DOT(tdpbf16ps, 2, 7, 6);
         LORAMUX_TILE_LOAD(7, part[1][1], kLine);
-        LORAMUX_TILE_DOT(3, 7, 6);
+        LORAMUX_TILE_DOT(tdpbf16ps, 3, 7, 6);
       }
       weights += kTileDepth / 2 * line;
     }
@@ -218,23 +186,23 @@ LORAMUX_INLINE void FourPanels(const Pass& pass, float* y, int64_t ldy) {
     LORAMUX_TILE_LOAD(5, pass.low + block * kTileDepth, pass.ld);
     if (pass.fetch) Fetch(weights, pass.block_bytes);
     LORAMUX_TILE_LOAD(6, weights, kLine);
-    LORAMUX_TILE_DOT(0, 4, 6);
-    LORAMUX_TILE_DOT(0, 5, 6);
+    LORAMUX_TILE_DOT(tdpbf16ps, 0, 4, 6);
+    LORAMUX_TILE_DOT(tdpbf16ps, 0, 5, 6);
     weights += pass.panel_bytes;
     if (pass.fetch) Fetch(weights, pass.block_bytes);
     LORAMUX_TILE_LOAD(7, weights, kLine);
-    LORAMUX_TILE_DOT(1, 4, 7);
-    LORAMUX_TILE_DOT(1, 5, 7);
+    LORAMUX_TILE_DOT(tdpbf16ps, 1, 4, 7);
+    LORAMUX_TILE_DOT(tdpbf16ps, 1, 5, 7);
     weights += pass.panel_bytes;
     if (pass.fetch) Fetch(weights, pass.block_bytes);
     LORAMUX_TILE_LOAD(6, weights, kLine);
-    LORAMUX_TILE_DOT(2, 4, 6);
-    LORAMUX_TILE_DOT(2, 5, 6);
+    LORAMUX_TILE_DOT(tdpbf16ps, 2, 4, 6);
+    LORAMUX_TILE_DOT(tdpbf16ps, 2, 5, 6);
     weights += pass.panel_bytes;
     if (pass.fetch) Fetch(weights, pass.block_bytes);
     LORAMUX_TILE_LOAD(7, weights, kLine);
-    LORAMUX_TILE_DOT(3, 4, 7);
-    LORAMUX_TILE_DOT(3, 5, 7);
+    LORAMUX_TILE_DOT(tdpbf16ps, 3, 4, 7);
+    LORAMUX_TILE_DOT(tdpbf16ps, 3, 5, 7);
   }
   LORAMUX_TILE_STORE(0, y, ldy);
   LORAMUX_TILE_STORE(1, y + kLoraPanel, ldy);
@@ -250,8 +218,8 @@ LORAMUX_INLINE void OnePanel(const Pass& pass, float* y, int64_t ldy) {
     LORAMUX_TILE_LOAD(4, pass.high + block * kTileDepth, pass.ld);
     LORAMUX_TILE_LOAD(5, pass.low + block * kTileDepth, pass.ld);
     LORAMUX_TILE_LOAD(6, weights, kLine);
-    LORAMUX_TILE_DOT(0, 4, 6);
-    LORAMUX_TILE_DOT(0, 5, 6);
+    LORAMUX_TILE_DOT(tdpbf16ps, 0, 4, 6);
+    LORAMUX_TILE_DOT(tdpbf16ps, 0, 5, 6);
   }
   LORAMUX_TILE_STORE(0, y, ldy);
 }
@@ -334,6 +302,6 @@ void Expand(const ExpandPiece& piece) {
 
 }  // namespace
 
-const LoraKernels kKernels = {Shrink, Expand};
+const LoraKernels kBf16Kernels = {Shrink, Expand};
 
 }  // namespace loramux::lora::amx

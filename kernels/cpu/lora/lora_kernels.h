@@ -60,7 +60,8 @@ static_assert(kMaxLoraRank <= kPieceH);
 inline constexpr int64_t kFetchAhead = 2048;
 
 namespace amx {
-extern const LoraKernels kKernels;
+extern const LoraKernels kBf16Kernels;
+extern const LoraKernels kI8Kernels;
 }
 
 }  // namespace loramux::lora

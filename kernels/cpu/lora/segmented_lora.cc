@@ -131,7 +131,9 @@ Layout MeasureWorkspace(const SegmentedLoraArgs& args) {
 
 const lora::LoraKernels& KernelsOf(Isa isa, LoraDtype dtype) {
 #if defined(LORAMUX_HAVE_X86_ISAS)
-  if (dtype == LoraDtype::kBf16 && isa >= Isa::kAmx) return lora::amx::kKernels;
+  if (dtype != LoraDtype::kF32 && isa >= Isa::kAmx) {
+    return dtype == LoraDtype::kBf16 ? lora::amx::kBf16Kernels : lora::amx::kI8Kernels;
+  }
 #endif
   const KernelTable& kernels = KernelsFor(isa);
   return dtype == LoraDtype::kF32    ? kernels.lora_f32

@@ -52,10 +52,13 @@ int64_t SegmentedLoraWorkspace(const SegmentedLoraArgs& args);
 // is taken on its own as above. With AMX x and h are each split into a bfloat16 and the rest as
 // another, and sums over 32 elements are taken on their own; numbers below 2^-126 count as zero.
 //
-// int8 adapters: levels are exact, sums are float32. h is summed in chunks of 1024 inputs (those
-// with equal remainders by 4 apart), which are a group each: a chunk's sum is multiplied by its
-// scale, chunks are added in order and then scaled. h times the scales of B's group is summed over
-// k likewise, on its own. x above 2^120 may overflow.
+// int8 adapters: levels are exact. h is summed in chunks of 1024 inputs, which are a group each: a
+// chunk's sum is multiplied by its scale, chunks are added in order and then scaled. h times the
+// scales of B's group of outputs is summed over k on its own. Without AMX sums are float32,
+// elements with equal remainders by 4 apart, and x above 2^120 may overflow. With AMX x of a
+// chunk, and h, become numbers of 16 bits relative to the row's largest, whose sums are exact
+// (those over k of whole multiples of 64 ranks and of the rest apart); a row whose largest is below
+// 2^-100 counts as zero, and one with a number that is not finite gives NaN.
 //
 // AMX units load tile configurations of their own and release the tiles: callers that hold tiles
 // configure again after a unit.
