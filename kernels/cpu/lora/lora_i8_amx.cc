@@ -20,8 +20,9 @@ constexpr int64_t kFloat = static_cast<int64_t>(sizeof(float));
 constexpr int64_t kColumnsAhead = 64;  // of y, floats
 
 // x [n] as bytes, zeros up to a multiple of a tile's depth. Gives the scale: x = scale * (256 *
-// high + low); NaN where x has a number that is not finite.
-LORAMUX_INLINE float FixRow(const float* x, int64_t n, int8_t* high, uint8_t* low) {
+// high + low); NaN where x has a number that is not finite. What lies at `next` is fetched.
+LORAMUX_INLINE float FixRow(const float* x, int64_t n, const float* next, int8_t* high,
+                            uint8_t* low) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i best[4];
 #pragma GCC unroll 4
@@ -29,6 +30,7 @@ LORAMUX_INLINE float FixRow(const float* x, int64_t n, int8_t* high, uint8_t* lo
   for (int64_t i = 0; i < n; i += kTileDepth) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + i + 16 * j), _MM_HINT_T0);
       const __m512i bits =
           _mm512_maskz_loadu_epi32(FirstLanes(n - i - 16 * j), x + i + 16 * j);
       best[j] = _mm512_max_epu32(best[j], _mm512_and_si512(bits, magnitude));
@@ -239,8 +241,9 @@ void Shrink(const ShrinkPiece& piece) {
   for (int64_t row = 0; row < piece.rows; row += kRowsAtOnce) {
     const int64_t rows = Min(kRowsAtOnce, piece.rows - row);
     for (int64_t r = 0; r < rows; ++r) {
-      x.scale[r] = FixRow(piece.x + (row + r) * piece.x_stride + piece.first_in, inputs,
-                          x.high + r * ShrinkRows::kStride, x.low + r * ShrinkRows::kStride);
+      const float* from = piece.x + (row + r) * piece.x_stride + piece.first_in;
+      x.scale[r] = FixRow(from, inputs, from + piece.x_stride, x.high + r * ShrinkRows::kStride,
+                          x.low + r * ShrinkRows::kStride);
     }
     float* h = piece.h + row * rank + piece.first_rank;
     if (rows <= kVectorRows) {
@@ -276,7 +279,7 @@ LORAMUX_INLINE void PrepareH(const ExpandPiece& piece, const float* scales, int6
       sum = _mm512_mul_ps(sum, weight);
       _mm512_store_ps(row + k, _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(lanes, scales + k)));
     }
-    to->scale[r] = FixRow(row, rank, to->high + r * ld, to->low + r * ld);
+    to->scale[r] = FixRow(row, rank, row, to->high + r * ld, to->low + r * ld);
   }
 }
 
