@@ -303,7 +303,7 @@ describe('limits', () => {
       clearInterval(timer);
       expect(opened.code).toBe(code);
       await opened.cleanup?.();
-      expect(peak - before).toBeLessThan(size / 2);
+      expect(peak - before).toBeLessThan(96 * 2 ** 20);
     }
     rmSync(file);
   });
