@@ -57,29 +57,36 @@ void ConvertTransposedRun(const uint8_t* src, int64_t rows, int64_t cols, float*
   }
 }
 
-inline void Convert(const void* src, WeightDtype dtype, size_t count, float* dst, float scale) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(src);
+template <WeightDtype D>
+struct StoredAs {
+  static constexpr WeightDtype kDtype = D;
+};
+
+// run(StoredAs<dtype>()).
+template <typename Run>
+LORAMUX_INLINE auto ForDtype(WeightDtype dtype, Run&& run) {
   switch (dtype) {
     case WeightDtype::kF32:
-      return ConvertRun<WeightDtype::kF32>(bytes, count, dst, scale);
+      return run(StoredAs<WeightDtype::kF32>());
     case WeightDtype::kF16:
-      return ConvertRun<WeightDtype::kF16>(bytes, count, dst, scale);
+      return run(StoredAs<WeightDtype::kF16>());
     case WeightDtype::kBf16:
-      return ConvertRun<WeightDtype::kBf16>(bytes, count, dst, scale);
+      break;
   }
+  return run(StoredAs<WeightDtype::kBf16>());
+}
+
+inline void Convert(const void* src, WeightDtype dtype, size_t count, float* dst, float scale) {
+  ForDtype(dtype, [&](auto as) {
+    ConvertRun<as.kDtype>(static_cast<const uint8_t*>(src), count, dst, scale);
+  });
 }
 
 inline void ConvertTransposed(const void* src, WeightDtype dtype, int64_t rows, int64_t cols,
                               float* dst, float scale) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(src);
-  switch (dtype) {
-    case WeightDtype::kF32:
-      return ConvertTransposedRun<WeightDtype::kF32>(bytes, rows, cols, dst, scale);
-    case WeightDtype::kF16:
-      return ConvertTransposedRun<WeightDtype::kF16>(bytes, rows, cols, dst, scale);
-    case WeightDtype::kBf16:
-      return ConvertTransposedRun<WeightDtype::kBf16>(bytes, rows, cols, dst, scale);
-  }
+  ForDtype(dtype, [&](auto as) {
+    ConvertTransposedRun<as.kDtype>(static_cast<const uint8_t*>(src), rows, cols, dst, scale);
+  });
 }
 
 inline bool AllFinite(const float* values, size_t count) {

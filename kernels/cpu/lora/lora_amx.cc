@@ -62,7 +62,7 @@ LORAMUX_INLINE void StoreSums(const float* high, const float* low, int64_t rows,
   }
 }
 
-// Tiles 0 to 3: sums (high and low part of two row blocks). 4, 5 and 7: x. 6: weights.
+// Tiles as in ConfigureShrink.
 void Shrink(const ShrinkPiece& piece) {
   const int64_t width = piece.last_rank - piece.first_rank;
   const int64_t padded_in = CeilDiv(piece.in, kLoraInputMultiple) * kLoraInputMultiple;
@@ -78,25 +78,9 @@ void Shrink(const ShrinkPiece& piece) {
     rows0 = Min(kTileRows, piece.rows - row);
     rows1 = Min(kTileRows, piece.rows - row - rows0);
     if (rows0 != last0 || rows1 != last1) {
-      TileConfig config;
-      config.Set(0, rows0, line);
-      config.Set(1, rows0, line);
-      config.Set(4, rows0, kLine);
-      config.Set(5, rows0, kLine);
-      config.Set(6, kTileDepth / 2, line);
-      if (rows1 > 0) {
-        config.Set(2, rows1, line);
-        config.Set(3, rows1, line);
-        config.Set(7, rows1, kLine);
-      }
-      config.Load();
+      ConfigureShrink(rows0, rows1, kTileDepth / 2, line);
     }
-    LORAMUX_TILE_ZERO(0);
-    LORAMUX_TILE_ZERO(1);
-    if (rows1 > 0) {
-      LORAMUX_TILE_ZERO(2);
-      LORAMUX_TILE_ZERO(3);
-    }
+    ZeroShrinkSums(rows1);
     const float* from = piece.x + row * piece.x_stride;
     const char* weights = a;
     for (int64_t i = piece.first_in; i < piece.last_in; i += kTileDepth) {

@@ -40,5 +40,31 @@ LORAMUX_INLINE void Fetch(const char* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += kLine) _mm_prefetch(from + kWeightsAhead + i, _MM_HINT_T0);
 }
 
+// Of a shrink. Tiles 0 to 3: sums of two blocks of rows (the second may be empty), high and low
+// part, lines of `line` bytes. 4, 5 and 7: rows of x. 6: `depth` lines of weights.
+LORAMUX_INLINE void ConfigureShrink(int64_t rows0, int64_t rows1, int64_t depth, int64_t line) {
+  TileConfig config;
+  config.Set(0, rows0, line);
+  config.Set(1, rows0, line);
+  config.Set(4, rows0, kLine);
+  config.Set(5, rows0, kLine);
+  config.Set(6, depth, line);
+  if (rows1 > 0) {
+    config.Set(2, rows1, line);
+    config.Set(3, rows1, line);
+    config.Set(7, rows1, kLine);
+  }
+  config.Load();
+}
+
+LORAMUX_INLINE void ZeroShrinkSums(int64_t rows1) {
+  LORAMUX_TILE_ZERO(0);
+  LORAMUX_TILE_ZERO(1);
+  if (rows1 > 0) {
+    LORAMUX_TILE_ZERO(2);
+    LORAMUX_TILE_ZERO(3);
+  }
+}
+
 }  // namespace
 }  // namespace loramux::lora::amx

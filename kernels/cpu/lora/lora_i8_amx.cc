@@ -170,29 +170,13 @@ LORAMUX_INLINE void StoreH(const ShrinkWork& work, const TileSums& high, const T
   }
 }
 
-// Tiles 0 to 3: sums (high and low bytes of two row blocks). 4, 5 and 7: x. 6: weights.
+// Tiles as in ConfigureShrink.
 LORAMUX_INLINE void ShrinkTiles(const ShrinkWork& work, const FixedRows& x, int64_t rows,
                                 bool fetch, float* h, int64_t ldh) {
   const int64_t rows0 = Min(kTileRows, rows);
   const int64_t rows1 = rows - rows0;
-  TileConfig config;
-  config.Set(0, rows0, work.line);
-  config.Set(1, rows0, work.line);
-  config.Set(4, rows0, kLine);
-  config.Set(5, rows0, kLine);
-  config.Set(6, kTileDepth / 4, work.line);
-  if (rows1 > 0) {
-    config.Set(2, rows1, work.line);
-    config.Set(3, rows1, work.line);
-    config.Set(7, rows1, kLine);
-  }
-  config.Load();
-  LORAMUX_TILE_ZERO(0);
-  LORAMUX_TILE_ZERO(1);
-  if (rows1 > 0) {
-    LORAMUX_TILE_ZERO(2);
-    LORAMUX_TILE_ZERO(3);
-  }
+  ConfigureShrink(rows0, rows1, kTileDepth / 4, work.line);
+  ZeroShrinkSums(rows1);
   const FixedRows second = x.From(kTileRows, 0);
   const char* weights = work.weights;
   for (int64_t q = 0; q < work.quads; q += kTileDepth / 4) {

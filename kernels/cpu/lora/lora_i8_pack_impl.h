@@ -186,32 +186,18 @@ bool PackRunI8B(const uint8_t* from, int64_t rank, int64_t out, float scale, flo
 }
 
 inline bool PackLoraI8A(const void* from, WeightDtype dtype, int64_t rank, int64_t in, void* to) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(from);
-  float* words = static_cast<float*>(to);
-  switch (dtype) {
-    case WeightDtype::kF32:
-      return PackRunI8A<WeightDtype::kF32>(bytes, rank, in, words);
-    case WeightDtype::kF16:
-      return PackRunI8A<WeightDtype::kF16>(bytes, rank, in, words);
-    case WeightDtype::kBf16:
-      return PackRunI8A<WeightDtype::kBf16>(bytes, rank, in, words);
-  }
-  return false;
+  return ForDtype(dtype, [&](auto as) {
+    return PackRunI8A<as.kDtype>(static_cast<const uint8_t*>(from), rank, in,
+                                 static_cast<float*>(to));
+  });
 }
 
 inline bool PackLoraI8B(const void* from, WeightDtype dtype, int64_t rank, int64_t out, float scale,
                         void* to) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(from);
-  float* words = static_cast<float*>(to);
-  switch (dtype) {
-    case WeightDtype::kF32:
-      return PackRunI8B<WeightDtype::kF32>(bytes, rank, out, scale, words);
-    case WeightDtype::kF16:
-      return PackRunI8B<WeightDtype::kF16>(bytes, rank, out, scale, words);
-    case WeightDtype::kBf16:
-      return PackRunI8B<WeightDtype::kBf16>(bytes, rank, out, scale, words);
-  }
-  return false;
+  return ForDtype(dtype, [&](auto as) {
+    return PackRunI8B<as.kDtype>(static_cast<const uint8_t*>(from), rank, out, scale,
+                                 static_cast<float*>(to));
+  });
 }
 
 }  // namespace loramux::LORAMUX_SIMD_NS

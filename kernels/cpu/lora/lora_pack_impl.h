@@ -107,32 +107,18 @@ bool PackRunB(const uint8_t* from, int64_t rank, int64_t out, float scale, float
 }
 
 inline bool PackLoraBf16A(const void* from, WeightDtype dtype, int64_t rank, int64_t in, void* to) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(from);
-  float* pairs = static_cast<float*>(to);
-  switch (dtype) {
-    case WeightDtype::kF32:
-      return PackRunA<WeightDtype::kF32>(bytes, rank, in, pairs);
-    case WeightDtype::kF16:
-      return PackRunA<WeightDtype::kF16>(bytes, rank, in, pairs);
-    case WeightDtype::kBf16:
-      return PackRunA<WeightDtype::kBf16>(bytes, rank, in, pairs);
-  }
-  return false;
+  return ForDtype(dtype, [&](auto as) {
+    return PackRunA<as.kDtype>(static_cast<const uint8_t*>(from), rank, in,
+                               static_cast<float*>(to));
+  });
 }
 
 inline bool PackLoraBf16B(const void* from, WeightDtype dtype, int64_t rank, int64_t out,
                           float scale, void* to) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(from);
-  float* pairs = static_cast<float*>(to);
-  switch (dtype) {
-    case WeightDtype::kF32:
-      return PackRunB<WeightDtype::kF32>(bytes, rank, out, scale, pairs);
-    case WeightDtype::kF16:
-      return PackRunB<WeightDtype::kF16>(bytes, rank, out, scale, pairs);
-    case WeightDtype::kBf16:
-      return PackRunB<WeightDtype::kBf16>(bytes, rank, out, scale, pairs);
-  }
-  return false;
+  return ForDtype(dtype, [&](auto as) {
+    return PackRunB<as.kDtype>(static_cast<const uint8_t*>(from), rank, out, scale,
+                               static_cast<float*>(to));
+  });
 }
 
 }  // namespace loramux::LORAMUX_SIMD_NS

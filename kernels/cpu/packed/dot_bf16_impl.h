@@ -80,11 +80,4 @@ constexpr TileSet<5> kBf16Tiles = {
     nullptr, {}, 0, 12};
 #endif
 
-LORAMUX_INLINE void MultiplyBf16(const MultiplyArgs& args) {
-  Tile tile = {};
-  tile.rows = static_cast<const uint8_t*>(args.operand.data);
-  tile.row_bytes = RowBytes(args.operand, sizeof(Bf16Element));
-  MultiplyStrips(args, kBf16Tiles, tile, RowBlock(args.operand, sizeof(Bf16Element)));
-}
-
 }  // namespace loramux::packed::LORAMUX_PACKED_NS

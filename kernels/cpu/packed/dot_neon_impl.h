@@ -152,18 +152,6 @@ constexpr TileSet<kTileSizes> kInt4Tiles = {
 #undef LORAMUX_TILE_ROWS
 #undef LORAMUX_TILES
 
-LORAMUX_INLINE int64_t IntOperandBytes(const Operand& operand) { return IntRowsOf(operand).bytes; }
-LORAMUX_INLINE void PrepareInt(const Operand& operand, const float* x, int64_t stride,
-                               int64_t first_row, int64_t count) {
-  PrepareIntRows(operand, x, stride, first_row, count);
-}
-LORAMUX_INLINE void MultiplyInt8(const MultiplyArgs& args) {
-  MultiplyStrips(args, kInt8Tiles, IntTile(args), RowBlock(args.operand, 1));
-}
-LORAMUX_INLINE void MultiplyInt4(const MultiplyArgs& args) {
-  MultiplyStrips(args, kInt4Tiles, IntTile(args), RowBlock(args.operand, 1));
-}
-
 // bfloat16: both halves of a pair are widened and take a fused multiply-add each.
 typedef float Bf16Element;
 
@@ -233,11 +221,6 @@ void Bf16Tile(const Tile& tile) {
 constexpr TileSet<4> kBf16Tiles = {
     {4, 3, 2, 1}, {Bf16Tile<4>, Bf16Tile<3>, Bf16Tile<2>, Bf16Tile<1>}, nullptr, {}, 0, 8};
 
-LORAMUX_INLINE void MultiplyBf16(const MultiplyArgs& args) {
-  Tile tile = {};
-  tile.rows = static_cast<const uint8_t*>(args.operand.data);
-  tile.row_bytes = RowBytes(args.operand, sizeof(Bf16Element));
-  MultiplyStrips(args, kBf16Tiles, tile, RowBlock(args.operand, sizeof(Bf16Element)));
-}
-
 }  // namespace loramux::packed::LORAMUX_PACKED_NS
+
+#include "cpu/packed/levels_impl.h"

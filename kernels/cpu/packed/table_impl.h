@@ -35,6 +35,13 @@ void Prepare(const Operand& operand, const float* x, int64_t stride, int64_t fir
   }
 }
 
+LORAMUX_INLINE void MultiplyBf16(const MultiplyArgs& args) {
+  Tile tile = {};
+  tile.rows = static_cast<const uint8_t*>(args.operand.data);
+  tile.row_bytes = RowBytes(args.operand, sizeof(Bf16Element));
+  MultiplyStrips(args, kBf16Tiles, tile, RowBlock(args.operand, sizeof(Bf16Element)));
+}
+
 void Multiply(const MultiplyArgs& args) {
   switch (args.operand.format) {
     case PackedFormat::kBf16:
