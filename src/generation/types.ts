@@ -2,6 +2,7 @@
 import type { AdapterRecord } from '../adapters/types.ts';
 import type { SamplingParams, TokenLogprobs } from '../engine/types.ts';
 import type { LoramuxError } from '../errors.ts';
+import type { Constraint } from './constraint.ts';
 
 export type Prompt =
   | { readonly kind: 'text'; readonly text: string }
@@ -32,6 +33,8 @@ export interface GenerationRequest {
     logitBias: ReadonlyMap<number, number> | undefined;
   };
   cacheSalt: string;
+  /** What the text must be. */
+  constraint?: Constraint | undefined;
 }
 
 /** A token's log-probabilities with the texts a client sees. */
