@@ -2,7 +2,7 @@
 import { LoramuxError } from '../errors.ts';
 import type { ManagedBlobFiles } from './blobs/blob-files.ts';
 import { MAX_CONFIG_BYTES } from './formats/peft-config.ts';
-import { GenerationTable } from './generations.ts';
+import { type GenerationState, GenerationTable } from './generations.ts';
 import { checkAdapterName } from './names.ts';
 import { notFound, Registrar, type RegistrarOptions } from './registrar.ts';
 import { checkCondition, rollback, setPinned, setSplit } from './registry/entry.ts';
@@ -180,6 +180,16 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
     if (splitRecord === undefined) return record;
     const digest = chooseGeneration(versioned.entry, splitKey);
     return digest === record.generation.digest ? record : splitRecord;
+  }
+
+  resolveGeneration(digest: string, name?: string): AdapterRecord {
+    const holder = name ?? firstName(this.#generations.get(digest));
+    const record = holder === undefined ? undefined : this.#known(holder).recordWith(digest);
+    if (record !== undefined) return record;
+    this.#refuseWhenAway();
+    const keeps =
+      name === undefined ? 'No adapter keeps' : `The adapter ${JSON.stringify(name)} does not keep`;
+    throw new LoramuxError('generation_not_found', `${keeps} the generation ${digest}.`);
   }
 
   history(name: string): AdapterHistory {
@@ -393,4 +403,12 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       `${maxAdapters} adapters are registered, which is the limit. Remove one first.`,
     );
   }
+}
+
+/** The name that stands for a generation: the first, by letters, of those that lead to it. */
+function firstName(state: GenerationState | undefined): string | undefined {
+  const names = state?.servedBy.size ? state.servedBy : state?.keptBy;
+  let first: string | undefined;
+  for (const name of names ?? []) if (first === undefined || name < first) first = name;
+  return first;
 }

@@ -25,6 +25,8 @@ export interface KnownName {
   readonly record: AdapterRecord;
   /** Answers with the split's generation. */
   readonly splitRecord: AdapterRecord | undefined;
+  /** Answers with the given generation; undefined when the name does not keep it. */
+  recordWith(digest: string): AdapterRecord | undefined;
 }
 
 export interface ViewOptions {
@@ -248,5 +250,9 @@ export function knownName(versioned: VersionedEntry): KnownName {
     versioned,
     record: recordOf(kept(entry.current)),
     splitRecord: split && recordOf(split.kept),
+    recordWith: (digest) => {
+      const meta = entry.generations.find((one) => one.digest === digest);
+      return meta && recordOf(meta);
+    },
   };
 }

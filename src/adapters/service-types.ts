@@ -127,6 +127,13 @@ export interface AdapterService {
    *   registry_unavailable when the name is unknown here and the registry cannot be asked.
    */
   resolve(name: string, splitKey?: string): AdapterRecord;
+  /**
+   * The generation with this digest, current or only kept, under the given name or else under one
+   * that leads to it, or keeps it.
+   * @throws LoramuxError as `resolve` for the name; generation_not_found; registry_unavailable when
+   *   no name here has it and the registry cannot be asked.
+   */
+  resolveGeneration(digest: string, name?: string): AdapterRecord;
   /** @throws as `resolve`. */
   history(name: string): AdapterHistory;
   /**

@@ -29,7 +29,7 @@ export interface GeneratorLimits {
 export interface GeneratorServices {
   readonly model: ServedModel;
   readonly tokenizer: Tokenizer;
-  readonly adapters: Pick<AdapterService, 'resolve' | 'hold'>;
+  readonly adapters: Pick<AdapterService, 'resolve' | 'resolveGeneration' | 'hold'>;
   /** Begins to bring an adapter nearer; cheap, and never an error. */
   readonly prefetch: (generation: AdapterGeneration) => void;
   readonly engine: Engine;

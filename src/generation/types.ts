@@ -8,12 +8,17 @@ export type Prompt =
   | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'tokens'; readonly tokenIds: Int32Array };
 
+/** An adapter by its name, or by the digest of one of its generations. */
+export type AdapterRef =
+  | { readonly by: 'name'; readonly name: string }
+  | { readonly by: 'generation'; readonly digest: string };
+
 /** One client request: every prompt gets `n` choices. Ranges are checked by the transport. */
 export interface GenerationRequest {
-  /** The base's name or an adapter's. */
+  /** The base's name, an adapter's, or both with a colon between them. */
   model: string;
-  /** An adapter by name; `model` must then be the base or the same name. */
-  adapter: string | undefined;
+  /** Chooses the adapter where `model` names the base, and must agree with it where it does not. */
+  adapter: AdapterRef | undefined;
   adapterScale: number;
   /** Requests with equal keys get the same side of a split name; drawn when there is none. */
   splitKey?: string | undefined;

@@ -223,6 +223,16 @@ export class FakeAdapters implements AdapterService {
     return share < found.split.weight ? { ...found, generation: found.split.generation } : found;
   }
 
+  resolveGeneration(digest: string, name?: string): AdapterRecord {
+    const holds = (entry: NameEntry) => entry.generations.some((one) => one.digest === digest);
+    const entry = [...this.entries.values()].find(
+      (one) => (name === undefined || one.name === name) && holds(one),
+    );
+    if (entry === undefined) throw new LoramuxError('generation_not_found', `no ${digest}`);
+    const generation = generationOf(entry.generations.find((one) => one.digest === digest)!);
+    return { ...this.get(entry.name)!, generation };
+  }
+
   history(name: string) {
     const { revision } = this.resolve(name);
     return { ...this.entries.get(name)!, revision };

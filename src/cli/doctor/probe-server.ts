@@ -30,7 +30,7 @@ const NO_OBSERVER = { prompt() {}, scheduled() {}, token() {}, end() {} };
 function requestOf(question: Question, model: string): GenerationRequest {
   return {
     model,
-    adapter: question.adapter ?? undefined,
+    adapter: question.adapter === null ? undefined : { by: 'name', name: question.adapter },
     adapterScale: 1,
     prompts: [question.prompt],
     n: 1,

@@ -25,6 +25,7 @@ export const GENERATION_ERRORS = [
   'token_out_of_range',
   'model_not_found',
   'adapter_not_found',
+  'generation_not_found',
   'adapter_load_failed',
   'adapter_never_fits',
   'blob_missing',

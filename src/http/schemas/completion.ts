@@ -1,5 +1,6 @@
 /** POST /v1/completions: OpenAI's fields, the sampling fields of vLLM, and the adapter's. */
 import { type Static, Type } from 'typebox';
+import { adapterGeneration } from './adapter-choice.ts';
 import { GENERATION_FIELDS } from './generation-fields.ts';
 import { CHOICES_MAX, INT32_MAX, LOGPROBS_MAX } from './limits.ts';
 import { nullableBoolean, nullableInteger } from './nullable.ts';
@@ -76,10 +77,6 @@ export const UsageSchema = Type.Object({
   prompt_tokens_details: Type.Object({ cached_tokens: Type.Integer({ minimum: 0 }) }),
 });
 export type WireUsage = Static<typeof UsageSchema>;
-
-export const adapterGeneration = Type.Optional(
-  Type.String({ description: 'Digest of the adapter that answered.' }),
-);
 
 export const CompletionSchema = Type.Object({
   id: Type.String(),

@@ -3,14 +3,13 @@
  * adapter's.
  */
 import { type Static, Type } from 'typebox';
+import { ADAPTER_CHOICE_FIELDS } from './adapter-choice.ts';
 import {
-  ADAPTER_SCALE_MAX,
   CACHE_SALT_LENGTH_MAX,
   CHOICES_MAX,
   INT32_MAX,
   LOGIT_BIAS_ENTRIES_MAX,
   LOGIT_BIAS_MAX,
-  MODEL_NAME_LENGTH_MAX,
   PENALTY_MAX,
   REPETITION_PENALTY_MAX,
   SPLIT_KEY_LENGTH_MAX,
@@ -69,17 +68,10 @@ const StopTokenIdsSchema = Type.Optional(
   }),
 );
 
-const NAME = { maxLength: MODEL_NAME_LENGTH_MAX };
 const PENALTY = { minimum: -PENALTY_MAX, maximum: PENALTY_MAX };
 
 export const GENERATION_FIELDS = {
-  model: Type.String({ description: 'The base model or an adapter.', minLength: 1, ...NAME }),
-  adapter: nullableString('An adapter by name; model is then the base model.', NAME),
-  adapter_scale: nullableNumber(
-    "Weight of the adapter's delta; 1 as trained.",
-    { minimum: -ADAPTER_SCALE_MAX, maximum: ADAPTER_SCALE_MAX },
-    1,
-  ),
+  ...ADAPTER_CHOICE_FIELDS,
   min_tokens: nullableInteger(
     'No stop token or stop text ends the answer earlier.',
     { minimum: 0, maximum: INT32_MAX },

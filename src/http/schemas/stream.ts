@@ -1,6 +1,7 @@
 /** Frames of the WebSocket /v1/stream. */
 import { type Static, Type } from 'typebox';
-import { adapterGeneration, COMPLETION_FIELDS, LogprobsSchema, UsageSchema } from './completion.ts';
+import { adapterGeneration } from './adapter-choice.ts';
+import { COMPLETION_FIELDS, LogprobsSchema, UsageSchema } from './completion.ts';
 import { ErrorSchema } from './error.ts';
 import { GENERATION_ID_LENGTH_MAX } from './limits.ts';
 

@@ -7,6 +7,7 @@ import type {
   WireLogprobs,
   WireUsage,
 } from '../schemas/completion.ts';
+import { generationOf } from './adapter-choice.ts';
 
 type ChoiceEvent = Exclude<GenerationEvent, { type: 'error' }>;
 
@@ -60,11 +61,6 @@ export interface CompletionHead {
   readonly created: number;
   readonly model: string;
   readonly adapter_generation?: string;
-}
-
-/** Which adapter generation answers, for every object of an answer; nothing for the base. */
-export function generationOf({ adapter }: Generation): { adapter_generation?: string } {
-  return adapter === undefined ? {} : { adapter_generation: adapter.generation.digest };
 }
 
 export function completionHead(generation: Generation, model: string): CompletionHead {

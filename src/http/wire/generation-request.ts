@@ -2,6 +2,7 @@
 import { LoramuxError } from '../../errors.ts';
 import type { GenerationRequest } from '../../generation/types.ts';
 import type { GenerationFields } from '../schemas/generation-fields.ts';
+import { adapterChoice } from './adapter-choice.ts';
 
 /** An error about the value of one field. */
 export const refuse = (message: string, param: string) =>
@@ -54,17 +55,10 @@ export function generationRequest(
   if (minTokens > maxTokens) {
     throw refuse(`min_tokens is ${minTokens}, more than max_tokens, ${maxTokens}`, 'min_tokens');
   }
-  const adapter = body.adapter ?? undefined;
-  const scale = body.adapter_scale ?? 1;
-  if (scale !== 1 && adapter === undefined && body.model === baseName) {
-    throw refuse('adapter_scale needs an adapter, but the request names none', 'adapter_scale');
-  }
   const topK = body.top_k ?? -1;
   return {
     ...own,
-    model: body.model,
-    adapter,
-    adapterScale: scale,
+    ...adapterChoice(body, baseName),
     // Clients send empty texts for fields they do not use; those are no keys.
     splitKey: body.split_key || body.user || undefined,
     n: body.n ?? 1,

@@ -8,8 +8,9 @@ import { GENERATION_ID_LENGTH_MAX } from '../schemas/limits.ts';
 import type { FinishReason, GenerateFrame, ServerFrame } from '../schemas/stream.ts';
 import { dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
+import { generationOf } from './adapter-choice.ts';
 import { toGenerationRequest } from './completion-request.ts';
-import { generationOf, wireLogprobs, wireUsage } from './completion-response.ts';
+import { wireLogprobs, wireUsage } from './completion-response.ts';
 
 /** Bytes in the socket's send buffer above which its generations wait for it to drain. */
 const SEND_BUFFER_HIGH_BYTES = 64 * 1024;

@@ -123,6 +123,29 @@ describe('an adapter that is put at every start', () => {
   });
 });
 
+describe('a generation by its digest', () => {
+  it('answers under the name that leads to it, or else under one that keeps it', async () => {
+    const { registry } = await open();
+    const one = (await registry.put('b', upload('one'))).record;
+    const { digest } = one.generation;
+    expect(registry.resolveGeneration(digest)).toEqual(one);
+    await registry.put('b', upload('two'));
+    expect(registry.resolveGeneration(digest)).toMatchObject({
+      name: 'b',
+      generation: one.generation,
+      numGenerations: 2,
+    });
+    await registry.put('a', upload('one'));
+    expect(registry.resolveGeneration(digest).name).toBe('a');
+    expect(registry.resolveGeneration(digest, 'b').name).toBe('b');
+    const two = registry.resolve('b').generation.digest;
+    expect(() => registry.resolveGeneration(two, 'a')).toThrow(code('generation_not_found'));
+    expect(() => registry.resolveGeneration(two, 'c')).toThrow(code('adapter_not_found'));
+    await registry.remove('b');
+    expect(() => registry.resolveGeneration(two)).toThrow(code('generation_not_found'));
+  });
+});
+
 describe('a change whose outcome is not known', () => {
   it('keeps its file only until it is known', async () => {
     let failing = false;

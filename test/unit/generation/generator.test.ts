@@ -169,8 +169,18 @@ describe('generation: refusals', () => {
 
   it.each([
     ['an unknown model', { model: 'nobody' }, 'model_not_found', 'model'],
-    ['an unknown adapter', { adapter: 'nobody' }, 'adapter_not_found', 'adapter'],
-    ['a model beside an adapter', { model: 'x', adapter: 'adapter-a' }, 'model_not_found', 'model'],
+    [
+      'an unknown adapter',
+      { adapter: { by: 'name', name: 'nobody' } },
+      'adapter_not_found',
+      'adapter',
+    ],
+    [
+      'a model beside an adapter',
+      { model: 'x', adapter: { by: 'name', name: 'adapter-a' } },
+      'model_not_found',
+      'model',
+    ],
     ['an empty prompt', { prompts: [{ kind: 'text', text: '' }] }, 'prompt_empty', 'prompt'],
     [
       'a token id outside the vocabulary',

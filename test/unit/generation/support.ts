@@ -105,6 +105,9 @@ export function harness(engine: FakeEngine, limits: Partial<GeneratorLimits> = {
         if (name.startsWith('adapter-')) return record(name);
         throw new LoramuxError('adapter_not_found', name);
       },
+      resolveGeneration: (digest) => {
+        throw new LoramuxError('generation_not_found', digest);
+      },
       hold: () => {
         held.count += 1;
         return () => {

@@ -1,0 +1,44 @@
+/** Fields of a request that say which adapter answers, and of an answer that say which one did. */
+import { type Static, Type } from 'typebox';
+import { ADAPTER_SCALE_MAX, MODEL_NAME_LENGTH_MAX } from './limits.ts';
+import { nullableNumber } from './nullable.ts';
+
+/** How an adapter is named inside of an object. */
+const NAMING = {
+  name: Type.Optional(Type.String({ maxLength: MODEL_NAME_LENGTH_MAX })),
+  generation: Type.Optional(Type.String({ pattern: '^[0-9a-f]{64}$' })),
+};
+
+const AdapterSchema = Type.Union(
+  [
+    Type.String({ maxLength: MODEL_NAME_LENGTH_MAX }),
+    Type.Object(NAMING, { minProperties: 1, maxProperties: 1, additionalProperties: false }),
+    Type.Null(),
+  ],
+  {
+    description:
+      'An adapter by name, or by one of the generations that a name keeps; model is then the base.',
+  },
+);
+
+/** Shared by all routes that generate text. */
+export const ADAPTER_CHOICE_FIELDS = {
+  model: Type.String({
+    description: 'The base model, an adapter, or base:adapter.',
+    minLength: 1,
+    maxLength: MODEL_NAME_LENGTH_MAX,
+  }),
+  adapter: Type.Optional(AdapterSchema),
+  adapter_scale: nullableNumber(
+    "Weight of the adapter's delta; 1 as trained.",
+    { minimum: -ADAPTER_SCALE_MAX, maximum: ADAPTER_SCALE_MAX },
+    1,
+  ),
+} as const;
+
+const AdapterChoiceSchema = Type.Object(ADAPTER_CHOICE_FIELDS);
+export type AdapterChoice = Static<typeof AdapterChoiceSchema>;
+
+export const adapterGeneration = Type.Optional(
+  Type.String({ description: 'Digest of the adapter that answered.' }),
+);
