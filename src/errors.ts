@@ -45,6 +45,21 @@ export const ERRORS = {
     'Prompt and requested tokens exceed the context length.',
   ),
   prompt_empty: e(400, 'invalid_request_error', 'The prompt has no tokens.'),
+  chat_template_missing: e(
+    400,
+    'invalid_request_error',
+    'Neither the adapter nor the model has a chat template.',
+  ),
+  chat_template_invalid: e(
+    422,
+    'invalid_request_error',
+    'The chat template is too long or not Jinja.',
+  ),
+  chat_template_failed: e(
+    400,
+    'invalid_request_error',
+    'The chat template refuses the messages or cannot render them.',
+  ),
   token_out_of_range: e(400, 'invalid_request_error', 'A token id is outside the vocabulary.'),
   not_found: e(404, 'not_found_error', 'No such route or object.'),
   method_not_allowed: e(405, 'invalid_request_error', 'The route exists but not with this method.'),

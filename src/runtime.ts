@@ -17,6 +17,8 @@ import {
   type ResidencyEvent,
   type SlotResidency,
 } from './adapters/index.ts';
+import { type ChatService, createChat, readTemplateFile } from './chat/chat-service.ts';
+import { readModelChat } from './chat/model-templates.ts';
 import {
   cacheDtype,
   KV_BLOCK_TOKENS,
@@ -39,6 +41,7 @@ export interface Runtime {
   readonly modelName: string;
   readonly imported: ImportedModel;
   readonly tokenizer: Tokenizer;
+  readonly chat: ChatService;
   readonly session: NativeSession;
   readonly adapters: AdapterRegistry;
   readonly residency: SlotResidency;
@@ -179,6 +182,15 @@ function fleetOf(config: Config): FleetOptions | undefined {
   };
 }
 
+/** The chat templates of the model, or that of --chat-template. */
+async function openChat(config: Config, modelDir: string): Promise<ChatService> {
+  const model = await readModelChat(modelDir);
+  const { chatTemplate: file, trustRequestChatTemplate: trustRequests } = config;
+  if (file === undefined) return createChat({ model, trustRequests });
+  const templates = await readTemplateFile(path.resolve(file));
+  return createChat({ model: { ...model, templates }, trustRequests });
+}
+
 /**
  * Builds everything but HTTP; each part adds its end to `teardown`.
  * @throws LoramuxError; the caller runs the teardown
@@ -195,6 +207,7 @@ export async function createRuntime(
   const { weights, weightsGroupSize } = config;
   const imported = await importModel(modelDir, { weights, weightsGroupSize });
   const tokenizer = await loadTokenizer(modelDir);
+  const chat = await openChat(config, modelDir);
   const shape = imported.metadata.config;
   const packing = { packedWeights: imported.native.packedWeights === true };
   const loraDtype = slotDtype(config.loraDtype, packing);
@@ -241,5 +254,5 @@ export async function createRuntime(
   });
   teardown.add(() => engine.close());
 
-  return { modelName, imported, tokenizer, session, adapters, residency, engine };
+  return { modelName, imported, tokenizer, chat, session, adapters, residency, engine };
 }

@@ -167,7 +167,7 @@ async function build(
     { onPhase, onWarning, onResidency: (event) => onResidency(event) },
     teardown,
   );
-  const { modelName, imported, tokenizer, session, adapters, residency, engine } = runtime;
+  const { modelName, imported, tokenizer, chat, session, adapters, residency, engine } = runtime;
 
   const adapterStats = (): AdapterStats => {
     const { resident, maxSlots } = residency.stats();
@@ -206,6 +206,7 @@ async function build(
       limits: { maxChoices: config.maxChoices, streamBufferBytes: config.streamBufferKb * KIB },
       observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),
     }),
+    chat,
     engine,
     adapters,
     residency,

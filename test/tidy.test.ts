@@ -25,6 +25,7 @@ const read = (file: string) => readFileSync(path.join(ROOT, file), 'utf8');
 const LAYERS = [
   'cli',
   'http',
+  'chat',
   'generation',
   'tokenizer',
   'adapters',

@@ -48,6 +48,18 @@ const MODEL = {
       'multiple of 256. Default: int8 256, int4 64.',
     0,
   ),
+  chatTemplate: Type.Optional(
+    Type.String({
+      description:
+        "File with the model's chat template (Jinja). Default: chat_template.jinja of the model " +
+        'folder, else chat_template of its tokenizer_config.json.',
+      minLength: 1,
+    }),
+  ),
+  trustRequestChatTemplate: Type.Boolean({
+    description: 'Accept the chat_template field of requests.',
+    default: false,
+  }),
 };
 
 const SERVER = {

@@ -7,8 +7,11 @@ import { LoramuxError, toLoramuxError } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { GenerationRun, type RunObserver } from './generation-run.ts';
 import { checkTokenIds, type EncodedPrompt, encodePrompts } from './prompts.ts';
-import { resolveTarget } from './target.ts';
+import { resolveTarget, type TargetRequest } from './target.ts';
 import type { Generation, GenerationRequest } from './types.ts';
+
+/** Renderings of one chat, when its adapter is replaced again and again meanwhile. */
+const RENDERS_MAX = 4;
 
 /** What the generation layer must know of the model. */
 export interface ServedModel {
@@ -97,6 +100,33 @@ export function createGenerator(services: GeneratorServices): Generator {
     }
   }
 
+  /**
+   * The prompts, and the adapter that answers. A chat is rendered again where the name has moved
+   * to another generation meanwhile, whose template may be another.
+   */
+  async function encodeFor(
+    request: GenerationRequest,
+    target: TargetRequest,
+    named: AdapterRecord | undefined,
+  ): Promise<{ prompts: EncodedPrompt[]; adapter: AdapterRecord | undefined }> {
+    const size = { vocabSize: model.vocabSize, maxModelLen: engine.limits.maxModelLen };
+    const isChat = request.prompts.some(({ kind }) => kind === 'chat');
+    let rendered = named;
+    for (let renders = 1; ; renders++) {
+      const prompts = await encodePrompts(tokenizer, request, size, rendered);
+      const adapter = resolveTarget(adapters, model.name, target);
+      const moved = adapter?.generation.digest !== rendered?.generation.digest;
+      if (!isChat || !moved) return { prompts, adapter };
+      if (renders === RENDERS_MAX) {
+        throw new LoramuxError(
+          'registry_conflict',
+          `${request.model} changed ${RENDERS_MAX} times while its prompt was made; retry`,
+        );
+      }
+      rendered = adapter;
+    }
+  }
+
   return {
     async start(request, signal) {
       const arrivalMs = performance.now();
@@ -109,11 +139,7 @@ export function createGenerator(services: GeneratorServices): Generator {
       // Before the work of encoding, and again below: the name may have moved meanwhile.
       const named = resolveTarget(adapters, model.name, target);
       if (named !== undefined) services.prefetch(named.generation);
-      const prompts = await encodePrompts(tokenizer, request, {
-        vocabSize: model.vocabSize,
-        maxModelLen: engine.limits.maxModelLen,
-      });
-      const adapter = resolveTarget(adapters, model.name, target);
+      const { prompts, adapter } = await encodeFor(request, target, named);
       // First, since it may be refused, and then nothing may be counted as begun.
       const release = adapter === undefined ? () => {} : adapters.hold(adapter.generation);
       const run = new GenerationRun({

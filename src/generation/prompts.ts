@@ -1,4 +1,5 @@
 /** Prompts to token ids, checked against the vocabulary and the context length. */
+import type { AdapterRecord } from '../adapters/types.ts';
 import { LoramuxError } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { GenerationRequest, Prompt } from './types.ts';
@@ -26,13 +27,16 @@ async function encodeOne(
   prompt: Prompt,
   vocabSize: number,
   request: GenerationRequest,
+  adapter: AdapterRecord | undefined,
 ): Promise<EncodedPrompt> {
-  if (prompt.kind === 'text') {
-    const { addSpecialTokens } = request;
-    const tokenIds = await tokenizer.encode(prompt.text, { addSpecialTokens });
+  if (prompt.kind !== 'tokens') {
+    const isChat = prompt.kind === 'chat';
+    const text = isChat ? await prompt.render(adapter) : prompt.text;
+    const { addSpecialTokens } = isChat ? prompt : request;
+    const tokenIds = await tokenizer.encode(text, { addSpecialTokens });
     // A tokenizer with more tokens than the model has embeddings would read past the weights.
-    checkTokenIds(tokenIds, vocabSize, 'prompt');
-    return { tokenIds, text: prompt.text };
+    checkTokenIds(tokenIds, vocabSize, isChat ? 'messages' : 'prompt');
+    return { tokenIds, text };
   }
   checkTokenIds(prompt.tokenIds, vocabSize, 'prompt');
   if (!request.echo) return { tokenIds: prompt.tokenIds, text: '' };
@@ -44,6 +48,7 @@ async function encodeOne(
 }
 
 /**
+ * @param adapter what the request resolved to: it chooses the template of a chat
  * @throws LoramuxError token_out_of_range, prompt_empty, context_length_exceeded (the engine checks
  *   prompt and output together again)
  */
@@ -51,16 +56,18 @@ export async function encodePrompts(
   tokenizer: Tokenizer,
   request: GenerationRequest,
   limits: { vocabSize: number; maxModelLen: number },
+  adapter: AdapterRecord | undefined,
 ): Promise<EncodedPrompt[]> {
   const encoded: EncodedPrompt[] = [];
   for (const prompt of request.prompts) {
-    const one = await encodeOne(tokenizer, prompt, limits.vocabSize, request);
+    const one = await encodeOne(tokenizer, prompt, limits.vocabSize, request, adapter);
+    const param = prompt.kind === 'chat' ? 'messages' : 'prompt';
     const length = one.tokenIds.length;
     if (length === 0) {
       throw new LoramuxError(
         'prompt_empty',
         'the prompt has no tokens; send at least one character or token id',
-        { param: 'prompt' },
+        { param },
       );
     }
     const { maxTokens } = request.sampling;
@@ -69,7 +76,7 @@ export async function encodePrompts(
         'context_length_exceeded',
         `the prompt has ${length} tokens and max_tokens is ${maxTokens}, together more than the ` +
           `context length of ${limits.maxModelLen}; shorten the prompt or lower max_tokens`,
-        { param: 'prompt' },
+        { param },
       );
     }
     encoded.push(one);

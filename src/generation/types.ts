@@ -6,7 +6,14 @@ import type { Constraint } from './constraint.ts';
 
 export type Prompt =
   | { readonly kind: 'text'; readonly text: string }
-  | { readonly kind: 'tokens'; readonly tokenIds: Int32Array };
+  | { readonly kind: 'tokens'; readonly tokenIds: Int32Array }
+  /** A chat: its text depends on the generation that answers, whose template may be its own. */
+  | {
+      readonly kind: 'chat';
+      readonly render: (adapter: AdapterRecord | undefined) => Promise<string>;
+      /** Whether the tokenizer adds its own tokens; templates mostly write them themselves. */
+      readonly addSpecialTokens: boolean;
+    };
 
 /** An adapter by its name, or by the digest of one of its generations. */
 export type AdapterRef =

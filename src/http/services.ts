@@ -1,6 +1,7 @@
 /** What the transport needs; built in src/server.ts, replaced by doubles in tests. */
 import type { AdapterService } from '../adapters/service-types.ts';
 import type { ResidencyControl } from '../adapters/types.ts';
+import type { ChatService } from '../chat/chat-service.ts';
 import type { Config } from '../config/schema.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Generator } from '../generation/generator.ts';
@@ -34,6 +35,8 @@ export interface HttpServices {
   /** The base model, for /v1/models and /health. */
   readonly model: { readonly name: string; readonly created: number };
   readonly generator: Generator;
+  /** Chats to prompts. */
+  readonly chat: ChatService;
   readonly engine: Engine;
   readonly adapters: AdapterService;
   readonly residency: ResidencyControl;

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { LoramuxError } from '../../../src/errors.ts';
-import type { GenerationRequest } from '../../../src/generation/types.ts';
+import type { GenerationRequest, Prompt } from '../../../src/generation/types.ts';
 import { FakeEngine, repeating, type Script } from '../../support/fake-engine.ts';
-import { codes, drain, EOS, harness, textOf } from './support.ts';
+import { codes, drain, EOS, harness, record, textOf } from './support.ts';
 
 const sampling = (partial: Partial<GenerationRequest['sampling']>) =>
   partial as GenerationRequest['sampling'];
@@ -23,6 +23,38 @@ describe('generation', () => {
     });
     expect(generation.usage()).toEqual({ promptTokens: 1, completionTokens: 6, cachedTokens: 0 });
     expect(h.outcomes).toEqual(['stop']);
+  });
+
+  it('renders a chat for the generation that answers', async () => {
+    let moves = 0;
+    const recordOf = (name: string) => {
+      const generation = { digest: `g${Math.min(moves++, 2)}`, rank: 8, residentBytes: 1 };
+      return { ...record(name), generation };
+    };
+    const h = harness(new FakeEngine({ script: saying('x') }), {}, recordOf);
+    const chat: Prompt = {
+      kind: 'chat',
+      render: async (adapter) => `${adapter?.generation.digest}:`,
+      addSpecialTokens: false,
+    };
+    const generation = await h.start({ model: 'adapter-a', prompts: [chat], echo: true });
+    expect(generation.adapter?.generation.digest).toBe('g2');
+    expect(textOf(await drain(generation))).toBe('g2:x');
+    expect(h.held.count).toBe(0);
+  });
+
+  it('gives up a chat whose adapter never stands still', async () => {
+    let moves = 0;
+    const recordOf = (name: string) => ({
+      ...record(name),
+      generation: { digest: `g${moves++}`, rank: 8, residentBytes: 1 },
+    });
+    const h = harness(new FakeEngine({ script: saying('x') }), {}, recordOf);
+    const chat: Prompt = { kind: 'chat', render: async () => 'a', addSpecialTokens: false };
+    await expect(h.start({ model: 'adapter-a', prompts: [chat] })).rejects.toMatchObject({
+      code: 'registry_conflict',
+    });
+    expect(h.held.count).toBe(0);
   });
 
   it('ends with length at max_tokens', async () => {

@@ -92,7 +92,11 @@ export async function drain(generation: Generation): Promise<GenerationEvent[]> 
   }
 }
 
-export function harness(engine: FakeEngine, limits: Partial<GeneratorLimits> = {}): Harness {
+export function harness(
+  engine: FakeEngine,
+  limits: Partial<GeneratorLimits> = {},
+  recordOf: (name: string) => AdapterRecord = record,
+): Harness {
   const held = { count: 0 };
   const outcomes: Outcome[] = [];
   const prefetched: string[] = [];
@@ -102,7 +106,7 @@ export function harness(engine: FakeEngine, limits: Partial<GeneratorLimits> = {
     engine,
     adapters: {
       resolve: (name) => {
-        if (name.startsWith('adapter-')) return record(name);
+        if (name.startsWith('adapter-')) return recordOf(name);
         throw new LoramuxError('adapter_not_found', name);
       },
       resolveGeneration: (digest) => {

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import type { ReplicaInfo } from '../../../src/adapters/registry/types.ts';
+import { createChat } from '../../../src/chat/chat-service.ts';
 import { createGenerator } from '../../../src/generation/generator.ts';
 import { buildApp } from '../../../src/http/app.ts';
 import type { HttpConfig, HttpServices, Lifecycle } from '../../../src/http/services.ts';
@@ -64,7 +65,15 @@ export interface TestServerOptions {
   engine?: Partial<FakeEngineOptions>;
   config?: Partial<HttpConfig>;
   streamBufferBytes?: number;
+  /** The base's chat template. */
+  template?: string;
+  trustRequestTemplates?: boolean;
 }
+
+/** Characters only, since the tokens of these tests are characters. */
+const TEMPLATE =
+  "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}" +
+  '{% if add_generation_prompt %}assistant: {% endif %}';
 
 export async function testServer(options: TestServerOptions = {}): Promise<TestServer> {
   const uploadDir = await mkdtemp(path.join(tmpdir(), 'loramux-http-'));
@@ -93,6 +102,10 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
       prefetch: () => {},
       limits: { maxChoices: 8, streamBufferBytes: options.streamBufferBytes ?? 1 << 20 },
       observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),
+    }),
+    chat: createChat({
+      model: { templates: new Map([['default', options.template ?? TEMPLATE]]), specialTokens: {} },
+      trustRequests: options.trustRequestTemplates ?? false,
     }),
     engine,
     adapters,

@@ -1,0 +1,111 @@
+/** Which template a chat is rendered with. */
+import { readFile } from 'node:fs/promises';
+import type { AdapterRecord } from '../adapters/types.ts';
+import { LoramuxError, toLoramuxError } from '../errors.ts';
+import {
+  DEFAULT_TEMPLATE,
+  type ModelChat,
+  type NamedTemplates,
+  TOOL_TEMPLATE,
+} from './model-templates.ts';
+import { compileTemplate } from './template.ts';
+import type { ChatTemplate } from './types.ts';
+
+export interface ChatService {
+  /**
+   * The template of a request for the adapter, or for the base without one.
+   * @param override the request's own template
+   * @throws LoramuxError chat_template_missing, chat_template_invalid, unsupported_field (an
+   *   override that the configuration does not allow)
+   */
+  templateFor(adapter: AdapterRecord | undefined, override?: string): Promise<ChatTemplate>;
+}
+
+export interface ChatOptions {
+  readonly model: ModelChat;
+  /** Whether requests may bring a template (--trust-request-chat-template). */
+  readonly trustRequests: boolean;
+  /** The clock of templates that write dates. */
+  readonly now?: () => Date;
+}
+
+/**
+ * The template of --chat-template, instead of the model's own.
+ * @throws LoramuxError config_invalid
+ */
+export async function readTemplateFile(file: string): Promise<NamedTemplates> {
+  try {
+    return new Map([[DEFAULT_TEMPLATE, await readFile(file, 'utf8')]]);
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new LoramuxError('config_invalid', `--chat-template cannot be read: ${why}`, { cause });
+  }
+}
+
+/** One template of several: that for tools where the request has some. */
+function choosing(templates: NamedTemplates, compile: (source: string) => ChatTemplate) {
+  const compiled = new Map<string, ChatTemplate>();
+  for (const name of [DEFAULT_TEMPLATE, TOOL_TEMPLATE]) {
+    const source = templates.get(name);
+    if (source !== undefined) compiled.set(name, compile(source));
+  }
+  return {
+    render(input: Parameters<ChatTemplate['render']>[0]): string {
+      const hasTools = input.tools !== undefined && input.tools.length > 0;
+      const chosen =
+        (hasTools ? compiled.get(TOOL_TEMPLATE) : undefined) ?? compiled.get(DEFAULT_TEMPLATE);
+      if (chosen !== undefined) return chosen.render(input);
+      throw new LoramuxError(
+        'chat_template_missing',
+        `the model has chat templates, but none named "${DEFAULT_TEMPLATE}": ` +
+          `${[...templates.keys()].join(', ')}; choose one with --chat-template`,
+        { param: 'messages' },
+      );
+    },
+  };
+}
+
+export function createChat({ model, trustRequests, now }: ChatOptions): ChatService {
+  const clock = now ?? (() => new Date());
+  const compile = (source: string) =>
+    compileTemplate(source, { specialTokens: model.specialTokens, now: clock });
+  let base: ChatTemplate | undefined;
+
+  /** The model's, compiled when it is first asked for. */
+  const baseTemplate = (): ChatTemplate => {
+    if (model.templates.size === 0) {
+      throw new LoramuxError(
+        'chat_template_missing',
+        'the model has no chat template; start the server with --chat-template FILE, or send ' +
+          'the prompt as text to /v1/completions',
+        { param: 'messages' },
+      );
+    }
+    try {
+      return choosing(model.templates, compile);
+    } catch (cause) {
+      throw new LoramuxError(
+        'chat_template_missing',
+        `the model's chat template cannot be used (${toLoramuxError(cause).message}); start the ` +
+          'server with another one, --chat-template FILE',
+        { param: 'messages', cause },
+      );
+    }
+  };
+
+  return {
+    async templateFor(_adapter, override) {
+      if (override !== undefined) {
+        if (trustRequests) return compile(override);
+        throw new LoramuxError(
+          'unsupported_field',
+          'this server does not take chat templates from requests ' +
+            '(--trust-request-chat-template allows it)',
+          { param: 'chat_template' },
+        );
+      }
+      base ??= baseTemplate();
+      return base;
+    },
+  };
+}

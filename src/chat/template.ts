@@ -1,0 +1,174 @@
+/** A chat template, compiled once and rendered for each request. */
+import { Environment, Interpreter, Template } from '@huggingface/jinja';
+import { LoramuxError } from '../errors.ts';
+import type { JsonObject, JsonValue } from '../importer/json.ts';
+import { strftime } from './strftime.ts';
+import type { ChatInput, ChatMessage } from './types.ts';
+
+/** Longest source; the longest of published models is about 20,000. */
+export const CHAT_TEMPLATE_LENGTH_MAX = 131_072;
+/** Longest list of `range`, as in Jinja's sandbox. */
+const RANGE_LENGTH_MAX = 100_000;
+/** Longest prompt a template may write, in UTF-16 units. */
+const RENDERED_LENGTH_MAX = 8 * 2 ** 20;
+
+/** Written after the last message to find where the prompt must end; as transformers does. */
+const CONTINUE_TAG = 'CONTINUE_FINAL_MESSAGE_TAG ';
+/** Names under which messages carry what a model thought, the standard one first. */
+const REASONING_FIELDS = ['reasoning_content', 'thinking', 'reasoning'] as const;
+/** Variables of the renderer that a request cannot set. */
+const RESERVED = ['messages', 'tools', 'documents', 'add_generation_prompt'];
+
+export interface TemplateOptions {
+  /** Variables such as bos_token and eos_token. */
+  readonly specialTokens: Readonly<Record<string, string>>;
+  /** The clock of `strftime_now`. */
+  readonly now: () => Date;
+}
+
+function refuse(message: string, cause?: unknown): never {
+  throw new LoramuxError('chat_template_failed', message, { param: 'messages', cause });
+}
+
+function range(...args: number[]): number[] {
+  const [start = 0, stop = 0, step = 1] = args.length === 1 ? [0, args[0]!] : args;
+  if (step === 0) throw new Error('range() step must not be zero');
+  const length = Math.max(0, Math.ceil((stop - start) / step));
+  if (!(length <= RANGE_LENGTH_MAX)) {
+    throw new Error(`range() is longer than ${RANGE_LENGTH_MAX}`);
+  }
+  return Array.from({ length }, (_, i) => start + i * step);
+}
+
+/** Without null fields, which many templates would print; thoughts under every name they have. */
+function prepared(message: ChatMessage): Record<string, JsonValue> {
+  const fields = Object.fromEntries(
+    Object.entries(message).filter(([, value]) => value !== null),
+  ) as Record<string, JsonValue>;
+  const name = REASONING_FIELDS.find((field) => fields[field] !== undefined);
+  if (name === undefined) return fields;
+  const thought = fields[name]!;
+  return { thinking: thought, ...fields, reasoning_content: thought };
+}
+
+/** Appends the tag to the last message's last text. */
+function tagged(message: Record<string, JsonValue>): [Record<string, JsonValue>, string] {
+  const { content } = message;
+  if (typeof content === 'string') {
+    return [{ ...message, content: content + CONTINUE_TAG }, content];
+  }
+  if (Array.isArray(content)) {
+    const at = content.findLastIndex(
+      (part) => typeof (part as JsonObject | null)?.['text'] === 'string',
+    );
+    if (at !== -1) {
+      const part = content[at] as JsonObject;
+      const text = part['text'] as string;
+      const parts = content.with(at, { ...part, text: text + CONTINUE_TAG });
+      return [{ ...message, content: parts }, text];
+    }
+  }
+  return refuse('continue_final_message: the last message has no text to continue');
+}
+
+/** The prompt up to the end of the final message. */
+function cutAtTag(rendered: string, text: string): string {
+  const at = rendered.lastIndexOf(CONTINUE_TAG.trim());
+  if (at === -1 || !rendered.includes(text.trim())) {
+    refuse(
+      'continue_final_message: the last message does not appear in the prompt as it was sent; ' +
+        'the chat template changes it',
+    );
+  }
+  const cut = rendered.slice(0, at);
+  // A template that trims the message has trimmed the tag's space.
+  return rendered.startsWith(CONTINUE_TAG, at) ? cut : cut.trimEnd();
+}
+
+/**
+ * Compiles a template.
+ * @throws LoramuxError chat_template_invalid when it is too long or not Jinja
+ */
+export function compileTemplate(
+  source: string,
+  { specialTokens, now }: TemplateOptions,
+): { render(input: ChatInput): string } {
+  if (source.length > CHAT_TEMPLATE_LENGTH_MAX) {
+    throw new LoramuxError(
+      'chat_template_invalid',
+      `the chat template has ${source.length} characters; the limit is ${CHAT_TEMPLATE_LENGTH_MAX}`,
+    );
+  }
+  let program: Template['parsed'];
+  try {
+    program = new Template(source).parsed;
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new LoramuxError('chat_template_invalid', `the chat template does not parse: ${why}`, {
+      cause,
+    });
+  }
+
+  const run = (variables: Record<string, unknown>): string => {
+    const environment = new Environment();
+    for (const [name, value] of Object.entries(variables)) environment.set(name, value);
+    let raised: string | undefined;
+    const functions = {
+      raise_exception: (message: unknown) => {
+        raised = String(message);
+        throw new Error(raised);
+      },
+      strftime_now: (format: string) => strftime(now(), format),
+      range,
+    };
+    const constants = {
+      true: true,
+      True: true,
+      false: false,
+      False: false,
+      none: null,
+      None: null,
+    };
+    for (const [name, value] of Object.entries({ ...constants, ...functions })) {
+      if (!environment.variables.has(name)) environment.set(name, value);
+    }
+    let rendered: string;
+    try {
+      rendered = String(new Interpreter(environment).run(program).value);
+    } catch (cause) {
+      if (raised !== undefined) refuse(`the chat template refused the messages: ${raised}`, cause);
+      const why = cause instanceof Error ? cause.message : String(cause);
+      refuse(`the chat template cannot render these messages: ${why}`, cause);
+    }
+    if (rendered.length > RENDERED_LENGTH_MAX) {
+      refuse(`the chat template wrote more than ${RENDERED_LENGTH_MAX} characters`);
+    }
+    return rendered;
+  };
+
+  return {
+    render(input) {
+      const reserved = RESERVED.find((name) => Object.hasOwn(input.kwargs, name));
+      if (reserved !== undefined) {
+        throw new LoramuxError(
+          'invalid_request',
+          `chat_template_kwargs must not set ${reserved}; send it as a field of the request`,
+          { param: 'chat_template_kwargs' },
+        );
+      }
+      const messages = input.messages.map(prepared);
+      const last = messages.at(-1);
+      const variables = {
+        ...specialTokens,
+        ...input.kwargs,
+        tools: input.tools === undefined || input.tools.length === 0 ? null : input.tools,
+        documents: input.documents ?? null,
+        add_generation_prompt: input.addGenerationPrompt,
+      };
+      if (last === undefined) refuse('a chat needs at least one message');
+      if (!input.continueFinalMessage) return run({ ...variables, messages });
+      const [message, text] = tagged(last);
+      return cutAtTag(run({ ...variables, messages: messages.with(-1, message) }), text);
+    },
+  };
+}
