@@ -104,6 +104,7 @@ export class GenerationRun implements Generation {
   readonly arrivalMs: number;
   readonly adapter: AdapterRecord | undefined;
   readonly choices: number;
+  onFailure: (() => void) | undefined;
   readonly #options: RunOptions;
   readonly #queue: EventQueue<GenerationEvent>;
   readonly #parts: PromptPart[] = [];
@@ -178,8 +179,8 @@ export class GenerationRun implements Generation {
 
   // --- the reader's side ---
 
-  next(timeoutMs?: number): Promise<GenerationEvent[] | undefined> {
-    return this.#queue.next(timeoutMs);
+  next(timeoutMs?: number, eventsMax?: number): Promise<GenerationEvent[] | undefined> {
+    return this.#queue.next(timeoutMs, eventsMax);
   }
 
   cancel(): void {
@@ -273,6 +274,7 @@ export class GenerationRun implements Generation {
   #fail(error: LoramuxError): void {
     this.#end('error', error);
     this.#queue.endWith({ type: 'error', error });
+    this.onFailure?.();
   }
 
   /** Everything that still runs is cancelled; the observer hears of it once. */

@@ -102,10 +102,14 @@ export interface Generation {
   readonly adapter: AdapterRecord | undefined;
   readonly choices: number;
   /**
-   * The events since the last call, or the next ones; undefined after the last. With `timeoutMs`,
-   * an empty array when nothing happened in that time.
+   * The events since the last call, `eventsMax` of them at most, or the next ones; undefined after
+   * the last. With `timeoutMs`, an empty array when nothing happened in that time.
    */
-  next(timeoutMs?: number): Promise<GenerationEvent[] | undefined>;
+  next(timeoutMs?: number, eventsMax?: number): Promise<GenerationEvent[] | undefined>;
+  /**
+   * Called once when the request fails, before `next` tells it: for a reader who holds off reading.
+   */
+  onFailure: (() => void) | undefined;
   /** Stops and frees everything; `next` answers undefined. Idempotent. */
   cancel(): void;
   usage(): Usage;

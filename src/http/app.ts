@@ -1,12 +1,11 @@
 /** The HTTP application, built apart from listening: `inject` in tests, `listen` in the server. */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
-import websocket from '@fastify/websocket';
 import Fastify, { type FastifyInstance, LogController, type RouteOptions } from 'fastify';
 import { registerContinue } from './plugins/continue.ts';
 import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
-import { webSocketUpgrades } from './plugins/upgrade.ts';
+import { registerWebSocket } from './plugins/websocket.ts';
 import { adapterLifeRoutes } from './routes/adapter-life.ts';
 import { adapterRoutes } from './routes/adapters.ts';
 import { completionRoutes } from './routes/completions.ts';
@@ -74,11 +73,8 @@ export async function buildApp(
   registerErrors(app as unknown as FastifyInstance);
   registerContinue(app as unknown as FastifyInstance);
   // Before any hook that refuses requests: it must know refused handshakes to close their sockets.
-  await app.register(websocket, {
-    options: {
-      maxPayload: services.config.bodyLimitKb * KIB,
-      server: webSocketUpgrades(app.server) as never,
-    },
+  await registerWebSocket(app as unknown as FastifyInstance, {
+    maxFrameBytes: services.config.bodyLimitKb * KIB,
   });
   registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
   registerMetrics(app as unknown as FastifyInstance, services.metrics);

@@ -7,6 +7,7 @@ import { buildApp } from '../../src/http/app.ts';
 import { ErrorSchema } from '../../src/http/schemas/error.ts';
 import {
   CancelFrameSchema,
+  CreditFrameSchema,
   DoneFrameSchema,
   ErrorFrameSchema,
   GenerateFrameSchema,
@@ -137,7 +138,7 @@ describe('openapi.yaml', () => {
   it('documents the frames of the WebSocket', () => {
     const frames = document.paths['/v1/stream']?.get?.['x-websocket'];
     expect(frames?.client.map(bare)).toEqual(
-      [GenerateFrameSchema, CancelFrameSchema, PingFrameSchema].map(bare),
+      [GenerateFrameSchema, CancelFrameSchema, CreditFrameSchema, PingFrameSchema].map(bare),
     );
     expect(frames?.server.map(bare)).toEqual(
       [TokenFrameSchema, DoneFrameSchema, ErrorFrameSchema, PongFrameSchema].map(bare),

@@ -126,7 +126,23 @@ export function sendError(request: FastifyRequest, reply: FastifyReply, thrown: 
   void reply.code(error.status).type('application/json; charset=utf-8').send(errorBody(error));
 }
 
-/** Errors before Fastify has a request: written straight to the socket. */
+/** Writes an error as the answer straight to the socket, and ends it. */
+export function refuseConnection(
+  socket: Socket,
+  error: LoramuxError,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  const body = JSON.stringify(errorBody(error));
+  const more = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.end(
+    `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\n` +
+      'content-type: application/json; charset=utf-8\r\n' +
+      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n` +
+      `${more.join('')}\r\n${body}`,
+  );
+}
+
+/** Errors before Fastify has a request. */
 export function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
     socket.destroy();
@@ -135,14 +151,9 @@ export function answerClientError(error: NodeJS.ErrnoException, socket: Socket):
   let code: ErrorCode = 'invalid_request';
   if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT') code = 'request_timeout';
   if (error.code === 'HPE_HEADER_OVERFLOW') code = 'headers_too_large';
-  const { status, summary } = ERRORS[code];
-  const text = code === 'invalid_request' ? `malformed HTTP: ${error.message}` : summary;
-  const body = JSON.stringify(errorBody(new LoramuxError(code, text)));
-  socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n` +
-      'content-type: application/json; charset=utf-8\r\n' +
-      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
-  );
+  const text =
+    code === 'invalid_request' ? `malformed HTTP: ${error.message}` : ERRORS[code].summary;
+  refuseConnection(socket, new LoramuxError(code, text));
 }
 
 /** Error handler, 404 and 405. */

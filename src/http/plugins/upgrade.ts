@@ -6,9 +6,12 @@
 import { EventEmitter } from 'node:events';
 import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
+import { STREAM_ROUTE } from '../schemas/stream.ts';
 
-const isWebSocket = (request: IncomingMessage) =>
-  request.method === 'GET' && request.headers.upgrade?.toLowerCase() === 'websocket';
+const isWebSocket = ({ method, url, headers }: IncomingMessage) =>
+  method === 'GET' &&
+  headers.upgrade?.toLowerCase() === 'websocket' &&
+  url?.split('?', 1)[0] === STREAM_ROUTE;
 
 const DROPPED = new Set(['upgrade', 'http2-settings', 'connection']);
 
@@ -28,14 +31,15 @@ function headWithoutUpgrade(request: IncomingMessage): string {
 }
 
 /**
- * Emits 'upgrade' for WebSocket handshakes only; give it to the WebSocket plugin in the server's
- * place.
+ * Emits 'upgrade' for WebSocket handshakes of the one route that takes them; give it to the WebSocket
+ * plugin in the server's place.
  */
 export function webSocketUpgrades(server: Server): EventEmitter {
   const upgrades = new EventEmitter();
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     if (isWebSocket(request)) {
-      upgrades.emit('upgrade', request, socket, head);
+      // Nobody listens once the server closes.
+      if (!upgrades.emit('upgrade', request, socket, head)) socket.destroy();
       return;
     }
     if (head.length > 0) socket.unshift(head);

@@ -15,7 +15,7 @@ import { dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { toGenerationRequest } from '../wire/completion-request.ts';
 import { CompletionCollector, completionHead } from '../wire/completion-response.ts';
-import { sendText, sseStream } from '../wire/sse.ts';
+import { EVENTS_PER_PIECE, sendText, sseStream } from '../wire/sse.ts';
 
 /** What generation adds to the errors of any route; also the errors of the WebSocket. */
 export const GENERATION_ERRORS = [
@@ -60,7 +60,8 @@ async function stream(
   keepAliveMs: number,
 ) {
   // Errors before the first token get their HTTP status; a silent start must not wait for ever.
-  const first: readonly GenerationEvent[] = (await generation.next(keepAliveMs)) ?? [];
+  const first: readonly GenerationEvent[] =
+    (await generation.next(keepAliveMs, EVENTS_PER_PIECE)) ?? [];
   const [head] = first;
   if (head?.type === 'error') throw head.error;
   const text = sseStream(generation, first, {

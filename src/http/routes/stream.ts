@@ -4,8 +4,15 @@ import type { FastifyRequest } from 'fastify';
 import type { TSchema } from 'typebox';
 import { LoramuxError } from '../../errors.ts';
 import { validationError } from '../plugins/errors.ts';
+import { Turns } from '../plugins/turns.ts';
 import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
-import { CancelFrameSchema, GenerateFrameSchema, PingFrameSchema } from '../schemas/stream.ts';
+import {
+  CancelFrameSchema,
+  CreditFrameSchema,
+  GenerateFrameSchema,
+  PingFrameSchema,
+  STREAM_ROUTE,
+} from '../schemas/stream.ts';
 import type { HttpServices } from '../services.ts';
 import { type FrameChecks, SocketSession } from '../wire/socket-session.ts';
 
@@ -20,19 +27,21 @@ function frameChecks(request: FastifyRequest): FrameChecks {
   return {
     generate: check(GenerateFrameSchema),
     cancel: check(CancelFrameSchema),
+    credit: check(CreditFrameSchema),
     ping: check(PingFrameSchema),
   };
 }
 
 export function streamRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
+  const turns = new Turns();
   return async (app) => {
     app.route({
       method: 'GET',
-      url: '/v1/stream',
+      url: STREAM_ROUTE,
       schema: {
         summary: 'A WebSocket with several generations at once.',
         response: {
-          101: { description: 'The protocol of docs/http.md.' },
+          101: { description: 'The protocol of docs/websocket.md.' },
           ...errorResponses([...PLAIN_ERRORS, 'upgrade_required']),
         },
       },
@@ -41,7 +50,13 @@ export function streamRoutes(services: HttpServices): FastifyPluginAsyncTypebox 
         throw new LoramuxError('upgrade_required', '/v1/stream speaks WebSocket only');
       },
       wsHandler: (socket, request) => {
-        new SocketSession(socket, services, frameChecks(request), request.log);
+        new SocketSession(socket, {
+          services,
+          checks: frameChecks(request),
+          log: request.log,
+          turns,
+          connection: request.raw.socket,
+        });
       },
     });
   };

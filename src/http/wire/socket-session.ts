@@ -1,31 +1,44 @@
 /** One WebSocket: several generations at once, each with the id the client chose. */
+import type { Socket } from 'node:net';
 import type { FastifyBaseLogger } from 'fastify';
 import type { WebSocket } from 'ws';
 import { LoramuxError, toLoramuxError } from '../../errors.ts';
-import type { Generation, GenerationEvent } from '../../generation/types.ts';
+import type { Turns } from '../plugins/turns.ts';
 import { errorBody } from '../schemas/error.ts';
 import { GENERATION_ID_LENGTH_MAX } from '../schemas/limits.ts';
-import type { FinishReason, GenerateFrame, ServerFrame } from '../schemas/stream.ts';
+import { type CreditFrame, FRAME_TYPES, type GenerateFrame } from '../schemas/stream.ts';
 import { dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
-import { generationOf } from './adapter-choice.ts';
 import { toGenerationRequest } from './completion-request.ts';
-import { wireLogprobs, wireUsage } from './completion-response.ts';
+import { SocketGeneration } from './socket-generation.ts';
+import { SocketWriter } from './socket-writer.ts';
 
-/** Bytes in the socket's send buffer above which its generations wait for it to drain. */
-const SEND_BUFFER_HIGH_BYTES = 64 * 1024;
-
-/**
- * Bytes of answers to frames that may wait for the peer to read. Generations are held up by the
- * send buffer; whoever sends frames without reading would make the server keep all their answers.
- */
-const REPLY_BYTES_MAX = 1024 * 1024;
+/** Why the server closes a socket (RFC 6455, 7.4.1). */
+export const CLOSE_CODES = {
+  /** The server ends. */
+  goingAway: 1001,
+  /** The peer asks and does not read the answers. */
+  policy: 1008,
+  /** A defect of the server. */
+  internal: 1011,
+} as const;
 
 /** Checks a frame's shape. @throws LoramuxError unknown_field, invalid_request */
 export interface FrameChecks {
   generate(frame: unknown): asserts frame is GenerateFrame;
   cancel(frame: unknown): asserts frame is { type: 'cancel'; id: string };
+  credit(frame: unknown): asserts frame is CreditFrame;
   ping(frame: unknown): asserts frame is { type: 'ping' };
+}
+
+export interface SocketOptions {
+  readonly services: HttpServices;
+  readonly checks: FrameChecks;
+  readonly log: FastifyBaseLogger;
+  /** Shared by all sockets. */
+  readonly turns: Turns;
+  /** What the WebSocket lies on. */
+  readonly connection: Pick<Socket, 'bytesWritten' | 'writableLength'>;
 }
 
 type Json = Record<string, unknown>;
@@ -41,65 +54,76 @@ function parseFrame(text: string): Json {
   throw new LoramuxError('invalid_request', 'a frame is a JSON object with a "type"');
 }
 
+const idOf = ({ id }: Json) =>
+  typeof id === 'string' && id.length <= GENERATION_ID_LENGTH_MAX ? id : undefined;
+
+const typeOf = ({ type }: Json) => FRAME_TYPES.find((known) => known === type);
+
 export class SocketSession {
   readonly #socket: WebSocket;
-  readonly #services: HttpServices;
-  readonly #checks: FrameChecks;
-  readonly #log: FastifyBaseLogger;
-  /** Running generations by the client's id. */
-  readonly #running = new Map<string, AbortController>();
+  readonly #options: SocketOptions;
+  readonly #writer: SocketWriter;
+  /** Generations whose last frame was not sent, by the client's id. */
+  readonly #running = new Map<string, SocketGeneration>();
+  /** The peer gave a sign of life since the last ping. */
   #alive = true;
-  #drained: Promise<void> | undefined;
-  /** Bytes of answers to frames that are not sent. */
-  #replyBytes = 0;
+  /** Bytes were waiting to be sent at the last ping, and how many had been sent then. */
+  #behind = false;
+  #sentBytes = 0;
   readonly #heartbeat: NodeJS.Timeout;
 
-  constructor(
-    socket: WebSocket,
-    services: HttpServices,
-    checks: FrameChecks,
-    log: FastifyBaseLogger,
-  ) {
+  constructor(socket: WebSocket, options: SocketOptions) {
     this.#socket = socket;
-    this.#services = services;
-    this.#checks = checks;
-    this.#log = log;
-    socket.on('message', (data, isBinary) => this.#onMessage(String(data), isBinary));
-    socket.on('close', () => this.#onClose());
-    socket.on('pong', () => {
-      this.#alive = true;
+    this.#options = options;
+    this.#writer = new SocketWriter(socket, (bytes) => {
+      options.log.warn(`closed a WebSocket: ${bytes} bytes of answers wait to be read`);
+      this.#end();
+      socket.close(CLOSE_CODES.policy, 'answers wait to be read');
     });
-    this.#heartbeat = setInterval(() => this.#beat(), services.config.wsPingMs);
+    socket.on('message', (data, isBinary) => this.#onMessage(String(data), isBinary));
+    socket.on('close', () => this.#end());
+    for (const sign of ['ping', 'pong'] as const) {
+      socket.on(sign, () => {
+        this.#alive = true;
+      });
+    }
+    this.#heartbeat = setInterval(() => this.#beat(), options.services.config.wsPingMs);
   }
 
   #beat(): void {
-    if (!this.#alive) {
+    const { bytesWritten, writableLength } = this.#options.connection;
+    const sentBytes = bytesWritten - writableLength;
+    // The ping waits behind what a slow peer has not read; that it reads is a sign of life too.
+    const reads = this.#behind && sentBytes > this.#sentBytes;
+    if (!this.#alive && !reads) {
       this.#socket.terminate();
       return;
     }
     this.#alive = false;
+    this.#behind = writableLength > 0;
+    this.#sentBytes = sentBytes;
     this.#socket.ping();
   }
 
-  #onClose(): void {
+  #end(): void {
     clearInterval(this.#heartbeat);
-    for (const controller of this.#running.values()) controller.abort();
+    for (const generation of this.#running.values()) generation.abandon();
     this.#running.clear();
   }
 
   #onMessage(text: string, isBinary: boolean): void {
+    // Frames may still come in while the socket closes.
+    if (this.#socket.readyState !== this.#socket.OPEN) return;
     this.#alive = true;
-    let id: string | undefined;
+    let frame: Json | undefined;
     try {
       if (isBinary) {
         throw new LoramuxError('invalid_request', 'frames are JSON text, not binary');
       }
-      const frame = parseFrame(text);
-      if (typeof frame.id === 'string' && frame.id.length <= GENERATION_ID_LENGTH_MAX)
-        id = frame.id;
+      frame = parseFrame(text);
       this.#dispatch(frame);
     } catch (error) {
-      this.#reply(this.#errorFrame(id, error));
+      this.#refuse(frame, error);
     }
   }
 
@@ -107,31 +131,36 @@ export class SocketSession {
     switch (frame.type) {
       case 'generate': {
         dropNeutralFields(frame);
-        this.#checks.generate(frame);
+        this.#options.checks.generate(frame);
         this.#start(frame);
         return;
       }
+      // An unknown id is no error for these two: the generation may have ended meanwhile.
       case 'cancel': {
-        this.#checks.cancel(frame);
-        // An unknown id is no error: the generation may have ended while the frame was on its way.
-        this.#running.get(frame.id)?.abort();
+        this.#options.checks.cancel(frame);
+        this.#running.get(frame.id)?.cancel();
+        return;
+      }
+      case 'credit': {
+        this.#options.checks.credit(frame);
+        this.#running.get(frame.id)?.addCredit(frame.frames);
         return;
       }
       case 'ping': {
-        this.#checks.ping(frame);
-        this.#reply({ type: 'pong' });
+        this.#options.checks.ping(frame);
+        this.#writer.reply({ type: 'pong' });
         return;
       }
       default:
-        throw new LoramuxError('invalid_request', 'type must be generate, cancel or ping', {
+        throw new LoramuxError('invalid_request', `type must be one of ${FRAME_TYPES.join(', ')}`, {
           param: 'type',
         });
     }
   }
 
-  #start(frame: GenerateFrame): void {
+  #start({ window, ...frame }: GenerateFrame): void {
     const { id } = frame;
-    const { maxGenerationsPerSocket } = this.#services.config;
+    const { config, lifecycle, model, generator } = this.#options.services;
     if (this.#running.has(id)) {
       throw new LoramuxError(
         'invalid_request',
@@ -139,119 +168,51 @@ export class SocketSession {
         { param: 'id' },
       );
     }
-    if (this.#services.lifecycle.draining) {
+    if (lifecycle.draining) {
       throw new LoramuxError('shutting_down', 'the server is shutting down; retry elsewhere');
     }
-    if (this.#running.size >= maxGenerationsPerSocket) {
+    if (this.#running.size >= config.maxGenerationsPerSocket) {
       throw new LoramuxError(
         'socket_limit_exceeded',
-        `${maxGenerationsPerSocket} generations run on this socket, its limit ` +
+        `${config.maxGenerationsPerSocket} generations run on this socket, its limit ` +
           '(--max-generations-per-socket); wait for one to end',
       );
     }
-    const request = toGenerationRequest(frame, this.#services.model.name);
-    const controller = new AbortController();
-    this.#running.set(id, controller);
-    this.#services.generator
-      .start(request, controller.signal)
-      .then((generation) => this.#pump(id, generation))
-      .catch((error: unknown) => {
-        // A defect while sending must not leave the generation running unread.
-        controller.abort();
-        this.#reply(this.#errorFrame(id, error));
-      })
-      .finally(() => {
-        if (this.#running.get(id) === controller) this.#running.delete(id);
-      });
-  }
-
-  /** Sends events as fast as the socket takes them; what waits meanwhile is bounded upstream. */
-  async #pump(id: string, generation: Generation): Promise<void> {
-    // Choices that never finish were cancelled.
-    const reasons = new Array<FinishReason>(generation.choices).fill('cancelled');
-    const stops = new Array<string | number | null>(generation.choices).fill(null);
-    const answeredBy = generationOf(generation);
-    for (;;) {
-      await this.#drained;
-      const events = await generation.next();
-      if (events === undefined) break;
-      for (const event of events) {
-        if (event.type === 'error') {
-          this.#sendError(id, event.error);
-          return;
-        }
-        if (event.type === 'finish') {
-          reasons[event.index] = event.reason;
-          stops[event.index] = event.stopReason ?? null;
-        }
-        if (event.type !== 'finish' || event.text !== '') this.#sendToken(id, event, answeredBy);
-      }
-    }
-    this.#send({
-      type: 'done',
-      id,
-      finish_reasons: reasons,
-      stop_reasons: stops,
-      usage: wireUsage(generation.usage()),
-      ...answeredBy,
+    const request = toGenerationRequest(frame, model.name);
+    const generation = new SocketGeneration(id, this.#writer, window ?? undefined);
+    this.#running.set(id, generation);
+    this.#options.turns.take(() => {
+      // The socket was closed before its turn.
+      if (this.#running.get(id) !== generation) return;
+      generation
+        .run((signal) => generator.start(request, signal))
+        .catch((error: unknown) => {
+          // A defect while sending must not leave the generation running unread.
+          generation.cancel();
+          return generation.end({ type: 'error', id, ...this.#errorBody(error) });
+        })
+        .finally(() => {
+          if (this.#running.get(id) === generation) this.#running.delete(id);
+        });
     });
   }
 
-  #sendToken(
-    id: string,
-    event: Exclude<GenerationEvent, { type: 'error' }>,
-    answeredBy: { readonly adapter_generation?: string },
-  ): void {
-    const logprobs = wireLogprobs(event);
-    this.#send({
-      type: 'token',
-      id,
-      index: event.index,
-      text: event.text,
-      ...(event.type === 'token' && { token_id: event.tokenId }),
-      ...(logprobs !== undefined && { logprobs }),
-      ...answeredBy,
+  /** An error with an id says that its generation is over, so it never names one that goes on. */
+  #refuse(frame: Json | undefined, thrown: unknown): void {
+    const id = frame && idOf(frame);
+    const goesOn = id !== undefined && this.#running.has(id);
+    const type = frame && typeOf(frame);
+    this.#writer.reply({
+      type: 'error',
+      ...(id !== undefined && !goesOn && { id }),
+      ...(goesOn && type !== undefined && { refused: { type, id } }),
+      ...this.#errorBody(thrown),
     });
   }
 
-  #send(frame: ServerFrame): void {
-    const socket = this.#socket;
-    if (socket.readyState !== socket.OPEN) return;
-    if (socket.bufferedAmount < SEND_BUFFER_HIGH_BYTES || this.#drained !== undefined) {
-      socket.send(JSON.stringify(frame));
-      return;
-    }
-    this.#drained = new Promise((resolve) => {
-      socket.send(JSON.stringify(frame), () => {
-        this.#drained = undefined;
-        resolve();
-      });
-    });
-  }
-
-  /** Answers a frame at once. */
-  #reply(frame: ServerFrame): void {
-    const socket = this.#socket;
-    if (socket.readyState !== socket.OPEN) return;
-    if (this.#replyBytes > REPLY_BYTES_MAX) {
-      this.#log.warn(`closed a WebSocket: ${this.#replyBytes} bytes of answers wait to be read`);
-      socket.terminate();
-      return;
-    }
-    const text = JSON.stringify(frame);
-    this.#replyBytes += text.length;
-    socket.send(text, () => {
-      this.#replyBytes -= text.length;
-    });
-  }
-
-  #sendError(id: string | undefined, thrown: unknown): void {
-    this.#send(this.#errorFrame(id, thrown));
-  }
-
-  #errorFrame(id: string | undefined, thrown: unknown): ServerFrame {
+  #errorBody(thrown: unknown) {
     const error = toLoramuxError(thrown);
-    if (error.code === 'internal_error') this.#log.error({ err: error }, error.message);
-    return { type: 'error', ...(id !== undefined && { id }), ...errorBody(error) };
+    if (error.code === 'internal_error') this.#options.log.error({ err: error }, error.message);
+    return errorBody(error);
   }
 }

@@ -10,6 +10,12 @@ const DONE = 'data: [DONE]\n\n';
 /** Comments are skipped by parsers and keep proxies from closing a silent stream. */
 const KEEP_ALIVE = ': keep-alive\n\n';
 
+/** Events that are taken from the generation's bounded queue at a time; the rest stays bounded. */
+export const EVENTS_PER_PIECE = 64;
+
+/** Characters of a piece after which the rest of its events becomes another one. */
+const PIECE_LENGTH = 64 * 1024;
+
 export interface SseOptions {
   readonly head: CompletionHead;
   readonly includeUsage: boolean;
@@ -21,7 +27,7 @@ const message = (data: unknown) => `data: ${JSON.stringify(data)}\n\n`;
 const errorMessage = (error: LoramuxError) => message(errorBody(error));
 
 /**
- * The stream's text, one piece per batch of events. `first` are events already taken from the
+ * The stream's text, about one piece per batch of events. `first` are events already taken from the
  * generation. An error comes as an event; `[DONE]` ends the stream either way.
  */
 export async function* sseStream(
@@ -42,10 +48,14 @@ export async function* sseStream(
         } else {
           text += message(completionChunk(head, event, includeUsage));
         }
+        // Each choice of an echo has the whole prompt.
+        if (text.length < PIECE_LENGTH) continue;
+        yield text;
+        text = '';
       }
-      yield text;
+      if (text !== '') yield text;
     }
-    events = await generation.next(keepAliveMs);
+    events = await generation.next(keepAliveMs, EVENTS_PER_PIECE);
     if (events?.length === 0) yield KEEP_ALIVE;
   }
   yield includeUsage && !failed ? message(usageChunk(head, generation.usage())) + DONE : DONE;

@@ -44,6 +44,20 @@ describe('EventQueue', () => {
     expect(await second).toEqual(['a']);
   });
 
+  it('gives as many events as are wanted, and counts those that stay', async () => {
+    const queue = new EventQueue<number>(10);
+    for (const event of [1, 2, 3, 4, 5]) expect(queue.push(event, 2)).toBe(true);
+    expect(await queue.next(undefined, 2)).toEqual([1, 2]);
+    expect(queue.push(6, 4)).toBe(true);
+    expect(queue.push(7, 1)).toBe(false);
+    expect(await queue.next(undefined, 9)).toEqual([3, 4, 5, 6]);
+    const next = queue.next(undefined, 1);
+    queue.push(8, 1);
+    queue.push(9, 1);
+    queue.end();
+    expect([await next, await queue.next(), await queue.next()]).toEqual([[8], [9], undefined]);
+  });
+
   it('has one reader', () => {
     const queue = new EventQueue<string>(10);
     void queue.next();

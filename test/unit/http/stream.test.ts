@@ -2,9 +2,8 @@ import { afterEach, describe, expect, it } from 'vitest';
 import WebSocket from 'ws';
 import { repeating, type Script } from '../../support/fake-engine.ts';
 import { codes, EOS } from '../generation/support.ts';
+import { connectTo } from './socket-client.ts';
 import { type TestServer, type TestServerOptions, testServer, until } from './support.ts';
-
-type Frame = Record<string, unknown> & { type: string; id?: string };
 
 let server: TestServer;
 let url: string;
@@ -19,34 +18,7 @@ const start = async (options: TestServerOptions = {}) => {
   url = `${(await server.listen()).replace('http', 'ws')}/v1/stream`;
 };
 
-interface Client {
-  readonly socket: WebSocket;
-  readonly frames: Frame[];
-  send(frame: unknown): void;
-  of(id: string): Frame[];
-  ended(id: string): Promise<Frame>;
-}
-
-async function connect(): Promise<Client> {
-  const socket = new WebSocket(url);
-  sockets.push(socket);
-  const frames: Frame[] = [];
-  socket.on('message', (data) => frames.push(JSON.parse(String(data)) as Frame));
-  socket.on('error', () => {});
-  await new Promise((resolve) => socket.once('open', resolve));
-  const of = (id: string) => frames.filter((frame) => frame.id === id);
-  const end = (id: string) => of(id).find(({ type }) => type === 'done' || type === 'error');
-  return {
-    socket,
-    frames,
-    of,
-    send: (frame) => socket.send(typeof frame === 'string' ? frame : JSON.stringify(frame)),
-    async ended(id) {
-      await until(() => end(id) !== undefined);
-      return end(id)!;
-    },
-  };
-}
+const connect = () => connectTo(url, sockets);
 
 const generate = (id: string, fields: Record<string, unknown> = {}) => ({
   type: 'generate',
@@ -168,8 +140,14 @@ describe('WebSocket /v1/stream', () => {
     client.send(generate('a'));
     client.send(generate('b'));
     client.send(generate('c'));
-    expect(await client.ended('a')).toMatchObject({ error: { param: 'id' } });
     expect(await client.ended('c')).toMatchObject({ error: { code: 'socket_limit_exceeded' } });
+    // No frame says that "a" is over: it goes on.
+    expect(client.of('a')).toEqual([]);
+    expect(client.frames[0]).toMatchObject({
+      type: 'error',
+      refused: { type: 'generate', id: 'a' },
+      error: { code: 'invalid_request', param: 'id' },
+    });
     await until(() => server.engine.numLive === 2);
   });
 
