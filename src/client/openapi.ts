@@ -1,0 +1,797 @@
+/** Written by `npm run client:types` from openapi.yaml. Do not edit. */
+
+export interface Error {
+  error: {
+    /** What is wrong, where, and what to do. */
+    message: string;
+    type:
+      | 'invalid_request_error'
+      | 'not_found_error'
+      | 'overloaded_error'
+      | 'server_error'
+      | 'conflict_error';
+    /** The request field at fault. */
+    param: string | null;
+    /** A stable code; docs/errors.md lists them. */
+    code: string;
+    /** With generation_mismatch: what is current; null when there is no such name. */
+    current_generation?: string | null;
+  };
+}
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+  prompt_tokens_details: {
+    cached_tokens: number;
+  };
+}
+
+export interface Logprobs {
+  tokens: Array<string>;
+  token_logprobs: Array<number | null>;
+  top_logprobs: Array<Record<string, number> | null>;
+  text_offset: Array<number>;
+}
+
+export interface Choice {
+  index: number;
+  text: string;
+  logprobs: Logprobs | null;
+  finish_reason: 'stop' | 'length' | null;
+  /** The stop text or stop token that ended the choice. */
+  stop_reason: string | number | null;
+}
+
+export type CompletionRequest = {
+  /** The base model, an adapter, or base:adapter. */
+  model: string;
+  /** A text, several texts, token ids, or several lists of token ids. */
+  prompt: string | Array<string> | Array<number> | Array<Array<number>>;
+  adapter?: AdapterRef;
+  /** Weight of the adapter's delta; 1 as trained. */
+  adapter_scale?: number | null;
+  /** Tokens to generate; 0 only scores the prompt. */
+  max_tokens?: number | null;
+  /** No stop token or stop text ends the answer earlier. */
+  min_tokens?: number | null;
+  /** 0 is greedy. */
+  temperature?: number | null;
+  /** Nucleus sampling. */
+  top_p?: number | null;
+  /** -1 and 0 are off. */
+  top_k?: number | null;
+  /** Least probability relative to the most likely token. */
+  min_p?: number | null;
+  /** Choices per prompt. */
+  n?: number | null;
+  /** Only the value of n is accepted. */
+  best_of?: number | null;
+  /** Answer with server-sent events. */
+  stream?: boolean | null;
+  /** Only together with stream. */
+  stream_options?: {
+    /** A last chunk with the usage. */
+    include_usage?: boolean;
+    /** Only false is accepted. */
+    include_obfuscation?: boolean;
+  } | null;
+  /** Log-probabilities of the likeliest tokens. */
+  logprobs?: number | null;
+  /** Answer with the prompt before the generated text. */
+  echo?: boolean | null;
+  /** Texts that end generation; they are not part of the answer. */
+  stop?: string | Array<string> | null;
+  /** Token ids that end generation. */
+  stop_token_ids?: Array<number> | null;
+  /** Keep the stop text in the answer. */
+  include_stop_str_in_output?: boolean | null;
+  /** The end-of-sequence token does not end the answer. */
+  ignore_eos?: boolean | null;
+  /** Over generated tokens. */
+  presence_penalty?: number | null;
+  /** Over generated tokens. */
+  frequency_penalty?: number | null;
+  /** Over prompt and generated tokens. */
+  repetition_penalty?: number | null;
+  /** Token id to a bias on its logit. */
+  logit_bias?: Record<string, number> | null;
+  /** The same seed gives the same tokens, in any batch. */
+  seed?: number | null;
+  /** Leave special tokens out of the text. */
+  skip_special_tokens?: boolean | null;
+  /** Let the tokenizer add its tokens to a text prompt. */
+  add_special_tokens?: boolean | null;
+  /** The split_key of requests without one; it changes nothing else. */
+  user?: string | null;
+  /** Requests with the same key get the same side of a split adapter name. */
+  split_key?: string | null;
+  /** Requests share cached prompts only with the same salt. */
+  cache_salt?: string | null;
+};
+
+/** An adapter by name, or by one of the generations that a name keeps; model is then the base. */
+export type AdapterRef =
+  | string
+  | {
+      name?: string;
+      generation?: string;
+    }
+  | null;
+
+export interface Completion {
+  id: string;
+  object: 'text_completion';
+  created: number;
+  model: string;
+  /** Digest of the adapter that answered. */
+  adapter_generation?: string;
+  choices: Array<Choice>;
+  usage: Usage;
+}
+
+export interface CompletionChunk {
+  id: string;
+  object: 'text_completion';
+  created: number;
+  model: string;
+  /** Digest of the adapter that answered. */
+  adapter_generation?: string;
+  choices: Array<Choice>;
+  usage?: Usage | null;
+}
+
+export interface Model {
+  id: string;
+  object: 'model';
+  created: number;
+  owned_by: 'loramux';
+  /** The base's name, or where the adapter came from. */
+  root: string;
+  /** The base model of an adapter; null for the base itself. */
+  parent: string | null;
+  /** The digest of an adapter; null for the base. */
+  generation: string | null;
+  /** Longest prompt plus output, tokens. */
+  max_model_len: number;
+}
+
+export interface ModelList {
+  object: 'list';
+  data: Array<Model>;
+}
+
+export interface Health {
+  /** Requests are answered while it is ok or degraded. */
+  status: 'ok' | 'degraded' | 'connecting' | 'draining' | 'failed';
+  model: string;
+  version: string;
+  engine: {
+    running: number;
+    waiting: number;
+    steps: number;
+    kv_blocks: number;
+    kv_blocks_used: number;
+    /** Why the engine gave up, when status is failed. */
+    error: string | null;
+  };
+  adapters: {
+    registered: number;
+    damaged: number;
+    resident: number;
+    slots: number;
+  };
+  registry: {
+    kind: 'file' | 'redis';
+    state: 'connecting' | 'ok' | 'degraded' | 'lost';
+    /** Why it is not ok, or a warning while it is. */
+    reason: string | null;
+    /** Since when, seconds since the epoch. */
+    since: number;
+    /** Age of what is known of it, milliseconds. */
+    lag_ms: number;
+  };
+}
+
+export interface Residency {
+  /** Where its nearest copy is. */
+  level: 'device' | 'host' | 'disk';
+  /** It is kept in memory. */
+  pinned: boolean;
+  /** Requests in the batch that use it. */
+  references: number;
+  /** It goes as soon as its last reference does. */
+  evicting: boolean;
+}
+
+export interface Split {
+  generation: string;
+  /** Its share of the requests. */
+  weight: number;
+}
+
+export interface Adapter {
+  name: string;
+  object: 'adapter';
+  /** SHA-256 of the current content; changes when the name moves. */
+  generation: string;
+  /** Seconds since the epoch. */
+  created: number;
+  /** When the name last changed, seconds since the epoch. */
+  updated: number;
+  /** Largest rank of any module. */
+  rank: number;
+  target_modules: Array<string>;
+  /** Bytes it takes in adapter memory as float32; half as bfloat16 and a quarter as int8 (--lora-dtype). */
+  resident_bytes: number;
+  file_bytes: number;
+  /** Where it came from: a folder, hf:owner/name@commit, a URL or "upload". */
+  source: string;
+  /** Grows with every change of the name. */
+  revision: number;
+  /** Generations the name keeps, this one included. */
+  generations: number;
+  /** A second generation that answers a share of the requests. */
+  split: Split | null;
+  /** To be kept resident by every server with room. */
+  pinned: boolean;
+  residency: Residency;
+}
+
+export interface AdapterList {
+  object: 'list';
+  data: Array<Adapter>;
+  /** Names whose stored files failed their check; they answer with store_corrupt. */
+  damaged: Array<{
+    name: string;
+    reason: string;
+  }>;
+}
+
+/** Exactly one of path, repo and url. */
+export interface AdapterSource {
+  /** A PEFT folder; relative paths start at the configured adapter root. */
+  path?: string;
+  /** A repository of the Hugging Face hub, owner/name. */
+  repo?: string;
+  /** The repository's branch, tag or commit. Default: main. */
+  revision?: string | null;
+  /** Folder of the repository that has the adapter. */
+  subfolder?: string | null;
+  /** An https URL of a .zip or .tar.gz archive. */
+  url?: string;
+}
+
+export interface AdapterDeleted {
+  name: string;
+  object: 'adapter';
+  deleted: true;
+}
+
+export interface Generation {
+  /** SHA-256 of the content. */
+  generation: string;
+  object: 'adapter.generation';
+  /** When the name got it, seconds since the epoch. */
+  created: number;
+  source: string;
+  rank: number;
+  target_modules: Array<string>;
+  resident_bytes: number;
+  file_bytes: number;
+  /** The name points to it. */
+  current: boolean;
+  /** It is the second side of the split. */
+  canary: boolean;
+  residency: Residency;
+}
+
+export interface GenerationList {
+  object: 'list';
+  name: string;
+  /** Grows with every change of the name. */
+  revision: number;
+  /** A second generation that answers a share of the requests. */
+  split: Split | null;
+  /** To be kept resident by every server with room. */
+  pinned: boolean;
+  /** Most recently put first. */
+  data: Array<Generation>;
+}
+
+export interface Rollback {
+  /** A kept generation. Default: the one before the current one. */
+  generation?: string | null;
+}
+
+export interface SetSplit {
+  /** A kept generation that is not the current one. */
+  generation: string;
+  /** Its share of the requests. */
+  weight: number;
+}
+
+export interface Load {
+  /** A kept generation. Default: those that answer requests. */
+  generation?: string | null;
+  /** Also pin the name, or unpin it. */
+  pinned?: boolean | null;
+}
+
+export interface Evict {
+  /** A kept generation. Default: those that answer requests. */
+  generation?: string | null;
+}
+
+export interface Replica {
+  id: string;
+  object: 'replica';
+  /** It is the server that answers. */
+  self: boolean;
+  /** Where clients reach it. */
+  url: string;
+  version: string;
+  /** The base model. */
+  model: string;
+  /** Seconds since the epoch. */
+  started: number;
+  /** Its last sign of life, seconds since the epoch. */
+  updated: number;
+  /** Adapters that fit its memory for one step. */
+  slots: number;
+  /** Revision of the registry that it has applied. */
+  revision: number;
+  /** Sequences in its batch. */
+  running: number;
+  /** Sequences that wait for it. */
+  waiting: number;
+  /** What it has in memory. */
+  adapters: Array<{
+    generation: string;
+    /** Names that lead to it. */
+    names: Array<string>;
+    level: 'device' | 'host';
+    pinned: boolean;
+  }>;
+}
+
+export interface ReplicaList {
+  object: 'list';
+  data: Array<Replica>;
+}
+
+export interface LoadLora {
+  /** Name of the adapter. */
+  lora_name: string;
+  /** A PEFT folder below the adapter root, or a Hugging Face repository, owner/name. */
+  lora_path: string;
+  /** Replace an adapter that has the name. */
+  load_inplace?: boolean | null;
+  /** Generation that must be current; otherwise generation_mismatch. */
+  expected_generation?: string | null;
+  /** Only the base model of this server. */
+  base_model_name?: string | null;
+  /** Only false: there are no expert layers. */
+  is_3d_lora_weight?: boolean | null;
+}
+
+export interface UnloadLora {
+  /** Name of the adapter. */
+  lora_name: string;
+  /** Accepted for compatibility; it changes nothing. */
+  lora_int_id?: number | null;
+  /** Generation that must be current; otherwise generation_mismatch. */
+  expected_generation?: string | null;
+}
+
+export interface SglangLoad {
+  /** Name of the adapter. */
+  lora_name: string;
+  /** A PEFT folder below the adapter root, or a Hugging Face repository, owner/name. */
+  lora_path: string;
+  /** Keep it resident on every server with room. */
+  pinned?: boolean | null;
+  /** Accepted for compatibility; it changes nothing. */
+  lora_id?: string | null;
+}
+
+export interface SglangUnload {
+  /** Name of the adapter. */
+  lora_name: string;
+  /** Accepted for compatibility; it changes nothing. */
+  lora_id?: string | null;
+}
+
+export interface SglangUpdate {
+  success: boolean;
+  /** Empty on success. */
+  error_message: string;
+  /** Where every registered adapter came from, by name. */
+  loaded_adapters: Record<string, string>;
+}
+
+export interface GenerateFrame {
+  type: 'generate';
+  id: string;
+  /** Token frames that may be sent before the first credit; without it there is no such limit. */
+  window?: number | null;
+  /** The base model, an adapter, or base:adapter. */
+  model: string;
+  /** A text, several texts, token ids, or several lists of token ids. */
+  prompt: string | Array<string> | Array<number> | Array<Array<number>>;
+  adapter?: AdapterRef;
+  /** Weight of the adapter's delta; 1 as trained. */
+  adapter_scale?: number | null;
+  /** Tokens to generate; 0 only scores the prompt. */
+  max_tokens?: number | null;
+  /** No stop token or stop text ends the answer earlier. */
+  min_tokens?: number | null;
+  /** 0 is greedy. */
+  temperature?: number | null;
+  /** Nucleus sampling. */
+  top_p?: number | null;
+  /** -1 and 0 are off. */
+  top_k?: number | null;
+  /** Least probability relative to the most likely token. */
+  min_p?: number | null;
+  /** Choices per prompt. */
+  n?: number | null;
+  /** Only the value of n is accepted. */
+  best_of?: number | null;
+  /** Log-probabilities of the likeliest tokens. */
+  logprobs?: number | null;
+  /** Answer with the prompt before the generated text. */
+  echo?: boolean | null;
+  /** Texts that end generation; they are not part of the answer. */
+  stop?: string | Array<string> | null;
+  /** Token ids that end generation. */
+  stop_token_ids?: Array<number> | null;
+  /** Keep the stop text in the answer. */
+  include_stop_str_in_output?: boolean | null;
+  /** The end-of-sequence token does not end the answer. */
+  ignore_eos?: boolean | null;
+  /** Over generated tokens. */
+  presence_penalty?: number | null;
+  /** Over generated tokens. */
+  frequency_penalty?: number | null;
+  /** Over prompt and generated tokens. */
+  repetition_penalty?: number | null;
+  /** Token id to a bias on its logit. */
+  logit_bias?: Record<string, number> | null;
+  /** The same seed gives the same tokens, in any batch. */
+  seed?: number | null;
+  /** Leave special tokens out of the text. */
+  skip_special_tokens?: boolean | null;
+  /** Let the tokenizer add its tokens to a text prompt. */
+  add_special_tokens?: boolean | null;
+  /** The split_key of requests without one; it changes nothing else. */
+  user?: string | null;
+  /** Requests with the same key get the same side of a split adapter name. */
+  split_key?: string | null;
+  /** Requests share cached prompts only with the same salt. */
+  cache_salt?: string | null;
+}
+
+export interface CancelFrame {
+  type: 'cancel';
+  id: string;
+}
+
+export interface CreditFrame {
+  type: 'credit';
+  id: string;
+  /** Token frames that may be sent besides. */
+  frames: number;
+}
+
+export interface PingFrame {
+  type: 'ping';
+}
+
+export interface TokenFrame {
+  type: 'token';
+  id: string;
+  /** The choice. */
+  index: number;
+  /** Empty while a character or a stop text is incomplete. */
+  text: string;
+  /** Absent for the echoed prompt and for text that was held back to the end. */
+  token_id?: number;
+  logprobs?: Logprobs;
+  /** Digest of the adapter that answered. */
+  adapter_generation?: string;
+}
+
+export interface DoneFrame {
+  type: 'done';
+  id: string;
+  /** By choice. */
+  finish_reasons: Array<'stop' | 'length' | 'cancelled'>;
+  /** By choice: the stop text or stop token that ended it. */
+  stop_reasons: Array<string | number | null>;
+  usage: Usage;
+  /** Digest of the adapter that answered. */
+  adapter_generation?: string;
+}
+
+export interface ErrorFrame {
+  type: 'error';
+  /** The generation that is over; absent when none is, or when the frame named none. */
+  id?: string;
+  /** A frame that was refused while a generation with its id goes on. */
+  refused?: {
+    type: 'generate' | 'cancel' | 'credit' | 'ping';
+    id: string;
+  };
+  error: {
+    /** What is wrong, where, and what to do. */
+    message: string;
+    type:
+      | 'invalid_request_error'
+      | 'not_found_error'
+      | 'overloaded_error'
+      | 'server_error'
+      | 'conflict_error';
+    /** The request field at fault. */
+    param: string | null;
+    /** A stable code; docs/errors.md lists them. */
+    code: string;
+    /** With generation_mismatch: what is current; null when there is no such name. */
+    current_generation?: string | null;
+  };
+}
+
+export interface PongFrame {
+  type: 'pong';
+}
+
+export interface Operations {
+  createCompletion: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: CompletionRequest;
+    answer: Completion;
+    event: CompletionChunk;
+  };
+  stream: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: undefined;
+    event: undefined;
+  };
+  listModels: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: ModelList;
+    event: undefined;
+  };
+  showModel: {
+    path: {
+      id: string;
+    };
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: Model;
+    event: undefined;
+  };
+  listAdapters: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: AdapterList;
+    event: undefined;
+  };
+  putAdapter: {
+    path: {
+      name: string;
+    };
+    query: {
+      canary_weight?: number;
+    };
+    headers: {
+      'if-match'?: string;
+      'if-none-match'?: string;
+    };
+    body: AdapterSource;
+    answer: Adapter;
+    event: undefined;
+  };
+  showAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: Adapter;
+    event: undefined;
+  };
+  deleteAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: {
+      'if-match'?: string;
+    };
+    body: undefined;
+    answer: AdapterDeleted;
+    event: undefined;
+  };
+  listGenerations: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: GenerationList;
+    event: undefined;
+  };
+  rollbackAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: {
+      'if-match'?: string;
+    };
+    body: Rollback | undefined;
+    answer: Adapter;
+    event: undefined;
+  };
+  splitAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: {
+      'if-match'?: string;
+    };
+    body: SetSplit;
+    answer: Adapter;
+    event: undefined;
+  };
+  endSplit: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: {
+      'if-match'?: string;
+    };
+    body: undefined;
+    answer: Adapter;
+    event: undefined;
+  };
+  loadAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: undefined;
+    body: Load | undefined;
+    answer: Adapter;
+    event: undefined;
+  };
+  evictAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: undefined;
+    body: Evict | undefined;
+    answer: Adapter;
+    event: undefined;
+  };
+  pinAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: Adapter;
+    event: undefined;
+  };
+  unpinAdapter: {
+    path: {
+      name: string;
+    };
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: Adapter;
+    event: undefined;
+  };
+  loadLoraAdapter: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: LoadLora;
+    answer: string;
+    event: undefined;
+  };
+  unloadLoraAdapter: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: UnloadLora;
+    answer: string;
+    event: undefined;
+  };
+  sglangLoadLoraAdapter: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: SglangLoad;
+    answer: SglangUpdate;
+    event: undefined;
+  };
+  sglangUnloadLoraAdapter: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: SglangUnload;
+    answer: SglangUpdate;
+    event: undefined;
+  };
+  listReplicas: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: ReplicaList;
+    event: undefined;
+  };
+  health: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: Health;
+    event: undefined;
+  };
+  metrics: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: undefined;
+    answer: string;
+    event: undefined;
+  };
+}
+
+export const ROUTES = {
+  createCompletion: ['POST', '/v1/completions'],
+  stream: ['GET', '/v1/stream'],
+  listModels: ['GET', '/v1/models'],
+  showModel: ['GET', '/v1/models/{id}'],
+  listAdapters: ['GET', '/v1/adapters'],
+  putAdapter: ['PUT', '/v1/adapters/{name}'],
+  showAdapter: ['GET', '/v1/adapters/{name}'],
+  deleteAdapter: ['DELETE', '/v1/adapters/{name}'],
+  listGenerations: ['GET', '/v1/adapters/{name}/generations'],
+  rollbackAdapter: ['POST', '/v1/adapters/{name}/rollback'],
+  splitAdapter: ['PUT', '/v1/adapters/{name}/split'],
+  endSplit: ['DELETE', '/v1/adapters/{name}/split'],
+  loadAdapter: ['POST', '/v1/adapters/{name}/load'],
+  evictAdapter: ['POST', '/v1/adapters/{name}/evict'],
+  pinAdapter: ['POST', '/v1/adapters/{name}/pin'],
+  unpinAdapter: ['POST', '/v1/adapters/{name}/unpin'],
+  loadLoraAdapter: ['POST', '/v1/load_lora_adapter'],
+  unloadLoraAdapter: ['POST', '/v1/unload_lora_adapter'],
+  sglangLoadLoraAdapter: ['POST', '/load_lora_adapter'],
+  sglangUnloadLoraAdapter: ['POST', '/unload_lora_adapter'],
+  listReplicas: ['GET', '/v1/replicas'],
+  health: ['GET', '/health'],
+  metrics: ['GET', '/metrics'],
+} as const;
