@@ -5,9 +5,9 @@ import Schema from 'typebox/schema';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type WebSocket from 'ws';
 import { CLOSE_CODES } from '../../src/http/wire/socket-session.ts';
+import { type Json, type JsonObject, readOpenApi } from '../support/openapi.ts';
 import { connectTo } from '../unit/http/socket-client.ts';
 import { type TestServer, testServer, until } from '../unit/http/support.ts';
-import { type Json, type JsonObject, readOpenApi } from './openapi.ts';
 
 const FILE = fileURLToPath(new URL('../../docs/websocket.md', import.meta.url));
 const text = readFileSync(FILE, 'utf8');

@@ -1,5 +1,6 @@
 /** Requests as clients make them, beyond what `TestServer` has: bodies, conditions, streams. */
 import { answerOf, askBody, type Content, type Contents } from './contents.ts';
+import { checkedText } from './contract.ts';
 import type { Json, TestServer } from './server.ts';
 
 export interface Answer {
@@ -27,7 +28,7 @@ export async function send(
     headers: { ...headers, ...(type !== undefined && { 'content-type': type }) },
     ...(body !== undefined && { body: body as NonNullable<RequestInit['body']> }),
   });
-  const text = await response.text();
+  const text = await checkedText(method, route, response);
   const isJson = response.headers.get('content-type')?.startsWith('application/json') === true;
   return {
     status: response.status,

@@ -1,9 +1,13 @@
-/** A real `loramux serve` process for end-to-end tests, on a free loopback port. */
+/**
+ * A real `loramux serve` process for end-to-end tests, on a free loopback port. Its answers are compared
+ * with openapi.yaml: one that is not documented fails the test that got it.
+ */
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { readMetric } from '../../scripts/metrics.ts';
 import { type StartedServer, startServer } from '../../scripts/process.ts';
+import { checkedText } from './contract.ts';
 
 export interface TestServer extends StartedServer {
   readonly dataDir: string;
@@ -39,8 +43,8 @@ export async function startTestServer(
     ['--port', '0', '--data-dir', dataDir, '--log-level', 'error', ...args],
     options.env === undefined ? {} : { env: options.env },
   );
-  const parse = async (response: Response) => {
-    const text = await response.text();
+  const parse = async (method: string, route: string, response: Response) => {
+    const text = await checkedText(method, route, response);
     try {
       return { status: response.status, body: JSON.parse(text) as Json };
     } catch {
@@ -51,7 +55,7 @@ export async function startTestServer(
     const form = new FormData();
     for (const [file, bytes] of Object.entries(files)) form.set(file, new Blob([bytes]), file);
     const route = `/v1/adapters/${encodeURIComponent(name)}`;
-    return parse(await fetch(server.url + route, { method: 'PUT', body: form }));
+    return parse('PUT', route, await fetch(server.url + route, { method: 'PUT', body: form }));
   };
   return {
     ...server,
@@ -59,6 +63,8 @@ export async function startTestServer(
     uploadFiles,
     async call(method, route, body) {
       return parse(
+        method,
+        route,
         await fetch(server.url + route, {
           method,
           ...(body === undefined

@@ -1,6 +1,7 @@
 /** Streamed completions as clients read them: what every chunk says, and the log-probabilities. */
 import { once } from 'node:events';
 import { WebSocket } from 'ws';
+import { checkEvent, checkFrame } from './contract.ts';
 import type { Json, TestServer } from './server.ts';
 
 export interface Streamed {
@@ -60,6 +61,7 @@ export async function streamSse(
       done ||= part === 'data: [DONE]';
       if (done) continue;
       const chunk: Json = JSON.parse(part.slice('data: '.length));
+      checkEvent('/v1/completions', chunk);
       if (chunk.error !== undefined) throw new Error(JSON.stringify(chunk.error));
       for (const choice of chunk.choices) {
         collector.add(chunk.adapter_generation, choice.logprobs);
@@ -87,7 +89,11 @@ export class StreamSocket {
 
   private constructor(socket: WebSocket) {
     this.#socket = socket;
-    socket.on('message', (data) => this.#onFrame(JSON.parse(String(data))));
+    socket.on('message', (data) => {
+      const frame: Json = JSON.parse(String(data));
+      checkFrame(frame);
+      this.#onFrame(frame);
+    });
     socket.on('close', () => {
       for (const { reject } of this.#running.values()) reject(new Error('the socket was closed'));
     });

@@ -10,6 +10,7 @@ const FILE = fileURLToPath(new URL('../../openapi.yaml', import.meta.url));
 
 export interface MediaType {
   schema?: JsonObject;
+  'x-event'?: JsonObject;
   example?: Json;
   examples?: Record<string, { value: Json }>;
 }
