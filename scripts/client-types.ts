@@ -68,6 +68,7 @@ const SILENT = new Set([
   ...['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf', 'pattern'],
   ...['minLength', 'maxLength', 'minItems', 'maxItems', 'uniqueItems', 'minProperties'],
   ...['maxProperties', 'propertyNames', 'contentMediaType', 'contains', 'minContains', 'not'],
+  'discriminator',
 ]);
 
 const PLAIN: Readonly<Record<string, string>> = {
@@ -123,7 +124,9 @@ function typeOf(schema: Schema): string {
   if (schema.enum !== undefined) return union(schema.enum.map((value) => JSON.stringify(value)));
   const { anyOf, oneOf, allOf, type } = schema;
   const shapes: string[] = [];
-  if (type !== undefined) {
+  // Alternatives that are all objects say more than that they are.
+  const isBareObject = type === 'object' && oneOf !== undefined && schema.properties === undefined;
+  if (type !== undefined && !isBareObject) {
     shapes.push(union([type].flat().map((one) => inUnion(ofOneType(one as string, schema)))));
   } else if (schema.properties !== undefined) shapes.push(objectType(schema));
   // A list of alternatives that only says which members are required has no types of its own.

@@ -43,25 +43,29 @@ export async function readTemplateFile(file: string): Promise<NamedTemplates> {
 }
 
 /** One template of several: that for tools where the request has some. */
-function choosing(templates: NamedTemplates, compile: (source: string) => ChatTemplate) {
+function choosing(
+  templates: NamedTemplates,
+  compile: (source: string) => ChatTemplate,
+): ChatTemplate {
   const compiled = new Map<string, ChatTemplate>();
   for (const name of [DEFAULT_TEMPLATE, TOOL_TEMPLATE]) {
     const source = templates.get(name);
     if (source !== undefined) compiled.set(name, compile(source));
   }
+  const choose = (hasTools: boolean): ChatTemplate => {
+    const chosen =
+      (hasTools ? compiled.get(TOOL_TEMPLATE) : undefined) ?? compiled.get(DEFAULT_TEMPLATE);
+    if (chosen !== undefined) return chosen;
+    throw new LoramuxError(
+      'chat_template_missing',
+      `the model has chat templates, but none named "${DEFAULT_TEMPLATE}": ` +
+        `${[...templates.keys()].join(', ')}; choose one with --chat-template`,
+      { param: 'messages' },
+    );
+  };
   return {
-    render(input: Parameters<ChatTemplate['render']>[0]): string {
-      const hasTools = input.tools !== undefined && input.tools.length > 0;
-      const chosen =
-        (hasTools ? compiled.get(TOOL_TEMPLATE) : undefined) ?? compiled.get(DEFAULT_TEMPLATE);
-      if (chosen !== undefined) return chosen.render(input);
-      throw new LoramuxError(
-        'chat_template_missing',
-        `the model has chat templates, but none named "${DEFAULT_TEMPLATE}": ` +
-          `${[...templates.keys()].join(', ')}; choose one with --chat-template`,
-        { param: 'messages' },
-      );
-    },
+    source: (hasTools) => choose(hasTools).source(hasTools),
+    render: (input) => choose((input.tools?.length ?? 0) > 0).render(input),
   };
 }
 

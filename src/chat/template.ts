@@ -3,7 +3,7 @@ import { Environment, Interpreter, Template } from '@huggingface/jinja';
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject, JsonValue } from '../importer/json.ts';
 import { strftime } from './strftime.ts';
-import type { ChatInput, ChatMessage } from './types.ts';
+import type { ChatMessage, ChatTemplate } from './types.ts';
 
 /** Longest source; the longest of published models is about 20,000. */
 export const CHAT_TEMPLATE_LENGTH_MAX = 131_072;
@@ -92,7 +92,7 @@ function cutAtTag(rendered: string, text: string): string {
 export function compileTemplate(
   source: string,
   { specialTokens, now }: TemplateOptions,
-): { render(input: ChatInput): string } {
+): ChatTemplate {
   if (source.length > CHAT_TEMPLATE_LENGTH_MAX) {
     throw new LoramuxError(
       'chat_template_invalid',
@@ -147,6 +147,7 @@ export function compileTemplate(
   };
 
   return {
+    source: () => source,
     render(input) {
       const reserved = RESERVED.find((name) => Object.hasOwn(input.kwargs, name));
       if (reserved !== undefined) {

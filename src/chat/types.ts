@@ -21,6 +21,8 @@ export interface ChatInput {
 }
 
 export interface ChatTemplate {
+  /** The Jinja text that renders chats with tools, or those without. */
+  source(hasTools: boolean): string;
   /**
    * The prompt, special tokens spelled out: encode it without adding any.
    * @throws LoramuxError chat_template_failed: the template's own refusal, or what cannot be

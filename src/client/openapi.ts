@@ -142,6 +142,276 @@ export interface CompletionChunk {
   usage?: Usage | null;
 }
 
+export type ChatRequest = {
+  /** The base model, an adapter, or base:adapter. */
+  model: string;
+  adapter?: AdapterRef;
+  /** Weight of the adapter's delta; 1 as trained. */
+  adapter_scale?: number | null;
+  /** No stop token or stop text ends the answer earlier. */
+  min_tokens?: number | null;
+  /** 0 is greedy. */
+  temperature?: number | null;
+  /** Nucleus sampling. */
+  top_p?: number | null;
+  /** -1 and 0 are off. */
+  top_k?: number | null;
+  /** Least probability relative to the most likely token. */
+  min_p?: number | null;
+  /** Choices per prompt. */
+  n?: number | null;
+  /** Answer with server-sent events. */
+  stream?: boolean | null;
+  /** Only together with stream. */
+  stream_options?: {
+    /** A last chunk with the usage. */
+    include_usage?: boolean;
+    /** Only false is accepted. */
+    include_obfuscation?: boolean;
+  } | null;
+  /** Texts that end generation; they are not part of the answer. */
+  stop?: string | Array<string> | null;
+  /** Token ids that end generation. */
+  stop_token_ids?: Array<number> | null;
+  /** Keep the stop text in the answer. */
+  include_stop_str_in_output?: boolean | null;
+  /** The end-of-sequence token does not end the answer. */
+  ignore_eos?: boolean | null;
+  /** Over generated tokens. */
+  presence_penalty?: number | null;
+  /** Over generated tokens. */
+  frequency_penalty?: number | null;
+  /** Over prompt and generated tokens. */
+  repetition_penalty?: number | null;
+  /** Token id to a bias on its logit. */
+  logit_bias?: Record<string, number> | null;
+  /** The same seed gives the same tokens, in any batch. */
+  seed?: number | null;
+  /** Leave special tokens out of the text. */
+  skip_special_tokens?: boolean | null;
+  /** The split_key of requests without one; it changes nothing else. */
+  user?: string | null;
+  /** Requests with the same key get the same side of a split adapter name. */
+  split_key?: string | null;
+  /** Requests share cached prompts only with the same salt. */
+  cache_salt?: string | null;
+  /** The chat so far. */
+  messages: Array<ChatMessage>;
+  /** Tokens to generate. Default: what is left of the context. */
+  max_completion_tokens?: number | null;
+  /** The former name of max_completion_tokens. */
+  max_tokens?: number | null;
+  /** Answer with the log-probabilities of the tokens. */
+  logprobs?: boolean | null;
+  /** Likeliest tokens at each place; needs logprobs. */
+  top_logprobs?: number | null;
+  /** What the model may call. */
+  tools?: Array<Tool> | null;
+  /** Which tools may or must be called. Default: auto with tools, else none. */
+  tool_choice?:
+    | 'none'
+    | 'auto'
+    | 'required'
+    | {
+        type: 'function';
+        function: {
+          /** One of tools. */
+          name: string;
+        };
+      }
+    | {
+        type: 'allowed_tools';
+        allowed_tools: {
+          mode: 'auto' | 'required';
+          tools: Array<{
+            type: 'function';
+            function: {
+              /** One of tools. */
+              name: string;
+            };
+          }>;
+        };
+      }
+    | null;
+  /** More than one call in an answer. */
+  parallel_tool_calls?: boolean | null;
+  /** Begin the answer with the last message, if it is the assistant's. */
+  echo?: boolean | null;
+  /** Let the template begin an answer. */
+  add_generation_prompt?: boolean | null;
+  /** Continue the last message. */
+  continue_final_message?: boolean | null;
+  /** Let the tokenizer add its tokens to what the template wrote. */
+  add_special_tokens?: boolean | null;
+  /** A template for this request, where the server allows it. */
+  chat_template?: string | null;
+  /** Variables of the template's own. */
+  chat_template_kwargs?: Record<string, unknown> | null;
+  /** Documents for templates that show some. */
+  documents?: Array<Record<string, unknown>> | null;
+  /** Accepted; it changes nothing. */
+  metadata?: Record<string, string> | null;
+  /** Accepted; it changes nothing. */
+  safety_identifier?: string | null;
+  /** Accepted; it changes nothing. */
+  prompt_cache_key?: string | null;
+};
+
+export type ChatMessage =
+  | {
+      role: 'system' | 'developer' | 'user';
+      /** A text, or parts of one. */
+      content:
+        | string
+        | Array<{
+            type: 'text';
+            text: string;
+          }>;
+      /** Who speaks, for templates that show it. */
+      name?: string | null;
+    }
+  | {
+      role: 'assistant';
+      /** A text, or parts of one; may be missing beside tool_calls. */
+      content?:
+        | string
+        | Array<
+            | {
+                type: 'text';
+                text: string;
+              }
+            | {
+                type: 'refusal';
+                refusal: string;
+              }
+          >
+        | null;
+      /** Who speaks, for templates that show it. */
+      name?: string | null;
+      /** The calls that the assistant made. */
+      tool_calls?: Array<{
+        id: string;
+        type: 'function';
+        function: {
+          /** The tool that was called. */
+          name: string;
+          /** A JSON object. */
+          arguments: string;
+        };
+      }> | null;
+      /** The content of a message without one. */
+      refusal?: string | null;
+      /** What the assistant thought, for templates that show it. */
+      reasoning_content?: string | null;
+    }
+  | {
+      role: 'tool';
+      /** A text, or parts of one. */
+      content:
+        | string
+        | Array<{
+            type: 'text';
+            text: string;
+          }>;
+      tool_call_id: string;
+      /** Who speaks, for templates that show it. */
+      name?: string | null;
+    };
+
+export interface Tool {
+  type: 'function';
+  function: {
+    /** Unique among the tools. */
+    name: string;
+    /** What it does, for the model. */
+    description?: string | null;
+    /** JSON schema of the arguments. Default: an object without any. */
+    parameters?: Record<string, unknown> | null;
+    /** Arguments follow the schema. Calls that the answer must have always do. */
+    strict?: boolean | null;
+  };
+}
+
+export interface ChatLogprobs {
+  content: Array<{
+    token: string;
+    logprob: number;
+    bytes: Array<number>;
+    top_logprobs: Array<{
+      token: string;
+      logprob: number;
+      bytes: Array<number>;
+    }>;
+  }>;
+  refusal: null;
+}
+
+export interface ChatCompletion {
+  id: string;
+  created: number;
+  model: string;
+  /** Changes with what the server runs. */
+  system_fingerprint: string;
+  /** Digest of the adapter that answered. */
+  adapter_generation?: string;
+  object: 'chat.completion';
+  choices: Array<{
+    index: number;
+    message: {
+      role: 'assistant';
+      content: string | null;
+      refusal: null;
+      tool_calls?: Array<{
+        id: string;
+        type: 'function';
+        function: {
+          name: string;
+          /** JSON. */
+          arguments: string;
+        };
+      }>;
+    };
+    logprobs: ChatLogprobs | null;
+    finish_reason: 'stop' | 'length' | 'tool_calls';
+    /** The stop text or stop token that ended the choice. */
+    stop_reason: string | number | null;
+  }>;
+  usage: Usage;
+}
+
+export interface ChatChunk {
+  id: string;
+  created: number;
+  model: string;
+  /** Changes with what the server runs. */
+  system_fingerprint: string;
+  /** Digest of the adapter that answered. */
+  adapter_generation?: string;
+  object: 'chat.completion.chunk';
+  choices: Array<{
+    index: number;
+    delta: {
+      role?: 'assistant';
+      content?: string | null;
+      refusal?: null;
+      tool_calls?: Array<{
+        index: number;
+        id?: string;
+        type?: 'function';
+        function: {
+          name?: string;
+          arguments?: string;
+        };
+      }>;
+    };
+    logprobs: ChatLogprobs | null;
+    finish_reason: 'stop' | 'length' | 'tool_calls' | null;
+    /** The stop text or stop token that ended the choice. */
+    stop_reason?: string | number | null;
+  }>;
+  usage?: Usage | null;
+}
+
 export interface Model {
   id: string;
   object: 'model';
@@ -555,6 +825,14 @@ export interface Operations {
     answer: Completion;
     event: CompletionChunk;
   };
+  createChatCompletion: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: ChatRequest;
+    answer: ChatCompletion;
+    event: ChatChunk;
+  };
   stream: {
     path: undefined;
     query: undefined;
@@ -772,6 +1050,7 @@ export interface Operations {
 
 export const ROUTES = {
   createCompletion: ['POST', '/v1/completions'],
+  createChatCompletion: ['POST', '/v1/chat/completions'],
   stream: ['GET', '/v1/stream'],
   listModels: ['GET', '/v1/models'],
   showModel: ['GET', '/v1/models/{id}'],

@@ -9,6 +9,7 @@ import type { AdapterResidency } from '../adapters/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
 import { type CacheIdentity, rootHash } from '../kvcache/block-hash.ts';
 import type { NativeSession, StepPacket, StepResult } from '../native/addon-types.ts';
+import { outputRoom } from '../scheduler/admission-arithmetic.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import { SequenceGroup } from '../scheduler/sequence.ts';
 import type { StepPlan } from '../scheduler/step-plan.ts';
@@ -85,6 +86,11 @@ export class EngineLoop implements Engine {
       this.#scheduler.waiting.unparkAll();
       this.#kick();
     });
+  }
+
+  outputRoom(promptTokens: number, n: number): number {
+    const { maxModelLen, numBlocks, blockSize } = this.#settings;
+    return outputRoom(promptTokens, n, { maxModelLen, numBlocks, blockSize });
   }
 
   submit(request: EngineRequest, listener: RequestListener): EngineHandle {

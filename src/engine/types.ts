@@ -102,6 +102,11 @@ export interface Engine {
   /** Throws capacity_exceeded, context_length_exceeded, queue_full, shutting_down synchronously. */
   submit(request: EngineRequest, listener: RequestListener): EngineHandle;
   readonly limits: EngineLimits;
+  /**
+   * The most tokens that each of `n` choices may have after such a prompt; less than 1 when none
+   * may.
+   */
+  outputRoom(promptTokens: number, n: number): number;
   stats(): EngineStats;
   /** Why the engine gave up; submissions are refused with it. undefined while it works. */
   readonly failure?: LoramuxError | undefined;

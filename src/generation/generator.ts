@@ -64,10 +64,16 @@ function checkChoices(request: GenerationRequest, maxChoices: number): void {
   );
 }
 
-function samplingOf(request: GenerationRequest, eosTokenIds: readonly number[]): SamplingParams {
+function samplingOf(
+  request: GenerationRequest,
+  eosTokenIds: readonly number[],
+  room: () => number,
+): SamplingParams {
   const { sampling } = request;
   return {
     ...sampling,
+    // Where nothing fits the engine says why.
+    maxTokens: sampling.maxTokens ?? Math.max(1, room()),
     seed: sampling.seed ?? drawSeed(),
     stopTokenIds: new Set([...(request.ignoreEos ? [] : eosTokenIds), ...request.stopTokenIds]),
     promptLogprobs: request.echo ? sampling.logprobs : undefined,
@@ -83,7 +89,9 @@ export function createGenerator(services: GeneratorServices): Generator {
     prompts: readonly EncodedPrompt[],
   ): void {
     for (const [i, prompt] of prompts.entries()) {
-      const sampling = samplingOf(request, model.eosTokenIds);
+      const sampling = samplingOf(request, model.eosTokenIds, () =>
+        engine.outputRoom(prompt.tokenIds.length, request.n),
+      );
       const engineRequest: EngineRequest = {
         id: `${run.id}-${i}`,
         promptTokenIds: prompt.tokenIds,

@@ -71,11 +71,15 @@ export async function encodePrompts(
       );
     }
     const { maxTokens } = request.sampling;
-    if (length + maxTokens > limits.maxModelLen) {
+    // Without max_tokens there must be room for one.
+    if (length + (maxTokens ?? 1) > limits.maxModelLen) {
       throw new LoramuxError(
         'context_length_exceeded',
-        `the prompt has ${length} tokens and max_tokens is ${maxTokens}, together more than the ` +
-          `context length of ${limits.maxModelLen}; shorten the prompt or lower max_tokens`,
+        maxTokens === undefined
+          ? `the prompt has ${length} tokens, which leaves none for the answer in the context ` +
+              `length of ${limits.maxModelLen}; shorten the prompt`
+          : `the prompt has ${length} tokens and max_tokens is ${maxTokens}, together more than ` +
+              `the context length of ${limits.maxModelLen}; shorten the prompt or lower max_tokens`,
         { param },
       );
     }

@@ -39,7 +39,12 @@ export interface GenerationRequest {
   includeStopInOutput: boolean;
   ignoreEos: boolean;
   stopTokenIds: readonly number[];
-  sampling: Omit<SamplingParams, 'seed' | 'stopTokenIds' | 'promptLogprobs' | 'logitBias'> & {
+  sampling: Omit<
+    SamplingParams,
+    'seed' | 'stopTokenIds' | 'promptLogprobs' | 'logitBias' | 'maxTokens'
+  > & {
+    /** Without one: as many as there is room for. */
+    maxTokens: number | undefined;
     /** Drawn when the client gave none. */
     seed: bigint | undefined;
     logitBias: ReadonlyMap<number, number> | undefined;

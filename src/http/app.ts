@@ -8,6 +8,7 @@ import { registerMetrics } from './plugins/metrics.ts';
 import { registerWebSocket } from './plugins/websocket.ts';
 import { adapterLifeRoutes } from './routes/adapter-life.ts';
 import { adapterRoutes } from './routes/adapters.ts';
+import { chatRoutes } from './routes/chat.ts';
 import { completionRoutes } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
 import { modelRoutes } from './routes/models.ts';
@@ -46,6 +47,7 @@ function createFastify({ config }: HttpServices) {
         coerceTypes: false,
         useDefaults: false,
         allErrors: false,
+        discriminator: true,
       },
     },
     clientErrorHandler: answerClientError,
@@ -79,6 +81,7 @@ export async function buildApp(
   registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
   registerMetrics(app as unknown as FastifyInstance, services.metrics);
   await app.register(completionRoutes(services));
+  await app.register(chatRoutes(services));
   await app.register(modelRoutes(services));
   await app.register(adapterRoutes(services));
   await app.register(adapterLifeRoutes(services));

@@ -30,6 +30,26 @@ export function worstCaseBlocks(
   return shared + n * (perChoice - shared);
 }
 
+/** The most tokens of each of `n` choices with which a request can still run. */
+export function outputRoom(
+  promptTokens: number,
+  n: number,
+  limits: { maxModelLen: number; numBlocks: number; blockSize: number },
+): number {
+  const { maxModelLen, numBlocks, blockSize } = limits;
+  const fits = (maxTokens: number) =>
+    worstCaseBlocks(promptTokens, maxTokens, n, blockSize) <= numBlocks;
+  let most = maxModelLen - promptTokens;
+  if (most < 1 || fits(most)) return most;
+  let least = 0;
+  while (most - least > 1) {
+    const middle = Math.floor((least + most) / 2);
+    if (fits(middle)) least = middle;
+    else most = middle;
+  }
+  return least;
+}
+
 export interface AdmissionNeed {
   /** All tokens known of the sequence. */
   numTokens: number;

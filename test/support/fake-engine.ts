@@ -105,6 +105,10 @@ export class FakeEngine implements Engine {
     };
   }
 
+  outputRoom(promptTokens: number): number {
+    return this.limits.maxModelLen - promptTokens;
+  }
+
   /** The next step ends every request with this error, as a failing native session would. */
   fail(error: LoramuxError): void {
     this.#failure = error;

@@ -65,6 +65,16 @@ export function validationError(errors: ValidationErrors): LoramuxError {
     const field = [at, String(first.params.missingProperty)].filter(Boolean).join('.');
     return new LoramuxError('invalid_request', `${field} is required`, { param: field });
   }
+  if (first.keyword === 'discriminator') {
+    const field = [at, String(first.params.tag)].join('.');
+    const message = `${field} must be system, developer, user, assistant or tool`;
+    return new LoramuxError('invalid_request', message, { param: field });
+  }
+  const message = /^(messages\.\d+\.content)\b/.exec(at)?.[1];
+  if (message !== undefined) {
+    const text = `${message} must be a text or a non-empty list of text parts`;
+    return new LoramuxError('invalid_request', text, { param: message });
+  }
   const top = at.split('.')[0]!;
   const expected = EXPECTATIONS[top];
   if (expected !== undefined && first.keyword !== 'enum') {

@@ -1,21 +1,19 @@
 /** POST /v1/completions. */
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import type { FastifyReply } from 'fastify';
 import type { ErrorCode } from '../../errors.ts';
-import type { Generation, GenerationEvent } from '../../generation/types.ts';
 import { clientGone } from '../plugins/client-gone.ts';
 import { Turns } from '../plugins/turns.ts';
-import {
-  type CompletionRequest,
-  CompletionRequestSchema,
-  CompletionSchema,
-} from '../schemas/completion.ts';
+import { CompletionRequestSchema, CompletionSchema } from '../schemas/completion.ts';
 import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
-import { dropNeutralFields } from '../schemas/unsupported.ts';
+import { COMPLETION_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
+import { collectEvents, streamAnswer } from '../wire/answer.ts';
 import { toGenerationRequest } from '../wire/completion-request.ts';
-import { CompletionCollector, completionHead } from '../wire/completion-response.ts';
-import { EVENTS_PER_PIECE, sendText, sseStream } from '../wire/sse.ts';
+import {
+  CompletionCollector,
+  completionHead,
+  completionStream,
+} from '../wire/completion-response.ts';
 
 /** What generation adds to the errors of any route; also the errors of the WebSocket. */
 export const GENERATION_ERRORS = [
@@ -39,43 +37,6 @@ export const GENERATION_ERRORS = [
   'logits_not_finite',
 ] as const satisfies readonly ErrorCode[];
 
-/** The whole answer; undefined when the client left. */
-async function collect(generation: Generation, model: string) {
-  const collector = new CompletionCollector(generation.choices);
-  for (;;) {
-    const events = await generation.next();
-    if (events === undefined) break;
-    for (const event of events) {
-      if (event.type === 'error') throw event.error;
-      collector.add(event);
-    }
-  }
-  return collector.finish(completionHead(generation, model), generation.usage());
-}
-
-async function stream(
-  generation: Generation,
-  body: CompletionRequest,
-  reply: FastifyReply,
-  keepAliveMs: number,
-) {
-  // Errors before the first token get their HTTP status; a silent start must not wait for ever.
-  const first: readonly GenerationEvent[] =
-    (await generation.next(keepAliveMs, EVENTS_PER_PIECE)) ?? [];
-  const [head] = first;
-  if (head?.type === 'error') throw head.error;
-  const text = sseStream(generation, first, {
-    head: completionHead(generation, body.model),
-    includeUsage: body.stream_options?.include_usage ?? false,
-    keepAliveMs,
-  });
-  reply
-    .type('text/event-stream; charset=utf-8')
-    .header('cache-control', 'no-cache')
-    .header('x-accel-buffering', 'no');
-  return sendText(reply, text);
-}
-
 export function completionRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
   const turns = new Turns();
   return async (app) => {
@@ -96,19 +57,23 @@ export function completionRoutes(services: HttpServices): FastifyPluginAsyncType
           },
         },
         onRequest: (_request, _reply, done) => turns.take(done),
-        preValidation: async (request) => dropNeutralFields(request.body),
+        preValidation: async (request) => dropNeutralFields(request.body, COMPLETION_UNSUPPORTED),
       },
       async (request, reply) => {
         const { body } = request;
         const gone = clientGone(reply);
         const wanted = toGenerationRequest(body, services.model.name);
         const generation = await services.generator.start(wanted, gone);
+        const head = completionHead(generation, body.model);
         if (body.stream === true) {
-          return stream(generation, body, reply, services.config.sseKeepAliveMs);
+          const includeUsage = body.stream_options?.include_usage ?? false;
+          const shape = completionStream(head, generation, includeUsage);
+          return streamAnswer(generation, reply, shape, services.config.sseKeepAliveMs);
         }
-        const completion = await collect(generation, body.model);
+        const collector = new CompletionCollector(generation.choices);
+        await collectEvents(generation, (event) => collector.add(event));
         // Nobody is there to read an answer that was cut short.
-        return gone.aborted ? reply.hijack() : completion;
+        return gone.aborted ? reply.hijack() : collector.finish(head, generation.usage());
       },
     );
   };

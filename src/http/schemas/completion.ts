@@ -56,7 +56,7 @@ const finishReason = Type.Unsafe<'stop' | 'length' | null>({
   type: ['string', 'null'],
   enum: ['stop', 'length', null],
 });
-const stopReason = Type.Unsafe<string | number | null>({
+export const stopReason = Type.Unsafe<string | number | null>({
   type: ['string', 'integer', 'null'],
   description: 'The stop text or stop token that ended the choice.',
 });

@@ -8,8 +8,9 @@ import type {
   WireUsage,
 } from '../schemas/completion.ts';
 import { generationOf } from './adapter-choice.ts';
+import type { StreamShape } from './sse.ts';
 
-type ChoiceEvent = Exclude<GenerationEvent, { type: 'error' }>;
+export type ChoiceEvent = Exclude<GenerationEvent, { type: 'error' }>;
 
 const emptyLogprobs = (): WireLogprobs => ({
   tokens: [],
@@ -105,7 +106,7 @@ export class CompletionCollector {
   }
 }
 
-export function completionChunk(
+function completionChunk(
   head: CompletionHead,
   event: ChoiceEvent,
   includeUsage: boolean,
@@ -126,7 +127,16 @@ export function completionChunk(
   };
 }
 
-/** The chunk without choices that ends a stream with include_usage. */
-export function usageChunk(head: CompletionHead, usage: Usage): WireCompletionChunk {
-  return { ...head, choices: [], usage: wireUsage(usage) };
+/** The chunks of a streamed answer. */
+export function completionStream(
+  head: CompletionHead,
+  generation: Generation,
+  includeUsage: boolean,
+): StreamShape {
+  return {
+    chunks: (event) => [completionChunk(head, event, includeUsage)],
+    // Without choices.
+    last: () =>
+      includeUsage ? { ...head, choices: [], usage: wireUsage(generation.usage()) } : undefined,
+  };
 }

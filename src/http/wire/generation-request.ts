@@ -52,7 +52,7 @@ export function generationRequest(
 ): GenerationRequest {
   checkStreamOptions(body);
   const minTokens = body.min_tokens ?? 0;
-  if (minTokens > maxTokens) {
+  if (maxTokens !== undefined && minTokens > maxTokens) {
     throw refuse(`min_tokens is ${minTokens}, more than max_tokens, ${maxTokens}`, 'min_tokens');
   }
   const topK = body.top_k ?? -1;

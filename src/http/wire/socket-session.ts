@@ -7,7 +7,7 @@ import type { Turns } from '../plugins/turns.ts';
 import { errorBody } from '../schemas/error.ts';
 import { GENERATION_ID_LENGTH_MAX } from '../schemas/limits.ts';
 import { type CreditFrame, FRAME_TYPES, type GenerateFrame } from '../schemas/stream.ts';
-import { dropNeutralFields } from '../schemas/unsupported.ts';
+import { COMPLETION_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { toGenerationRequest } from './completion-request.ts';
 import { SocketGeneration } from './socket-generation.ts';
@@ -130,7 +130,7 @@ export class SocketSession {
   #dispatch(frame: Json): void {
     switch (frame.type) {
       case 'generate': {
-        dropNeutralFields(frame);
+        dropNeutralFields(frame, COMPLETION_UNSUPPORTED);
         this.#options.checks.generate(frame);
         this.#start(frame);
         return;

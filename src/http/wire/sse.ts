@@ -4,7 +4,6 @@ import type { FastifyReply } from 'fastify';
 import type { LoramuxError } from '../../errors.ts';
 import type { Generation, GenerationEvent } from '../../generation/types.ts';
 import { errorBody } from '../schemas/error.ts';
-import { type CompletionHead, completionChunk, usageChunk } from './completion-response.ts';
 
 const DONE = 'data: [DONE]\n\n';
 /** Comments are skipped by parsers and keep proxies from closing a silent stream. */
@@ -16,10 +15,12 @@ export const EVENTS_PER_PIECE = 64;
 /** Characters of a piece after which the rest of its events becomes another one. */
 const PIECE_LENGTH = 64 * 1024;
 
-export interface SseOptions {
-  readonly head: CompletionHead;
-  readonly includeUsage: boolean;
-  readonly keepAliveMs: number;
+/** The objects of one route's stream. */
+export interface StreamShape {
+  /** What is sent for an event; nothing when it says nothing to the client. */
+  chunks(event: Exclude<GenerationEvent, { type: 'error' }>): readonly object[];
+  /** What ends a stream that did not fail. */
+  last(): object | undefined;
 }
 
 const message = (data: unknown) => `data: ${JSON.stringify(data)}\n\n`;
@@ -33,9 +34,9 @@ const errorMessage = (error: LoramuxError) => message(errorBody(error));
 export async function* sseStream(
   generation: Generation,
   first: readonly GenerationEvent[],
-  options: SseOptions,
+  shape: StreamShape,
+  keepAliveMs: number,
 ): AsyncGenerator<string, void, void> {
-  const { head, includeUsage, keepAliveMs } = options;
   let events: readonly GenerationEvent[] | undefined = first;
   let failed = false;
   while (events !== undefined) {
@@ -46,7 +47,7 @@ export async function* sseStream(
           failed = true;
           text += errorMessage(event.error);
         } else {
-          text += message(completionChunk(head, event, includeUsage));
+          for (const chunk of shape.chunks(event)) text += message(chunk);
         }
         // Each choice of an echo has the whole prompt.
         if (text.length < PIECE_LENGTH) continue;
@@ -58,7 +59,8 @@ export async function* sseStream(
     events = await generation.next(keepAliveMs, EVENTS_PER_PIECE);
     if (events?.length === 0) yield KEEP_ALIVE;
   }
-  yield includeUsage && !failed ? message(usageChunk(head, generation.usage())) + DONE : DONE;
+  const last = failed ? undefined : shape.last();
+  yield last === undefined ? DONE : message(last) + DONE;
 }
 
 /**

@@ -5,7 +5,7 @@ import WebSocket from 'ws';
 import { COMPLETION_FIELDS } from '../../../src/http/schemas/completion.ts';
 import { ErrorSchema } from '../../../src/http/schemas/error.ts';
 import { ErrorFrameSchema } from '../../../src/http/schemas/stream.ts';
-import { UNSUPPORTED_FIELDS } from '../../../src/http/schemas/unsupported.ts';
+import { COMPLETION_UNSUPPORTED } from '../../../src/http/schemas/unsupported.ts';
 import { Random } from '../../support/random.ts';
 import { type TestServer, testServer, until } from './support.ts';
 
@@ -13,7 +13,12 @@ const SEED = Number(process.env.LORAMUX_FUZZ_SEED ?? 20261122);
 const REQUESTS = 3000;
 const FRAMES = 3000;
 
-const FIELDS = [...Object.keys(COMPLETION_FIELDS), ...Object.keys(UNSUPPORTED_FIELDS), 'type', 'x'];
+const FIELDS = [
+  ...Object.keys(COMPLETION_FIELDS),
+  ...Object.keys(COMPLETION_UNSUPPORTED),
+  'type',
+  'x',
+];
 
 let random: Random;
 let server: TestServer;

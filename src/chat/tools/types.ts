@@ -1,0 +1,47 @@
+/** How a model family writes the calls of tools. */
+import type { JsonObject } from '../../importer/json.ts';
+
+export const TOOL_FORMATS = ['hermes', 'llama3_json', 'mistral'] as const;
+/** The names of vLLM's --tool-call-parser. */
+export type ToolFormatName = (typeof TOOL_FORMATS)[number];
+
+/** What an answer's text turns out to be. */
+export type ToolEvent =
+  | { readonly type: 'text'; readonly text: string }
+  /** A call begins; its arguments follow. */
+  | { readonly type: 'call'; readonly name: string }
+  /** A piece of the JSON of the last call's arguments, as the model wrote it. */
+  | { readonly type: 'arguments'; readonly text: string };
+
+/**
+ * Reads one answer. What comes out does not depend on how the text was split. A text that begins
+ * like a call and is none comes out as text.
+ */
+export interface ToolParser {
+  push(text: string): ToolEvent[];
+  /** The answer is complete: what was held back, as calls or text. */
+  end(): ToolEvent[];
+}
+
+/** A tool that may be called. */
+export interface ToolSpec {
+  readonly name: string;
+  /** JSON schema of the arguments. */
+  readonly parameters: JsonObject;
+}
+
+export interface ToolFormat {
+  readonly name: ToolFormatName;
+  createParser(): ToolParser;
+  /**
+   * The answer as an XGrammar structural tag.
+   * @param tools at least one
+   * @param options.required nothing but calls, at least one; otherwise text with calls in it
+   * @param options.parallel more than one call
+   * @returns undefined when text and calls cannot be told apart by a grammar
+   */
+  structure(
+    tools: readonly ToolSpec[],
+    options: { required: boolean; parallel: boolean },
+  ): JsonObject | undefined;
+}

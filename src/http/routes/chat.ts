@@ -1,0 +1,70 @@
+/** POST /v1/chat/completions. */
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { clientGone } from '../plugins/client-gone.ts';
+import { Turns } from '../plugins/turns.ts';
+import { ChatCompletionSchema, ChatRequestSchema } from '../schemas/chat.ts';
+import { dropNeutralMembers } from '../schemas/chat-unsupported.ts';
+import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
+import { CHAT_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
+import type { HttpServices } from '../services.ts';
+import { collectEvents, streamAnswer } from '../wire/answer.ts';
+import { toChatCall } from '../wire/chat-request.ts';
+import { ChatCollector, ChatStream, chatHead } from '../wire/chat-response.ts';
+import { GENERATION_ERRORS } from './completions.ts';
+
+export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
+  const turns = new Turns();
+  return async (app) => {
+    app.post(
+      '/v1/chat/completions',
+      {
+        schema: {
+          summary: 'Answer a chat with the base model or an adapter.',
+          body: ChatRequestSchema,
+          response: {
+            200: {
+              content: {
+                'application/json': { schema: ChatCompletionSchema },
+                'text/event-stream': { schema: { type: 'string' } },
+              },
+            },
+            ...errorResponses([
+              ...BODY_ERRORS,
+              ...GENERATION_ERRORS,
+              'chat_template_missing',
+              'chat_template_invalid',
+              'chat_template_failed',
+              'registry_conflict',
+            ]),
+          },
+        },
+        onRequest: (_request, _reply, done) => turns.take(done),
+        preValidation: async ({ body }) => {
+          dropNeutralFields(body, CHAT_UNSUPPORTED);
+          dropNeutralMembers(body);
+        },
+      },
+      async (request, reply) => {
+        const { body } = request;
+        const gone = clientGone(reply);
+        const call = toChatCall(body, services.model.name, services.chat);
+        const generation = await services.generator.start(call.request, gone);
+        const head = chatHead(generation, body.model, services.version);
+        const options = {
+          call,
+          numTop: body.top_logprobs ?? 0,
+          includeUsage: body.stream_options?.include_usage ?? false,
+          continuousUsage: false,
+        };
+        if (body.stream === true) {
+          const shape = new ChatStream(head, generation, options);
+          return streamAnswer(generation, reply, shape, services.config.sseKeepAliveMs);
+        }
+        const collector = new ChatCollector(generation.choices, options);
+        await collectEvents(generation, (event) => collector.add(event));
+        // Nobody is there to read an answer that was cut short.
+        return gone.aborted ? reply.hijack() : collector.finish(head, generation.usage());
+      },
+    );
+  };
+}
