@@ -15,6 +15,7 @@ import { contextScenario } from './context.ts';
 import { decodeScenario } from './decode.ts';
 import { engineScenario } from './engine.ts';
 import { fleetScenario } from './fleet.ts';
+import { floodScenario } from './flood.ts';
 import { invarianceScenario } from './invariance.ts';
 import { kernelsScenario } from './kernels.ts';
 import { memoryScenario } from './memory.ts';
@@ -43,6 +44,7 @@ const SCENARIOS: readonly Scenario[] = [
   barsScenario,
   adaptersScenario,
   streamsScenario,
+  floodScenario,
   engineScenario,
   coldLoadScenario,
   fleetScenario,
