@@ -31,6 +31,20 @@ describe('openapi.yaml', () => {
     }
   });
 
+  it('has Retry-After where trying again helps', () => {
+    for (const [path, methods] of Object.entries(document.paths)) {
+      for (const [method, { responses }] of Object.entries(methods)) {
+        for (const status of ['429', '503']) {
+          const { headers, 'x-codes': codes } = responses[status] ?? {};
+          if (codes === undefined) continue;
+          expect(Object.keys(headers ?? {}), `${method} ${path} ${status}`).toContain(
+            'Retry-After',
+          );
+        }
+      }
+    }
+  });
+
   it('has tags that it describes, and describes those it has', () => {
     const raw = parse(readFileSync(FILE, 'utf8')) as {
       tags: { name: string }[];

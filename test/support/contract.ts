@@ -92,6 +92,20 @@ function streamViolations(text: string, schema: JsonObject): string[] {
 const eventSchemaOf = (operation: Operation) =>
   operation.responses[200]!.content!['text/event-stream']!['x-event']!;
 
+/** Headers that say something about this API; the others are those of any HTTP server. */
+const OWN_HEADERS = ['ETag', 'Location', 'Retry-After'];
+
+function headerViolations(documented: Record<string, JsonObject>, headers: Headers): string[] {
+  const found = Object.entries(documented).flatMap(([name, { schema }]) => {
+    const value = headers.get(name);
+    if (value === null) return [`header ${name} is missing`];
+    const { type } = schema as { type: string };
+    return violations(schema as JsonObject, type === 'integer' ? Number(value) : value);
+  });
+  const extra = OWN_HEADERS.filter((name) => headers.has(name) && !(name in documented));
+  return [...found, ...extra.map((name) => `header ${name} is not documented`)];
+}
+
 /** Everything about an answer that openapi.yaml does not say. */
 export function answerViolations(said: Said): string[] {
   const { method, path, status, headers, text } = said;
@@ -108,8 +122,7 @@ export function answerViolations(said: Said): string[] {
   const type = (headers.get('content-type') ?? '').split(';')[0]!;
   const media = content[type];
   if (media === undefined) return [`content type ${JSON.stringify(type)} is not documented`];
-  const missing = Object.keys(documented.headers ?? {}).filter((name) => !headers.has(name));
-  const found = missing.map((name) => `header ${name} is missing`);
+  const found = headerViolations(documented.headers ?? {}, headers);
   if (type === 'text/event-stream') {
     return [...found, ...streamViolations(text, eventSchemaOf(operation))];
   }

@@ -39,16 +39,17 @@ export interface OpenApi {
   openapi: string;
   info: { version: string };
   paths: Record<string, Record<string, Operation>>;
-  components: { schemas: Record<string, JsonObject> };
+  components: { schemas: Record<string, JsonObject>; headers: Record<string, JsonObject> };
 }
 
 const REFERENCE = '#/components/schemas/';
+const HEADER = '#/components/headers/';
 
 function resolve(node: Json, schemas: Record<string, Json>, used: Set<string>): Json {
   if (Array.isArray(node)) return node.map((item) => resolve(item, schemas, used));
   if (typeof node !== 'object' || node === null) return node;
   const { $ref } = node;
-  if (typeof $ref === 'string') {
+  if (typeof $ref === 'string' && !$ref.startsWith(HEADER)) {
     const name = $ref.slice(REFERENCE.length);
     const target = schemas[name];
     if (!$ref.startsWith(REFERENCE) || target === undefined) throw new Error(`dangling ${$ref}`);
@@ -65,12 +66,25 @@ export function readOpenApi(): { document: OpenApi; unusedSchemas: string[] } {
   const schemas = raw.components.schemas as Record<string, Json>;
   const used = new Set<string>();
   const paths = resolve(raw.paths as unknown as Json, schemas, used);
+  const { headers } = raw.components;
+  for (const { responses } of Object.values(paths as unknown as OpenApi['paths']).flatMap(
+    (methods) => Object.values(methods),
+  )) {
+    for (const response of Object.values(responses)) {
+      response.headers &&= Object.fromEntries(
+        Object.entries(response.headers).map(([name, header]) => {
+          const { $ref } = header;
+          return [name, typeof $ref === 'string' ? headers[$ref.slice(HEADER.length)]! : header];
+        }),
+      );
+    }
+  }
   const resolved = resolve(schemas, schemas, new Set());
   return {
     document: {
       ...raw,
       paths: paths as unknown as OpenApi['paths'],
-      components: { schemas: resolved as Record<string, JsonObject> },
+      components: { schemas: resolved as Record<string, JsonObject>, headers },
     },
     unusedSchemas: Object.keys(schemas).filter((name) => !used.has(name)),
   };
