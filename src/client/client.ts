@@ -4,6 +4,9 @@ import type { WebSocketConstructor } from './connection.ts';
 import { LoramuxError } from './errors.ts';
 import type { EventStream } from './event-stream.ts';
 import type {
+  ChatChunk,
+  ChatCompletion,
+  ChatRequest,
   Completion,
   CompletionChunk,
   CompletionRequest,
@@ -34,8 +37,8 @@ export interface ConnectOptions extends StreamSocketOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-type Streamed = CompletionRequest & { readonly stream: true };
-type Whole = CompletionRequest & { readonly stream?: false | null };
+type Streamed<T> = T & { readonly stream: true };
+type Whole<T> = T & { readonly stream?: false | null };
 
 class Completions {
   readonly #transport: Transport;
@@ -45,8 +48,11 @@ class Completions {
   }
 
   /** A completion; with `stream: true` its chunks as they come. */
-  create(request: Streamed, options?: CallOptions): Promise<EventStream<CompletionChunk>>;
-  create(request: Whole, options?: CallOptions): Promise<Completion>;
+  create(
+    request: Streamed<CompletionRequest>,
+    options?: CallOptions,
+  ): Promise<EventStream<CompletionChunk>>;
+  create(request: Whole<CompletionRequest>, options?: CallOptions): Promise<Completion>;
   create(
     request: CompletionRequest,
     options?: CallOptions,
@@ -59,6 +65,31 @@ class Completions {
     return request.stream === true
       ? this.#transport.stream('createCompletion', call)
       : this.#transport.call('createCompletion', call);
+  }
+}
+
+class ChatCompletions {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** The answer to a chat; with `stream: true` its chunks as they come. */
+  create(request: Streamed<ChatRequest>, options?: CallOptions): Promise<EventStream<ChatChunk>>;
+  create(request: Whole<ChatRequest>, options?: CallOptions): Promise<ChatCompletion>;
+  create(
+    request: ChatRequest,
+    options?: CallOptions,
+  ): Promise<ChatCompletion | EventStream<ChatChunk>>;
+  create(
+    request: ChatRequest,
+    { signal }: CallOptions = {},
+  ): Promise<ChatCompletion | EventStream<ChatChunk>> {
+    const call = { body: request, repeats: 'repeatable', signal } as const;
+    return request.stream === true
+      ? this.#transport.stream('createChatCompletion', call)
+      : this.#transport.call('createChatCompletion', call);
   }
 }
 
@@ -82,6 +113,7 @@ class Models {
 /** All requests take an AbortSignal. @throws LoramuxError from every method, or the signal's reason */
 export class LoramuxClient {
   readonly completions: Completions;
+  readonly chat: { readonly completions: ChatCompletions };
   readonly models: Models;
   readonly adapters: Adapters;
   readonly #transport: Transport;
@@ -104,6 +136,7 @@ export class LoramuxClient {
       retries: checkRetries(retries),
     });
     this.completions = new Completions(this.#transport);
+    this.chat = { completions: new ChatCompletions(this.#transport) };
     this.models = new Models(this.#transport);
     this.adapters = new Adapters(this.#transport);
   }

@@ -5,7 +5,14 @@ import { type Json, type JsonObject, type Operation, readOpenApi } from './opena
 const { document } = readOpenApi();
 
 /** Unknown words in a schema are errors; several types for one value are how null is said. */
-export const ajv = new Ajv2020({ strict: true, allowUnionTypes: true, allErrors: true });
+export const ajv = new Ajv2020({
+  strict: true,
+  allowUnionTypes: true,
+  allErrors: true,
+  discriminator: true,
+  // What all alternatives require stands beside them.
+  strictRequired: false,
+});
 // Words that describe and do not check.
 ajv.addVocabulary(['example', 'x-event']);
 

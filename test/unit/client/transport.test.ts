@@ -11,6 +11,7 @@ function clientOf(answers: Answer[], more: Partial<LoramuxClientOptions> = {}) {
 }
 
 const body = { model: 'm', prompt: 'p' };
+const chat = { model: 'm', messages: [{ role: 'user' as const, content: 'p' }] };
 const chunk = (text: string) => `data: {"choices":[{"text":"${text}"}]}\n\n`;
 
 beforeEach(() => {
@@ -33,6 +34,7 @@ describe('routes', () => {
   type Call = [keyof typeof ROUTES, (client: LoramuxClient) => Promise<unknown>];
   const calls: Call[] = [
     ['createCompletion', (c) => c.completions.create(body)],
+    ['createChatCompletion', (c) => c.chat.completions.create(chat)],
     ['listModels', (c) => c.models.list()],
     ['showModel', (c) => c.models.retrieve('a/b c')],
     ['listAdapters', (c) => c.adapters.list()],
