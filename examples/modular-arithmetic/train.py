@@ -4,7 +4,7 @@ The base model and every adapter are trained on the whole p * p table, so that w
 shows is which adapter computed it, not how well anything generalises. Everything is seeded, runs
 on one CPU thread in float32, and is written by `save_pretrained` of transformers and PEFT.
 
-    python train.py                    trains what is missing, then measures
+    python train.py                    trains what is missing, extends the vocabulary, measures
     python train.py --force NAME ...   trains these again (`add` is the base; it comes first)
     python train.py --measure          only measures, writes results.json
 """
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -27,7 +26,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from extend_vocabulary import extend
 from tasks import MODULUS, PROMPT_TEMPLATE, TASKS, Task
+from vocabulary import LEARNED_TOKENS, build_tokenizer
 
 HERE = Path(__file__).resolve().parent
 MODEL_DIR = HERE / "model"
@@ -39,28 +40,11 @@ CHECK_EVERY_STEPS = 100
 MARGIN_MIN = 4.0
 ACCURACY_MIN = 0.99
 
-SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per number and per sign; text is split at white space; `<s>` is put in front."""
-    words = SPECIAL_TOKENS + ["@", "="] + [str(n) for n in range(MODULUS)]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", words.index("<s>"))]
-    )
-    # WordPiece's decoder joins words with single spaces; no token starts with its prefix.
-    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
-
 
 def build_base(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=LEARNED_TOKENS,
             hidden_size=128,
             intermediate_size=256,
             num_hidden_layers=2,
@@ -150,15 +134,23 @@ def load_base() -> LlamaForCausalLM:
     return AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
 
 
+def load_trained() -> LlamaForCausalLM:
+    """The base as training knows it: without the rows that extend_vocabulary.py adds."""
+    model = load_base()
+    model.resize_token_embeddings(LEARNED_TOKENS)
+    return model
+
+
 def train_adapter(task: Task) -> None:
     torch.manual_seed(task.seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(MODEL_DIR)
     config = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, bias="none", **task.lora)
-    model = get_peft_model(load_base(), config)
+    model = get_peft_model(load_trained(), config)
     fit(model, encode_table(tokenizer, task), task, weight_decay=0.0)
     directory = ADAPTERS_DIR / task.name
     shutil.rmtree(directory, ignore_errors=True)
-    model.save_pretrained(directory)
+    # PEFT would add the embeddings: the base on disk has more of them than was trained.
+    model.save_pretrained(directory, save_embedding_layers=False)
     tidy_adapter(directory)
 
 
@@ -252,6 +244,7 @@ def main() -> None:
             target = MODEL_DIR if task.lora is None else ADAPTERS_DIR / task.name
             if task.name in arguments.force or not target.exists():
                 (train_base if task.lora is None else train_adapter)(task)
+        extend(MODEL_DIR, ADAPTERS_DIR)
     results = measure_all()
     write_json(HERE / "results.json", results)
     write_json(HERE / "tasks.json", tasks_json())

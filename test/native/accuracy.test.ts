@@ -31,7 +31,7 @@ describe('accuracy of formats', () => {
         const [a, b] = [Math.floor(i / modulus), i % modulus];
         return {
           prompt: promptOf(a, b),
-          completion: ` ${answerOf(base, a, b, modulus)} </s>`,
+          completion: ` ${answerOf(base, a, b, modulus)}</s>`,
         };
       }),
     );
@@ -87,10 +87,10 @@ describe('accuracy of formats', () => {
     const formats = parseAccuracyFormats('kv-bf16');
     const sequence = (tokenIds: Int32Array) => [{ tokenIds, compareFrom: 0, nextId: -1 }];
     await expect(
-      measureAccuracy(DEMO_MODEL_DIR, { formats, sequences: sequence(new Int32Array(65)) }),
+      measureAccuracy(DEMO_MODEL_DIR, { formats, sequences: sequence(new Int32Array(4097)) }),
     ).rejects.toMatchObject({ code: 'config_invalid' });
     await expect(
-      measureAccuracy(DEMO_MODEL_DIR, { formats, sequences: sequence(Int32Array.of(36)) }),
+      measureAccuracy(DEMO_MODEL_DIR, { formats, sequences: sequence(Int32Array.of(296)) }),
     ).rejects.toMatchObject({ code: 'tokenizer_invalid' });
     expect(() => parseAccuracyFormats('kv-f64')).toThrow(/kv-f64.*kv-bf16/);
   });
