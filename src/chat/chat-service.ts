@@ -8,7 +8,7 @@ import {
   type NamedTemplates,
   TOOL_TEMPLATE,
 } from './model-templates.ts';
-import { compileTemplate } from './template.ts';
+import { compileTemplate, UNTRUSTED_MS_MAX } from './template.ts';
 import type { ChatTemplate } from './types.ts';
 
 export interface ChatService {
@@ -71,8 +71,9 @@ function choosing(
 
 export function createChat({ model, trustRequests, now }: ChatOptions): ChatService {
   const clock = now ?? (() => new Date());
-  const compile = (source: string) =>
-    compileTemplate(source, { specialTokens: model.specialTokens, now: clock });
+  const { specialTokens } = model;
+  const compile = (source: string, timeoutMs?: number) =>
+    compileTemplate(source, { specialTokens, now: clock, timeoutMs });
   let base: ChatTemplate | undefined;
 
   /** The model's, compiled when it is first asked for. */
@@ -100,7 +101,7 @@ export function createChat({ model, trustRequests, now }: ChatOptions): ChatServ
   return {
     async templateFor(_adapter, override) {
       if (override !== undefined) {
-        if (trustRequests) return compile(override);
+        if (trustRequests) return compile(override, UNTRUSTED_MS_MAX);
         throw new LoramuxError(
           'unsupported_field',
           'this server does not take chat templates from requests ' +

@@ -74,7 +74,7 @@ function specialTokensOf(...sources: (JsonObject | undefined)[]): Record<string,
   for (const name of SPECIAL_TOKENS) {
     for (const source of sources) {
       const value = source?.[name];
-      const text = isJsonObject(value) ? value['content'] : value;
+      const text = isJsonObject(value) ? value.content : value;
       if (typeof text === 'string') tokens[name] ??= text;
     }
   }
@@ -117,7 +117,7 @@ export async function readModelChat(modelDir: string): Promise<ModelChat> {
     return { templates, specialTokens };
   }
   try {
-    return { templates: templatesOfConfig(config?.json['chat_template']), specialTokens };
+    return { templates: templatesOfConfig(config?.json.chat_template), specialTokens };
   } catch (cause) {
     throw new LoramuxError(
       'tokenizer_invalid',

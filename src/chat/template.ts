@@ -1,17 +1,34 @@
 /** A chat template, compiled once and rendered for each request. */
-import { Environment, Interpreter, Template } from '@huggingface/jinja';
+import { Environment } from '@huggingface/jinja';
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject, JsonValue } from '../importer/json.ts';
+import { type Node, parseTemplate } from './jinja-program.ts';
+import { TemplateRun } from './jinja-run.ts';
+import {
+  Dict,
+  fromJson,
+  func,
+  Int,
+  isDict,
+  isInt,
+  isStr,
+  List,
+  Str,
+  type TemplateFunction,
+  textOf,
+  type Value,
+} from './jinja-values.ts';
 import { strftime } from './strftime.ts';
 import type { ChatMessage, ChatTemplate } from './types.ts';
 
 /** Longest source; the longest of published models is about 20,000. */
 export const CHAT_TEMPLATE_LENGTH_MAX = 131_072;
+/** Longest rendering with a template of the operator's. */
+const TRUSTED_MS_MAX = 10_000;
+/** With one that came by the network: the event loop waits for it. */
+export const UNTRUSTED_MS_MAX = 500;
 /** Longest list of `range`, as in Jinja's sandbox. */
 const RANGE_LENGTH_MAX = 100_000;
-/** Longest prompt a template may write, in UTF-16 units. */
-const RENDERED_LENGTH_MAX = 8 * 2 ** 20;
-
 /** Written after the last message to find where the prompt must end; as transformers does. */
 const CONTINUE_TAG = 'CONTINUE_FINAL_MESSAGE_TAG ';
 /** Names under which messages carry what a model thought, the standard one first. */
@@ -24,21 +41,45 @@ export interface TemplateOptions {
   readonly specialTokens: Readonly<Record<string, string>>;
   /** The clock of `strftime_now`. */
   readonly now: () => Date;
+  /** How long a rendering may take; default TRUSTED_MS_MAX. */
+  readonly timeoutMs?: number | undefined;
 }
 
 function refuse(message: string, cause?: unknown): never {
   throw new LoramuxError('chat_template_failed', message, { param: 'messages', cause });
 }
 
-function range(...args: number[]): number[] {
-  const [start = 0, stop = 0, step = 1] = args.length === 1 ? [0, args[0]!] : args;
-  if (step === 0) throw new Error('range() step must not be zero');
-  const length = Math.max(0, Math.ceil((stop - start) / step));
-  if (!(length <= RANGE_LENGTH_MAX)) {
-    throw new Error(`range() is longer than ${RANGE_LENGTH_MAX}`);
+/** Part of the language: no variable has these names. */
+const CONSTANTS = [
+  ['true', true],
+  ['True', true],
+  ['false', false],
+  ['False', false],
+  ['none', null],
+  ['None', null],
+] as const;
+
+function range(args: readonly Value[]): Value {
+  if (args.length === 0 || args.length > 3 || !args.every(isInt)) {
+    throw new Error('range() takes one to three whole numbers');
   }
-  return Array.from({ length }, (_, i) => start + i * step);
+  const numbers = args.map(({ value }) => Number(value));
+  const [start = 0, stop = 0, step = 1] = numbers.length === 1 ? [0, numbers[0]] : numbers;
+  if (step === 0) throw new Error('range() has a step of zero');
+  const length = Math.max(0, Math.ceil((stop - start) / step));
+  if (length > RANGE_LENGTH_MAX) throw new Error(`range() is longer than ${RANGE_LENGTH_MAX}`);
+  return new List(Array.from({ length }, (_, i) => new Int(start + i * step)));
 }
+
+/** Functions of every template; variables of a request with such a name come before them. */
+const functions = (now: () => Date): Record<string, TemplateFunction> => ({
+  range,
+  strftime_now: ([format]) => {
+    if (!isStr(format)) throw new Error('strftime_now() takes a format');
+    return new Str(strftime(now(), format.value));
+  },
+  dict: ([named]) => new Dict(new Map(isDict(named) ? named.value : [])),
+});
 
 /** Without null fields, which many templates would print; thoughts under every name they have. */
 function prepared(message: ChatMessage): Record<string, JsonValue> {
@@ -59,11 +100,11 @@ function tagged(message: Record<string, JsonValue>): [Record<string, JsonValue>,
   }
   if (Array.isArray(content)) {
     const at = content.findLastIndex(
-      (part) => typeof (part as JsonObject | null)?.['text'] === 'string',
+      (part) => typeof (part as JsonObject | null)?.text === 'string',
     );
     if (at !== -1) {
       const part = content[at] as JsonObject;
-      const text = part['text'] as string;
+      const text = part.text as string;
       const parts = content.with(at, { ...part, text: text + CONTINUE_TAG });
       return [{ ...message, content: parts }, text];
     }
@@ -91,7 +132,7 @@ function cutAtTag(rendered: string, text: string): string {
  */
 export function compileTemplate(
   source: string,
-  { specialTokens, now }: TemplateOptions,
+  { specialTokens, now, timeoutMs = TRUSTED_MS_MAX }: TemplateOptions,
 ): ChatTemplate {
   if (source.length > CHAT_TEMPLATE_LENGTH_MAX) {
     throw new LoramuxError(
@@ -99,9 +140,9 @@ export function compileTemplate(
       `the chat template has ${source.length} characters; the limit is ${CHAT_TEMPLATE_LENGTH_MAX}`,
     );
   }
-  let program: Template['parsed'];
+  let program: Node;
   try {
-    program = new Template(source).parsed;
+    program = parseTemplate(source);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new LoramuxError('chat_template_invalid', `the chat template does not parse: ${why}`, {
@@ -109,41 +150,27 @@ export function compileTemplate(
     });
   }
 
-  const run = (variables: Record<string, unknown>): string => {
-    const environment = new Environment();
-    for (const [name, value] of Object.entries(variables)) environment.set(name, value);
+  const run = (variables: Readonly<Record<string, unknown>>): string => {
+    const scope = new Environment();
+    const set = (name: string, value: Value) => scope.setVariable(name, value as never);
     let raised: string | undefined;
-    const functions = {
-      raise_exception: (message: unknown) => {
-        raised = String(message);
+    for (const [name, body] of Object.entries(functions(now))) set(name, func(body));
+    set(
+      'raise_exception',
+      func(([message]) => {
+        raised = message === undefined ? '' : textOf(message);
         throw new Error(raised);
-      },
-      strftime_now: (format: string) => strftime(now(), format),
-      range,
-    };
-    const constants = {
-      true: true,
-      True: true,
-      false: false,
-      False: false,
-      none: null,
-      None: null,
-    };
-    for (const [name, value] of Object.entries({ ...constants, ...functions })) {
-      if (!environment.variables.has(name)) environment.set(name, value);
-    }
-    let rendered: string;
+      }),
+    );
+    for (const [name, value] of Object.entries(variables)) set(name, fromJson(value));
+    for (const [name, value] of CONSTANTS) set(name, fromJson(value));
     try {
-      rendered = String(new Interpreter(environment).run(program).value);
+      return new TemplateRun(scope, timeoutMs).render(program, scope);
     } catch (cause) {
       if (raised !== undefined) refuse(`the chat template refused the messages: ${raised}`, cause);
       const why = cause instanceof Error ? cause.message : String(cause);
       refuse(`the chat template cannot render these messages: ${why}`, cause);
     }
-    if (rendered.length > RENDERED_LENGTH_MAX) {
-      refuse(`the chat template wrote more than ${RENDERED_LENGTH_MAX} characters`);
-    }
-    return rendered;
   };
 
   return {
