@@ -3,7 +3,7 @@
  * with a session that answers at once and computes nothing: what the engine's JavaScript costs.
  */
 import { parseArgs } from 'node:util';
-import type { AdapterGeneration, AdapterResidency } from '../src/adapters/types.ts';
+import type { AdapterGeneration, SessionResidency } from '../src/adapters/types.ts';
 import { createEngine } from '../src/engine/index.ts';
 import { MAX_TOP_LOGPROBS, type StepPacket, type StepResult } from '../src/native/addon-types.ts';
 import type { Scenario, ScenarioResult } from './scenario.ts';
@@ -45,7 +45,7 @@ function instantSession(rows: number) {
   };
 }
 
-function everythingResident(maxSlots: number): AdapterResidency {
+function everythingResident(maxSlots: number): SessionResidency {
   const slots = new Map<string, number>();
   return {
     maxSlots,
@@ -57,6 +57,7 @@ function everythingResident(maxSlots: number): AdapterResidency {
     release() {},
     forget() {},
     prefetch() {},
+    slotsLost() {},
     onChange() {},
   };
 }

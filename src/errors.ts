@@ -95,6 +95,12 @@ export const ERRORS = {
   ),
   shutting_down: e(503, 'overloaded_error', 'The server is shutting down; retry elsewhere.'),
   engine_failed: e(503, 'server_error', 'The native session failed; retry.'),
+  session_restarted: e(
+    503,
+    'server_error',
+    'The native session failed while it computed this request and is restarted; retry.',
+  ),
+  session_restarting: e(503, 'overloaded_error', 'The native session is being restarted; retry.'),
   logits_not_finite: e(
     500,
     'server_error',

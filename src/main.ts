@@ -15,13 +15,13 @@ export function readyLine(server: LoramuxServer): string {
 }
 
 /** Resolves at the first SIGTERM or SIGINT; a second one ends the process at once. */
-function stopSignal(): Promise<void> {
+function stopSignal(): Promise<undefined> {
   return new Promise((resolve) => {
     let stopping = false;
     const onSignal = () => {
       if (stopping) process.exit(FORCED_EXIT_CODE);
       stopping = true;
-      resolve();
+      resolve(undefined);
     };
     process.on('SIGTERM', onSignal);
     process.on('SIGINT', onSignal);
@@ -29,21 +29,37 @@ function stopSignal(): Promise<void> {
 }
 
 /**
- * Serves until a signal, then drains. Resolves when everything is closed.
- * @throws LoramuxError when the server cannot start
+ * Serves until a signal, then drains. Resolves when everything is closed. A process whose native
+ * threads are lost cannot end by itself: it kills itself.
+ * @throws LoramuxError when the server cannot start, or when only a new process can help
  */
 export async function runServer(config: Config, hooks: ServerHooks = {}): Promise<void> {
   const stop = stopSignal();
   const abort = new AbortController();
-  void stop.then(() => abort.abort());
+  let loading = true;
+  void stop.then(() => {
+    // Reading, packing and loading a model take minutes without looking at a signal, and nothing
+    // of them outlives the process.
+    if (loading) process.exit(0);
+    abort.abort();
+  });
+  const onLoaded = () => {
+    loading = false;
+  };
   let server: LoramuxServer;
   try {
-    server = await createServer(config, { ...hooks, signal: abort.signal });
+    server = await createServer(config, { ...hooks, onLoaded, signal: abort.signal });
   } catch (error) {
     if (abort.signal.aborted) return;
     throw error;
   }
   process.stdout.write(`${readyLine(server)}\n`);
-  await stop;
+  const fault = await Promise.race([stop, server.hopeless]);
   await server.close();
+  if (server.isStuck()) {
+    const why = fault?.message ?? 'A native step never came back.';
+    process.stderr.write(`loramux: ${why} The process ends itself.\n`);
+    process.kill(process.pid, 'SIGKILL');
+  }
+  if (fault !== undefined) throw fault;
 }

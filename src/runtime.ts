@@ -30,7 +30,7 @@ import type { Config } from './config/schema.ts';
 import { createEngine, type RunningEngine } from './engine/index.ts';
 import { LoramuxError, toLoramuxError } from './errors.ts';
 import { type ImportedModel, importModel } from './importer/index.ts';
-import { createNativeSession, type LoraDtype, type NativeSession } from './native/index.ts';
+import { createNativeSession, type LoraDtype, SupervisedSession } from './native/index.ts';
 import type { Teardown } from './teardown.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.ts';
 
@@ -42,7 +42,7 @@ export interface Runtime {
   readonly imported: ImportedModel;
   readonly tokenizer: Tokenizer;
   readonly chat: ChatService;
-  readonly session: NativeSession;
+  readonly session: SupervisedSession;
   readonly adapters: AdapterRegistry;
   readonly residency: SlotResidency;
   readonly engine: RunningEngine;
@@ -53,6 +53,9 @@ export interface RuntimeHooks {
   readonly onPhase?: (phase: string) => void;
   /** Something went wrong that no request can be told about. */
   readonly onWarning?: (message: string, error: unknown) => void;
+  readonly onNotice?: (message: string) => void;
+  /** Opens a native session; tests put their own faults around the real one. */
+  readonly openSession?: typeof createNativeSession;
   /** Told of loads and evictions; must be quick. */
   readonly onResidency?: (event: ResidencyEvent) => void;
 }
@@ -101,7 +104,7 @@ async function openAdapters(
   base: {
     modelName: string;
     imported: ImportedModel;
-    session: NativeSession;
+    session: SupervisedSession;
     loraDtype: LoraDtype;
   },
   hooks: Required<Pick<RuntimeHooks, 'onWarning' | 'onResidency'>>,
@@ -153,6 +156,8 @@ async function openAdapters(
   });
   // Before the session, whose memory the loads write.
   teardown.add(() => residency.close());
+  // Before that, since loads may wait for a session that is being opened again.
+  teardown.add(() => session.stop());
   // Before that, since loads may wait for a transfer from somebody who hangs.
   teardown.add(() => adapters.stop());
   const pin = () => residency.setPins(adapters.pinnedGenerations());
@@ -201,6 +206,7 @@ export async function createRuntime(
   teardown: Teardown,
 ): Promise<Runtime> {
   const { onPhase = () => {}, onWarning = () => {}, onResidency = () => {} } = hooks;
+  const { onNotice = () => {}, openSession = createNativeSession } = hooks;
   const modelDir = path.resolve(config.model);
   const modelName = config.servedModelName ?? path.basename(modelDir);
   onPhase('reading the model');
@@ -216,17 +222,25 @@ export async function createRuntime(
   const { maxTokensPerStep, maxLogitRowsPerStep, maxLoras } = config;
 
   onPhase('loading the weights');
-  const session = await createNativeSession({
-    model: imported.native,
-    intraOpThreads: config.threads ?? availableParallelism(),
-    numBlocks,
-    blockSize: KV_BLOCK_TOKENS,
-    kvDtype,
-    maxSlots: maxLoras,
-    loraDtype,
-    maxTokensPerStep,
-    maxLogitRowsPerStep,
-    ...(config.isa !== undefined && { isa: config.isa }),
+  const open = () =>
+    openSession({
+      model: imported.native,
+      intraOpThreads: config.threads ?? availableParallelism(),
+      numBlocks,
+      blockSize: KV_BLOCK_TOKENS,
+      kvDtype,
+      maxSlots: maxLoras,
+      loraDtype,
+      maxTokensPerStep,
+      maxLogitRowsPerStep,
+      ...(config.isa !== undefined && { isa: config.isa }),
+    });
+  const { stepTimeoutMs, maxSessionRestarts: maxRestarts } = config;
+  const session = await SupervisedSession.start(open, {
+    stepTimeoutMs,
+    maxRestarts,
+    onWarning,
+    onNotice,
   });
   teardown.add(() => session.close());
 

@@ -17,7 +17,7 @@ import { KIB, type Lifecycle } from './http/services.ts';
 import { type AdapterStats, createMetrics } from './metrics/metrics.ts';
 import type { NativeSessionInfo } from './native/index.ts';
 import { adaptersInMemory, drawReplicaId, Replica, type ReplicaOptions } from './replica.ts';
-import { createRuntime, preloadAdapters, type Runtime } from './runtime.ts';
+import { createRuntime, preloadAdapters, type Runtime, type RuntimeHooks } from './runtime.ts';
 import { Teardown } from './teardown.ts';
 import { VERSION } from './version.ts';
 
@@ -31,6 +31,10 @@ export interface LoramuxServer {
   readonly url: string;
   readonly modelName: string;
   readonly session: NativeSessionInfo;
+  /** Resolves, if ever, when only a new process can help: native threads are lost for good. */
+  readonly hopeless: Promise<LoramuxError>;
+  /** Whether native threads are lost, so that the process cannot end by itself. */
+  readonly isStuck: () => boolean;
   readonly maxModelLen: number;
   /** Registered adapters, preloaded ones included. */
   readonly numAdapters: number;
@@ -41,8 +45,12 @@ export interface LoramuxServer {
 export interface ServerHooks {
   /** Told what is being done while the server starts. */
   readonly onPhase?: (phase: string) => void;
+  /** The model is loaded; from now on the start can be given up by `signal`. */
+  readonly onLoaded?: () => void;
   /** Gives up starting: `createServer` rejects with shutting_down, nothing left behind. */
   readonly signal?: AbortSignal;
+  /** Opens a native session; tests put their own faults around the real one. */
+  readonly openSession?: RuntimeHooks['openSession'];
 }
 
 async function listen(app: FastifyInstance, config: Config): Promise<string> {
@@ -81,8 +89,7 @@ export async function createServer(
 ): Promise<LoramuxServer> {
   const teardown = new Teardown();
   try {
-    const { onPhase = () => {}, signal = new AbortController().signal } = hooks;
-    return await build(config, { onPhase, signal }, teardown);
+    return await build(config, hooks, teardown);
   } catch (error) {
     await teardown.run().catch(() => {});
     throw error;
@@ -153,9 +160,10 @@ function whenOk(adapters: AdapterRegistry, then: () => void): void {
 
 async function build(
   config: Config,
-  { onPhase, signal }: Required<ServerHooks>,
+  hooks: ServerHooks,
   teardown: Teardown,
 ): Promise<LoramuxServer> {
+  const { onPhase = () => {}, signal = new AbortController().signal, openSession } = hooks;
   let log: FastifyInstance['log'] | undefined;
   const onWarning = (message: string, error: unknown) => {
     if (log === undefined) process.emitWarning(`${message}: ${String(error)}`);
@@ -164,9 +172,16 @@ async function build(
   let onResidency: (event: ResidencyEvent) => void = () => {};
   const runtime = await createRuntime(
     config,
-    { onPhase, onWarning, onResidency: (event) => onResidency(event) },
+    {
+      onPhase,
+      onWarning,
+      onNotice: (message) => log?.info(message),
+      onResidency: (event) => onResidency(event),
+      ...(openSession !== undefined && { openSession }),
+    },
     teardown,
   );
+  hooks.onLoaded?.();
   const { modelName, imported, tokenizer, chat, session, adapters, residency, engine } = runtime;
 
   const adapterStats = (): AdapterStats => {
@@ -176,6 +191,7 @@ async function build(
   const metrics = createMetrics({
     maxAdapterLabels: config.maxAdapterLabels,
     engine: () => engine.stats(),
+    session: () => session.report(),
     adapters: {
       service: () => adapters.stats(),
       residency: () => residency.stats(),
@@ -208,6 +224,7 @@ async function build(
     }),
     chat,
     engine,
+    session,
     adapters,
     residency,
     replicaId,
@@ -249,6 +266,8 @@ async function build(
     url,
     modelName,
     session: session.info,
+    hopeless: session.hopeless,
+    isStuck: () => session.abandoned > 0,
     maxModelLen: engine.limits.maxModelLen,
     numAdapters: adapters.list().length,
     close: () => teardown.run(),

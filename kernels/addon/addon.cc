@@ -168,6 +168,7 @@ Napi::Value SessionWrap::FreeAdapter(const Napi::CallbackInfo& info) {
 
 Napi::Value SessionWrap::Close(const Napi::CallbackInfo& info) {
   const auto deferred = Napi::Promise::Deferred::New(info.Env());
+  if (info[0].IsBoolean() && info[0].As<Napi::Boolean>().Value()) host_->session().Cancel();
   host_->Close([deferred](Napi::Env env) { deferred.Resolve(env.Undefined()); });
   return deferred.Promise();
 }

@@ -241,12 +241,14 @@ void Session::Join() {
   if (step_thread_.joinable()) step_thread_.join();
 }
 
+void Session::Cancel() {
+  const std::lock_guard lock(graph_mutex_);
+  if (graph_ != nullptr) graph_->Cancel();
+}
+
 void Session::CloseNow() {
   if (!step_thread_.joinable()) return;
-  {
-    const std::lock_guard lock(graph_mutex_);
-    if (graph_ != nullptr) graph_->Cancel();
-  }
+  Cancel();
   Close(nullptr);
   Join();
 }

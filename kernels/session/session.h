@@ -88,6 +88,9 @@ class Session {
   // `done`.
   void Close(Done done);
   bool closing() const { return closing_; }
+  // Has the model's load or the step under way end as soon as the graph comes to its next operator:
+  // it fails, as all later steps do. For a session that is about to close.
+  void Cancel();
   // Waits for the end of a teardown that was started. Idempotent.
   void Join();
   // Close without a callback, hurried: cancels a load or step under way, then waits.

@@ -63,6 +63,15 @@ export interface AdapterResidency {
   onChange(listener: () => void): void;
 }
 
+/** Residency of a native session that may be replaced. */
+export interface SessionResidency extends AdapterResidency {
+  /**
+   * The session is gone, and every slot with it. All references must have been given back; what
+   * somebody waits for, and what is pinned, is loaded anew.
+   */
+  slotsLost(): void;
+}
+
 /** Where the nearest copy of an adapter is. */
 export type ResidencyLevel = 'device' | 'host' | 'disk';
 

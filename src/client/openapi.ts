@@ -434,7 +434,7 @@ export interface ModelList {
 
 export interface Health {
   /** Requests are answered while it is ok or degraded. */
-  status: 'ok' | 'degraded' | 'connecting' | 'draining' | 'failed';
+  status: 'ok' | 'degraded' | 'connecting' | 'restarting' | 'draining' | 'failed';
   model: string;
   version: string;
   engine: {
@@ -445,6 +445,15 @@ export interface Health {
     kv_blocks_used: number;
     /** Why the engine gave up, when status is failed. */
     error: string | null;
+  };
+  session: {
+    state: 'ok' | 'restarting' | 'failed';
+    /** Since when, seconds since the epoch. */
+    since: number;
+    /** How often it was replaced since the server started. */
+    restarts: number;
+    /** What last put it at fault. */
+    last_error: string | null;
   };
   adapters: {
     registered: number;

@@ -260,6 +260,18 @@ const ENGINE = {
     description: 'Reuse KV blocks of equal prompts under the same adapter generation.',
     default: true,
   }),
+  stepTimeoutMs: int(
+    'A native step that takes longer puts the session at fault, and it is restarted, milliseconds. ' +
+      'Far above what the largest step takes.',
+    300_000,
+    100,
+  ),
+  maxSessionRestarts: int(
+    'Restarts of the native session within 10 minutes; at the next fault the server gives up.',
+    3,
+    0,
+    1000,
+  ),
   threads: optionalInt('Threads of a step. Default: the cores this process may use.', 1, 1024),
   isa: Type.Optional(
     Type.Unsafe<Isa>(

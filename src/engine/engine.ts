@@ -5,10 +5,11 @@
  * are where cancellations take effect. When nothing can run, nothing is scheduled: no timer, no
  * polling.
  */
-import type { AdapterResidency } from '../adapters/types.ts';
+import type { SessionResidency } from '../adapters/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
 import { type CacheIdentity, rootHash } from '../kvcache/block-hash.ts';
 import type { NativeSession, StepPacket, StepResult } from '../native/addon-types.ts';
+import { nativeErrorCode } from '../native/errors.ts';
 import { outputRoom } from '../scheduler/admission-arithmetic.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import { SequenceGroup } from '../scheduler/sequence.ts';
@@ -31,7 +32,13 @@ import type {
   RequestListener,
 } from './types.ts';
 
-export type StepRunner = Pick<NativeSession, 'step'>;
+/** The native session, or one that is replaced when it is at fault. */
+export interface StepRunner extends Pick<NativeSession, 'step'> {
+  /** Whether a failed step shows that no later one can be expected to succeed. */
+  isAtFault?(cause: unknown): boolean;
+  /** Replaces the session; from the call on its cache and its slots are gone. */
+  restart?(fault: LoramuxError): Promise<void>;
+}
 
 type State = 'open' | 'closing' | 'failed';
 
@@ -39,6 +46,7 @@ export class EngineLoop implements Engine {
   readonly limits: EngineLimits;
   readonly #native: StepRunner;
   readonly #settings: EngineSettings;
+  readonly #residency: SessionResidency | undefined;
   readonly #scheduler: Scheduler;
   readonly #packer: StepPacker;
   readonly #successor: Successor;
@@ -55,6 +63,8 @@ export class EngineLoop implements Engine {
   #closed: Promise<void> | undefined;
   #numSubmitted = 0;
   #numConsecutiveFailures = 0;
+  /** The native session is being replaced: nothing runs, and nothing new is taken. */
+  #restarting = false;
   #inFlight = false;
   /** When the step in flight was planned. */
   #plannedMs = 0;
@@ -65,7 +75,7 @@ export class EngineLoop implements Engine {
 
   constructor(
     native: StepRunner,
-    residency: AdapterResidency | undefined,
+    residency: SessionResidency | undefined,
     options: EngineOptions,
     identify: (identity: CacheIdentity) => string = rootHash,
   ) {
@@ -77,6 +87,7 @@ export class EngineLoop implements Engine {
       maxModelLen: settings.maxModelLen,
       maxQueuedRequests: settings.maxQueuedRequests,
     };
+    this.#residency = residency;
     this.#scheduler = new Scheduler(settings, residency);
     this.#packer = new StepPacker(settings);
     this.#successor = new Successor(this.#scheduler, this.#packer);
@@ -175,6 +186,12 @@ export class EngineLoop implements Engine {
     if (this.#state === 'closing') {
       throw new LoramuxError('shutting_down', 'The server is shutting down; retry elsewhere.');
     }
+    if (this.#restarting) {
+      throw new LoramuxError(
+        'session_restarting',
+        'The native session is being restarted; retry in a moment.',
+      );
+    }
     const { maxQueuedRequests } = this.#settings;
     if (this.#scheduler.waiting.numNew >= maxQueuedRequests) {
       throw new LoramuxError(
@@ -199,7 +216,7 @@ export class EngineLoop implements Engine {
     try {
       for (const request of this.#touched) this.#committer.endRequested(request.group);
       this.#touched.clear();
-      if (this.#state !== 'failed') this.#startStep(resultAtMs);
+      if (this.#state !== 'failed' && !this.#restarting) this.#startStep(resultAtMs);
     } catch (error) {
       this.#fail(toLoramuxError(error));
     }
@@ -308,21 +325,64 @@ export class EngineLoop implements Engine {
   }
 
   #stepFailed(plan: StepPlan, cause: unknown): void {
+    const reason = stripStop(cause instanceof Error ? cause.message : String(cause));
+    if (nativeErrorCode(cause) === 'native_invalid_argument') {
+      // A bad packet is a defect of ours, and no sign that the session is at fault.
+      const message = `A step was refused by the native session: ${reason}.`;
+      this.#committer.abort(plan, new LoramuxError('internal_error', message, { cause }));
+      return;
+    }
     this.#numConsecutiveFailures += 1;
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    const failed = new LoramuxError('engine_failed', `A native step failed: ${reason}. Retry.`, {
-      cause,
-    });
-    this.#committer.abort(plan, failed);
-    if (this.#numConsecutiveFailures < this.#settings.maxConsecutiveStepFailures) return;
     const count = this.#numConsecutiveFailures;
-    this.#fail(
-      new LoramuxError(
-        'engine_failed',
-        `${count} native steps failed in a row, the last one with: ${reason}. Restart the server.`,
-        { cause },
-      ),
+    const tooMany = count >= this.#settings.maxConsecutiveStepFailures;
+    if (tooMany || this.#native.isAtFault?.(cause)) {
+      const what =
+        count === 1
+          ? `The native session is at fault: ${reason}.`
+          : `${count} native steps failed in a row, the last one with: ${reason}.`;
+      this.#sessionFault(plan, new LoramuxError('engine_failed', what, { cause }));
+      return;
+    }
+    const message = `A native step failed: ${reason}. Retry.`;
+    this.#committer.abort(plan, new LoramuxError('engine_failed', message, { cause }));
+  }
+
+  /**
+   * Everything in the batch ends; it may be what put the session at fault. What waits holds nothing
+   * of the session, and runs on the next one.
+   */
+  #sessionFault(plan: StepPlan, fault: LoramuxError): void {
+    // Who drains waits for nothing that is not sure to come.
+    if (this.#native.restart === undefined || this.#state !== 'open') {
+      this.#committer.abort(plan, fault);
+      this.#fail(fault);
+      return;
+    }
+    this.#restarting = true;
+    this.#numConsecutiveFailures = 0;
+    const restarted = this.#native.restart(fault);
+    restarted.then(
+      () => this.#restarted(undefined),
+      (error: unknown) => this.#restarted(toLoramuxError(error)),
     );
+    const error = new LoramuxError(
+      'session_restarted',
+      `${fault.message} It is restarted; retry in a moment.`,
+      { cause: fault },
+    );
+    // Whole requests: nobody has a use for the choices of theirs that wait.
+    const batch = [...this.#live.keys()].filter(({ numRunning }) => numRunning > 0);
+    this.#committer.abort(plan, error);
+    for (const group of batch) this.#committer.endAll(group, { reason: 'error', error });
+    this.#scheduler.prefix.clear();
+    this.#residency?.slotsLost();
+  }
+
+  #restarted(error: LoramuxError | undefined): void {
+    this.#restarting = false;
+    if (error !== undefined) this.#fail(error);
+    // Ends what was to end, runs what waits, tells listeners.
+    this.#kick();
   }
 
   /** Nothing can run any more: everything ends with the error and submissions are refused. */
@@ -339,6 +399,9 @@ export class EngineLoop implements Engine {
     }
   }
 }
+
+/** Messages of errors end with a full stop or without one; they are put into sentences. */
+const stripStop = (message: string): string => message.replace(/\.$/, '');
 
 /** A native session that throws instead of rejecting is treated alike. */
 function callStep(

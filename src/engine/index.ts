@@ -1,5 +1,5 @@
 /** The engine's public face. */
-import type { AdapterResidency } from '../adapters/types.ts';
+import type { SessionResidency } from '../adapters/types.ts';
 import { EngineLoop, type StepRunner } from './engine.ts';
 import type { EngineOptions } from './options.ts';
 import type { EngineSnapshot } from './snapshot.ts';
@@ -21,7 +21,7 @@ export interface RunningEngine extends Engine {
  */
 export function createEngine(
   native: StepRunner,
-  residency: AdapterResidency | undefined,
+  residency: SessionResidency | undefined,
   options: EngineOptions,
 ): RunningEngine {
   return new EngineLoop(native, residency, options);

@@ -6,6 +6,7 @@ import type { Config } from '../config/schema.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Generator } from '../generation/generator.ts';
 import type { AdapterStats, Metrics } from '../metrics/metrics.ts';
+import type { SupervisedSession } from '../native/index.ts';
 
 /** The configuration the transport reads. */
 export type HttpConfig = Pick<
@@ -38,6 +39,8 @@ export interface HttpServices {
   /** Chats to prompts. */
   readonly chat: ChatService;
   readonly engine: Engine;
+  /** The native session's health. */
+  readonly session: Pick<SupervisedSession, 'report'>;
   readonly adapters: AdapterService;
   readonly residency: ResidencyControl;
   /** Which one of GET /v1/replicas is this server. */

@@ -39,6 +39,11 @@ export class PrefixCache {
     this.#pool.unmarkCached(block);
   }
 
+  /** Forgets every block: the memory behind them is gone. */
+  clear(): void {
+    for (const block of this.#blockByHash.values()) this.forget(block);
+  }
+
   hashOf(block: number): BlockHash | undefined {
     return this.#hashByBlock[block];
   }

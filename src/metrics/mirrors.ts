@@ -10,6 +10,8 @@ import {
   REGISTRY_COUNTERS,
   REGISTRY_GAUGES,
   REGISTRY_STATES,
+  SESSION_COUNTERS,
+  SESSION_GAUGES,
 } from './names.ts';
 import type { MetricsOptions } from './sources.ts';
 
@@ -110,6 +112,7 @@ export function mirrorFamilies(
 ): (residency: AdapterResidencyStats) => void {
   const engine = mirror(registry, ENGINE_GAUGES, ENGINE_COUNTERS);
   const adapters = mirror(registry, ADAPTER_GAUGES, ADAPTER_COUNTERS);
+  const session = mirror(registry, SESSION_GAUGES, SESSION_COUNTERS);
   const status = mirror(registry, REGISTRY_GAUGES, REGISTRY_COUNTERS);
   const state = new Gauge({
     name: `${PREFIX}registry_state`,
@@ -119,6 +122,8 @@ export function mirrorFamilies(
   });
   return (residency) => {
     engine(engineValues(options));
+    const { state: sessionState, restarts } = options.session();
+    session({ up: sessionState === 'ok' ? 1 : 0, restarts });
     adapters(adapterValues(options, residency));
     const read = options.adapters.registry();
     const { reconciles, events, errors } = read;

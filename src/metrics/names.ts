@@ -43,6 +43,14 @@ export const ENGINE_GAUGES = {
   sequencesMax: ['engine_step_sequences_max', 'Most sequences in one step so far.'],
 } as const;
 
+export const SESSION_GAUGES = {
+  up: ['session_up', '1 while a native session is at work, 0 while it is restarted or has failed.'],
+} as const;
+
+export const SESSION_COUNTERS = {
+  restarts: ['session_restarts_total', 'Native sessions that took the place of one at fault.'],
+} as const;
+
 export const ADAPTER_GAUGES = {
   registered: ['adapters_registered', 'Adapters with a name.'],
   damaged: ['adapters_damaged', 'Names whose stored content failed its check.'],

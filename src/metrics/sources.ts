@@ -3,6 +3,7 @@ import type { RegistryStatus } from '../adapters/registry/types.ts';
 import type { AdapterResidencyStats } from '../adapters/residency/types.ts';
 import type { AdapterServiceStats } from '../adapters/service-types.ts';
 import type { EngineStats } from '../engine/types.ts';
+import type { SessionReport } from '../native/index.ts';
 import type { MEMORY_LEVELS } from './names.ts';
 
 /** A generation in device or host memory. */
@@ -33,5 +34,6 @@ export interface MetricsOptions {
   /** Adapters that get a label of their own. */
   readonly maxAdapterLabels: number;
   readonly engine: () => EngineStats;
+  readonly session: () => Pick<SessionReport, 'state' | 'restarts'>;
   readonly adapters: AdapterSources;
 }

@@ -319,8 +319,11 @@ export interface NativeSession {
   loadAdapter(slot: number, image: AdapterImage): Promise<{ bytes: number; loadMs: number }>;
   /** Frees a slot. Throws when a step in flight may read it or it is loading. */
   freeAdapter(slot: number): void;
-  /** Waits for the step and the loads in flight, then releases everything. Idempotent. */
-  close(): Promise<void>;
+  /**
+   * Waits for the step and the loads in flight, then releases everything. Idempotent.
+   * @param hurried has the step end, and fail, as soon as the graph comes to its next operator
+   */
+  close(hurried?: boolean): Promise<void>;
 }
 
 /** Facts about this machine and build that need no model. */

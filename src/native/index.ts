@@ -5,3 +5,9 @@ export { nativeErrorCode } from './errors.ts';
 export { ADDON_VARIABLE, locateOrtLibrary, ORT_LIBRARY_VARIABLE } from './locate.ts';
 export { packLevels, packWeights } from './pack.ts';
 export { type CreateNativeSessionOptions, createNativeSession, probeNative } from './session.ts';
+export {
+  type SessionReport,
+  type SessionState,
+  SupervisedSession,
+  type SupervisorOptions,
+} from './supervised-session.ts';

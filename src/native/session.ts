@@ -119,7 +119,7 @@ class Session implements NativeSession {
     }
   }
 
-  close(): Promise<void> {
-    return this.#handle.close();
+  close(hurried = false): Promise<void> {
+    return this.#handle.close(hurried);
   }
 }

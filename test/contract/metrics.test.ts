@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { createMetrics } from '../../src/metrics/metrics.ts';
 import { FakeEngine, repeating } from '../support/fake-engine.ts';
-import { fakeSources } from '../support/metrics-sources.ts';
+import { fakeSources, SOUND_SESSION } from '../support/metrics-sources.ts';
 
 const text = readFileSync(fileURLToPath(new URL('../../docs/http.md', import.meta.url)), 'utf8');
 const [section = ''] = text.slice(text.indexOf('\n## Metrics') + 1).split(/\n(?=## )/);
@@ -24,6 +24,7 @@ beforeAll(async () => {
   const metrics = createMetrics({
     maxAdapterLabels: 10,
     engine: () => engine.stats(),
+    session: () => SOUND_SESSION,
     adapters: fakeSources({
       inMemory: () => [{ digest: 'd', level: 'device', pinned: true, bytes: 1 }],
       namesOf: () => ['a'],

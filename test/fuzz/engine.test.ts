@@ -23,6 +23,15 @@ const MIXES: Record<string, Omit<FuzzOptions, 'seed'>> = {
     failure: 0.05,
     interruption: 0.3,
   },
+  'sessions at fault': {
+    numRequests: 60,
+    numAdapters: 4,
+    maxSlots: 2,
+    numBlocks: 30,
+    failure: 0.02,
+    fault: 0.04,
+    interruption: 0.3,
+  },
   'dynamic rope': {
     numRequests: 40,
     numAdapters: 2,
@@ -55,6 +64,10 @@ describe('engine under random load', () => {
       if (mix.numBlocks < 30) expect(sum(reports, 'preemptions')).toBeGreaterThan(0);
       if (mix.numAdapters > mix.maxSlots) expect(sum(reports, 'evictions')).toBeGreaterThan(0);
       if (mix.failure !== undefined) expect(sum(reports, 'failedSteps')).toBeGreaterThan(0);
+      if (mix.fault !== undefined) {
+        expect(sum(reports, 'restarts')).toBeGreaterThan(0);
+        expect(sum(reports, 'refused')).toBeGreaterThan(0);
+      }
     });
   }
 });

@@ -73,6 +73,20 @@ describe('close', () => {
     await untilNoThreads();
   });
 
+  it('hurried, has the step in flight fail instead of waiting for its end', async () => {
+    const session = await fixtureSession(MODEL);
+    const step = session.step(longPacket()).catch((error: unknown) => error);
+    await session.close(true);
+    // Unless it was at its last operator already.
+    const ended = await step;
+    if (ended instanceof Error) {
+      expect(nativeErrorCode(ended)).toBe('native_step_failed');
+      expect(ended.message).toMatch(/terminate/);
+    }
+    await session.close(true);
+    await untilNoThreads();
+  });
+
   it('settles loads in flight: done or closed, none is lost', async () => {
     const session = await fixtureSession(MODEL, { maxSlots: 32 });
     const image = fixtureImage(MODEL, 'all-r8-rslora');

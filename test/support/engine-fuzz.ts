@@ -18,6 +18,7 @@ import {
   type Recorded,
   type RequestSpec,
   runAlone,
+  SessionFault,
 } from './engine-harness.ts';
 import { Random } from './random.ts';
 
@@ -29,6 +30,8 @@ export interface FuzzOptions {
   numBlocks: number;
   /** Chance that a step fails. */
   failure?: number;
+  /** Chance that a step puts the session at fault, and it is replaced. */
+  fault?: number;
   /** Chance that a request is cancelled or one of its choices stopped at some token. */
   interruption?: number;
   dynamicRopeMaxPositions?: number;
@@ -42,6 +45,9 @@ export interface FuzzReport {
   prefixHitTokens: number;
   evictions: number;
   failedSteps: number;
+  restarts: number;
+  /** Requests that were refused while the session was replaced. */
+  refused: number;
   maxAdaptersInOneStep: number;
 }
 
@@ -64,10 +70,14 @@ export async function fuzzEngine(options: FuzzOptions): Promise<FuzzReport> {
     engine,
     maxSlots: options.maxSlots,
     native: { nanTokenId: NAN_TOKEN },
+    restart: async () => {
+      for (let turn = random.int(0, 6); turn > 0; turn--) await nextTurn();
+    },
     ...(options.identify === undefined ? {} : { identify: options.identify }),
   });
   const violations: string[] = [];
-  const failedSteps = injectFailures(harness, random, options.failure ?? 0);
+  const failedSteps = injectFailures(harness, random, options);
+  let refused = 0;
   const requests: Recorded[] = [];
   const prefixes = Array.from({ length: 3 }, () => tokens(random, 4 * random.int(1, 10)));
   while (requests.length < options.numRequests) {
@@ -77,12 +87,14 @@ export async function fuzzEngine(options: FuzzOptions): Promise<FuzzReport> {
       try {
         requests.push(submitWithInterruptions(harness, spec, random, options.interruption ?? 0));
       } catch (error) {
-        if ((error as { code?: string }).code !== 'capacity_exceeded') throw error;
+        const { code } = error as { code?: string };
+        if (code === 'session_restarting') refused += 1;
+        else if (code !== 'capacity_exceeded') throw error;
         requests.push({ spec, tokens: [], finishes: [], violations: [] } as unknown as Recorded);
       }
     }
     for (let turn = random.int(0, 12); turn > 0; turn--) {
-      await new Promise((resolve) => setImmediate(resolve));
+      await nextTurn();
       violations.push(...engineViolations(harness.engine.snapshot()));
     }
   }
@@ -101,13 +113,22 @@ export async function fuzzEngine(options: FuzzOptions): Promise<FuzzReport> {
     maxAdaptersInOneStep,
     evictions: harness.residency.evictions,
     failedSteps: failedSteps.count,
+    restarts: harness.faults.length,
+    refused,
   };
 }
 
-function injectFailures(harness: Harness, random: Random, chance: number): { count: number } {
+const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve));
+
+function injectFailures(
+  harness: Harness,
+  random: Random,
+  { failure = 0, fault = 0 }: FuzzOptions,
+): { count: number } {
   const failed = { count: 0 };
   harness.native.failure = () => {
-    if (!random.chance(chance)) return undefined;
+    if (fault > 0 && random.chance(fault)) return new SessionFault('broken');
+    if (!random.chance(failure)) return undefined;
     failed.count += 1;
     return new Error('injected');
   };
@@ -203,7 +224,8 @@ async function requestViolations(request: Recorded, options: FuzzOptions): Promi
     }
     const { reason, stopTokenId, error } = finish;
     const cut = reason === 'cancelled' || (reason === 'stop' && stopTokenId === undefined);
-    const failed = reason === 'error' && error?.code === 'engine_failed';
+    const restarted = reason === 'error' && error?.code === 'session_restarted';
+    const failed = restarted || (reason === 'error' && error?.code === 'engine_failed');
     if (cut && got.length > request.interruptedAt![choice]!) {
       violations.push(`choice ${choice} answered on after it was ended`);
     }
@@ -219,7 +241,7 @@ async function requestViolations(request: Recorded, options: FuzzOptions): Promi
     if (!cut && !failed && reason !== aloneReason) {
       violations.push(`choice ${choice} ended as ${reason}, alone as ${aloneReason}`);
     }
-    if (failed && (options.failure ?? 0) === 0) {
+    if (failed && ((restarted ? options.fault : options.failure) ?? 0) === 0) {
       violations.push(`choice ${choice} failed: ${error?.message}`);
     }
   }

@@ -1,6 +1,6 @@
 /** An engine over the fake session and residency, and listeners that record what they hear. */
 import type { AdapterGeneration } from '../../src/adapters/types.ts';
-import { EngineLoop } from '../../src/engine/engine.ts';
+import { EngineLoop, type StepRunner } from '../../src/engine/engine.ts';
 import type { EngineOptions } from '../../src/engine/options.ts';
 import { engineViolations } from '../../src/engine/snapshot.ts';
 import type {
@@ -12,6 +12,7 @@ import type {
   TokenEvent,
   TokenLogprobs,
 } from '../../src/engine/types.ts';
+import type { LoramuxError } from '../../src/errors.ts';
 import type { CacheIdentity } from '../../src/kvcache/block-hash.ts';
 import { FakeNative, type FakeNativeOptions } from './fake-native.ts';
 import { FakeResidency } from './fake-residency.ts';
@@ -20,6 +21,8 @@ export interface HarnessOptions {
   engine?: Partial<EngineOptions>;
   native?: Partial<FakeNativeOptions>;
   maxSlots?: number;
+  /** The session is replaced when it is at fault; what it resolves to ends the restart. */
+  restart?: () => Promise<void>;
   /** Replaces the root of the hash chain; only the mutation check does. */
   identify?: (identity: CacheIdentity) => string;
 }
@@ -29,8 +32,13 @@ export interface Harness {
   native: FakeNative;
   residency: FakeResidency;
   defects: unknown[];
+  /** Faults so far that led to a restart. */
+  faults: LoramuxError[];
   submit(request: RequestSpec, hooks?: Partial<RequestListener>): Recorded;
 }
+
+/** What a step fails with that puts the session at fault at once. */
+export class SessionFault extends Error {}
 
 export interface RequestSpec {
   id?: string;
@@ -104,7 +112,21 @@ export function createHarness(options: HarnessOptions = {}): Harness {
   const residency = new FakeResidency({ maxSlots, contents: native.slots });
   const defects: unknown[] = [];
   const settings = { onDefect: (error: unknown) => defects.push(error), ...engineOptions };
-  const engine = new EngineLoop(native, residency, settings, options.identify);
+  const faults: LoramuxError[] = [];
+  const { restart } = options;
+  const runner: StepRunner =
+    restart === undefined
+      ? native
+      : {
+          step: (packet) => native.step(packet),
+          isAtFault: (cause) => cause instanceof SessionFault,
+          async restart(fault) {
+            faults.push(fault);
+            native.lose();
+            await restart();
+          },
+        };
+  const engine = new EngineLoop(runner, residency, settings, options.identify);
   let numSubmitted = 0;
   const submit = (spec: RequestSpec, hooks: Partial<RequestListener> = {}) => {
     const recorded = emptyRecord(spec);
@@ -112,7 +134,7 @@ export function createHarness(options: HarnessOptions = {}): Harness {
     recorded.handle = engine.submit(engineRequest(spec, id), recorder(recorded, hooks));
     return recorded;
   };
-  return { engine, native, residency, defects, submit };
+  return { engine, native, residency, defects, faults, submit };
 }
 
 /** What the request hears when it has a fresh, roomy engine for itself. */

@@ -88,6 +88,12 @@ export class FakeNative {
     });
   }
 
+  /** Another session takes its place: cache and slots are empty. */
+  lose(): void {
+    this.slots.fill(undefined);
+    this.#positions.fill(GARBAGE);
+  }
+
   #run(packet: StepPacket): StepResult {
     this.#copyBlocks(packet);
     const rows = { hash: new Uint32Array(packet.numTokens), nan: new Uint8Array(packet.numTokens) };

@@ -3,7 +3,7 @@
  * digest into the fake session's slot. Evicts the least recently used slot without references. A
  * loaded adapter is kept for who asked until it is acquired or forgotten.
  */
-import type { AdapterGeneration, AdapterResidency } from '../../src/adapters/types.ts';
+import type { AdapterGeneration, SessionResidency } from '../../src/adapters/types.ts';
 import { LoramuxError } from '../../src/errors.ts';
 
 interface Slot {
@@ -22,7 +22,7 @@ export interface FakeResidencyOptions {
   schedule?: (run: () => void) => void;
 }
 
-export class FakeResidency implements AdapterResidency {
+export class FakeResidency implements SessionResidency {
   readonly maxSlots: number;
   /** Generations whose load fails. */
   readonly failing = new Set<string>();
@@ -34,8 +34,10 @@ export class FakeResidency implements AdapterResidency {
   readonly #schedule: (run: () => void) => void;
   /** Generations asked for and without a slot yet, in the order of asking. */
   readonly #queue = new Map<string, AdapterGeneration>();
+  readonly #generations = new Map<string, AdapterGeneration>();
   #onChange: () => void = () => {};
   #clock = 0;
+  #epoch = 0;
 
   constructor(options: FakeResidencyOptions) {
     this.maxSlots = options.maxSlots;
@@ -101,21 +103,36 @@ export class FakeResidency implements AdapterResidency {
 
   prefetch(): void {}
 
+  slotsLost(): void {
+    this.#epoch += 1;
+    for (const [index, slot] of this.#slots.entries()) {
+      if (slot.references > 0) throw new Error(`${slot.digest} is lost with references`);
+      if (slot.wanted) this.#queue.set(slot.digest!, this.#generations.get(slot.digest!)!);
+      Object.assign(slot, { digest: undefined, loading: false, wanted: false });
+      this.#contents[index] = undefined;
+    }
+    this.#pump();
+    this.#onChange();
+  }
+
   onChange(listener: () => void): void {
     this.#onChange = listener;
   }
 
   /** Starts loads for as many waiting generations as there are slots to give. */
   #pump(): void {
-    for (const [digest] of this.#queue) {
+    const epoch = this.#epoch;
+    for (const [digest, generation] of this.#queue) {
       const slot = this.#victim();
       if (slot === undefined) return;
       this.#queue.delete(digest);
       if (slot.digest !== undefined) this.evictions += 1;
       const index = this.#slots.indexOf(slot);
+      this.#generations.set(digest, generation);
       this.#contents[index] = undefined;
       Object.assign(slot, { digest, loading: true, wanted: true, lastUse: ++this.#clock });
       this.#schedule(() => {
+        if (epoch !== this.#epoch) return;
         slot.loading = false;
         this.#contents[index] = digest;
         this.loads += 1;

@@ -1,5 +1,14 @@
 /** Numbers for the metrics without an adapter layer. Counts how often each source is read. */
 import type { AdapterSources } from '../../src/metrics/metrics.ts';
+import type { SessionReport } from '../../src/native/index.ts';
+
+/** A session that has never been at fault. */
+export const SOUND_SESSION: SessionReport = {
+  state: 'ok',
+  sinceMs: 1_700_000_000_000,
+  restarts: 0,
+  lastError: undefined,
+};
 
 export interface FakeSources extends AdapterSources {
   /** By name of the source. */

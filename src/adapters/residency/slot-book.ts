@@ -62,13 +62,13 @@ export class SlotBook {
   /** By digest; entries move to the end when they are used, so the first is the oldest. */
   readonly #entries = new Map<string, SlotEntry>();
   /** Highest number first, so that the lowest is popped. */
-  readonly #freeSlots: number[];
+  #freeSlots: number[];
   #bytes = 0;
 
   constructor(maxSlots: number, maxBytes: number) {
     this.maxSlots = maxSlots;
     this.maxBytes = maxBytes;
-    this.#freeSlots = Array.from({ length: maxSlots }, (_, i) => maxSlots - 1 - i);
+    this.#freeSlots = allSlots(maxSlots);
   }
 
   get bytes(): number {
@@ -117,6 +117,13 @@ export class SlotBook {
     this.#bytes -= entry.bytes;
   }
 
+  /** All slots are empty again; the entries stay and have none. */
+  clearSlots(): void {
+    this.#freeSlots = allSlots(this.maxSlots);
+    this.#bytes = 0;
+    for (const entry of this.#entries.values()) entry.slot = -1;
+  }
+
   fitsWithoutEviction(entry: SlotEntry): boolean {
     return this.#fits(entry, this.#bytes, this.#freeSlots.length);
   }
@@ -140,3 +147,6 @@ export class SlotBook {
     return slots > 0 && bytes + entry.bytes <= this.maxBytes;
   }
 }
+
+const allSlots = (maxSlots: number): number[] =>
+  Array.from({ length: maxSlots }, (_, i) => maxSlots - 1 - i);

@@ -19,9 +19,9 @@ import { LoramuxError } from '../../errors.ts';
 import type { OpenedImage } from '../service-types.ts';
 import type {
   AdapterGeneration,
-  AdapterResidency,
   ResidencyControl,
   ResidencyView,
+  SessionResidency,
 } from '../types.ts';
 import { LoadFailures, loadError } from './failures.ts';
 import { LoadWaiters } from './load-waiters.ts';
@@ -35,7 +35,7 @@ import type { AdapterResidencyStats, ResidencyOptions, ResidentAdapter } from '.
 export const DEFAULT_CONCURRENT_LOADS = 4;
 export const DEFAULT_FAILURE_RETRY_MS = 1000;
 
-export class SlotResidency implements AdapterResidency, ResidencyControl {
+export class SlotResidency implements SessionResidency, ResidencyControl {
   readonly maxSlots: number;
   readonly #options: ResidencyOptions;
   readonly #loadsMax: number;
@@ -47,6 +47,8 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   readonly #waiters = new LoadWaiters();
   readonly #pinRetries: PinRetries;
   readonly #loads = new Set<Promise<void>>();
+  /** Loads into slots that were lost; they change nothing any more. */
+  readonly #lostLoads = new Set<Promise<void>>();
   readonly #counts = {
     hits: 0,
     misses: 0,
@@ -57,6 +59,8 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   };
   #pins: PinChoice = { pinned: new Map(), leftOut: [], bytes: 0 };
   #listener: () => void = () => undefined;
+  /** Native sessions before this one. */
+  #epoch = 0;
   #closed = false;
 
   constructor(options: ResidencyOptions) {
@@ -128,6 +132,32 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     } else {
       this.#options.images.prefetchImage(generation);
     }
+  }
+
+  slotsLost(): void {
+    this.#epoch += 1;
+    for (const load of this.#loads) this.#lostLoads.add(load);
+    this.#loads.clear();
+    const entries = [...this.#book.values()];
+    const referenced = entries.find(({ references }) => references > 0);
+    if (referenced !== undefined) {
+      throw new LoramuxError(
+        'internal_error',
+        `The slot of ${referenced.generation.digest} was lost while it had references.`,
+      );
+    }
+    this.#book.clearSlots();
+    for (const entry of entries) {
+      this.#release.stay(entry);
+      entry.stuck = false;
+      if (entry.state === 'waiting') continue;
+      entry.state = 'waiting';
+      this.#waiting.add(entry);
+      // Drops it, unless somebody waits for it or it is pinned.
+      this.#settle(entry);
+    }
+    this.#pump();
+    this.#listener();
   }
 
   onChange(listener: () => void): void {
@@ -247,7 +277,7 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
       this.#waiters.settle(entry, error);
       this.#settle(entry);
     }
-    await Promise.all(this.#loads);
+    await Promise.all([...this.#loads, ...this.#lostLoads]);
   }
 
   #acquire(entry: SlotEntry): number {
@@ -362,7 +392,10 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
   #start(entry: SlotEntry): void {
     this.#book.assign(entry);
     entry.state = 'loading';
-    const load = this.#load(entry).finally(() => {
+    const epoch = this.#epoch;
+    const load = this.#load(entry, epoch).finally(() => {
+      this.#lostLoads.delete(load);
+      if (epoch !== this.#epoch) return;
       this.#loads.delete(load);
       this.#settle(entry);
       this.#pump();
@@ -371,14 +404,16 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
     this.#loads.add(load);
   }
 
-  async #load(entry: SlotEntry): Promise<void> {
+  async #load(entry: SlotEntry, epoch: number): Promise<void> {
     const { images, native, onEvent } = this.#options;
     const { digest } = entry.generation;
     const startMs = this.#now();
     let opened: OpenedImage | undefined;
     try {
       opened = await images.openImage(entry.generation);
+      if (epoch !== this.#epoch) return;
       const { bytes } = await native.loadAdapter(entry.slot, opened.image);
+      if (epoch !== this.#epoch) return;
       this.#book.correctBytes(entry, bytes);
       entry.state = 'resident';
       this.#book.touch(entry);
@@ -390,7 +425,10 @@ export class SlotResidency implements AdapterResidency, ResidencyControl {
       if (!isAwaited(entry) && !entry.pinned) onEvent?.({ kind: 'prefetched', digest });
       this.#pinRetries.forget(digest);
       this.#waiters.settle(entry, undefined);
+      // At once: another load that ends now may evict it.
+      this.#settle(entry);
     } catch (error) {
+      if (epoch !== this.#epoch) return;
       this.#counts.loadFailures++;
       onEvent?.({ kind: 'load_failed', digest, error });
       if (entry.pinned && !this.#closed) this.#pinRetries.failed(entry.generation);

@@ -34,6 +34,8 @@ export const GENERATION_ERRORS = [
   'capacity_exceeded',
   'slow_reader',
   'engine_failed',
+  'session_restarted',
+  'session_restarting',
   'logits_not_finite',
 ] as const satisfies readonly ErrorCode[];
 

@@ -6,10 +6,11 @@ import { HealthSchema, type HealthStatus, type WireHealth } from '../schemas/mod
 import type { HttpServices } from '../services.ts';
 
 export function healthRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
-  const { engine, adapters, lifecycle } = services;
+  const { engine, session, adapters, lifecycle } = services;
   function statusOf(): HealthStatus {
     if (engine.failure !== undefined) return 'failed';
     if (lifecycle.draining) return 'draining';
+    if (session.report().state === 'restarting') return 'restarting';
     if (isConnecting(services)) return 'connecting';
     return adapters.registry().state === 'ok' ? 'ok' : 'degraded';
   }
@@ -18,6 +19,7 @@ export function healthRoutes(services: HttpServices): FastifyPluginAsyncTypebox 
     const { registered, resident, slots } = services.adapterStats();
     const failure = engine.failure;
     const registry = adapters.registry();
+    const { state, sinceMs, restarts, lastError } = session.report();
     return {
       status: statusOf(),
       model: services.model.name,
@@ -29,6 +31,12 @@ export function healthRoutes(services: HttpServices): FastifyPluginAsyncTypebox 
         kv_blocks: stats.blocksTotal,
         kv_blocks_used: stats.blocksTotal - stats.blocksFree,
         error: failure?.message ?? null,
+      },
+      session: {
+        state,
+        since: Math.floor(sinceMs / 1000),
+        restarts,
+        last_error: lastError ?? null,
       },
       adapters: { registered, damaged: adapters.damaged().length, resident, slots },
       registry: {

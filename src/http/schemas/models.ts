@@ -1,6 +1,7 @@
 /** GET /v1/models, /v1/models/{id} and /health. */
 import { type Static, Type } from 'typebox';
 import type { RegistryState } from '../../adapters/registry/types.ts';
+import type { SessionState } from '../../native/index.ts';
 import { MODEL_NAME_LENGTH_MAX } from './limits.ts';
 
 export const ModelParamsSchema = Type.Object({
@@ -27,12 +28,12 @@ export const ModelListSchema = Type.Object({
   data: Type.Array(ModelSchema),
 });
 
-export type HealthStatus = 'ok' | 'degraded' | 'connecting' | 'draining' | 'failed';
+export type HealthStatus = 'ok' | 'degraded' | 'connecting' | 'restarting' | 'draining' | 'failed';
 
 export const HealthSchema = Type.Object({
   status: Type.Unsafe<HealthStatus>({
     type: 'string',
-    enum: ['ok', 'degraded', 'connecting', 'draining', 'failed'],
+    enum: ['ok', 'degraded', 'connecting', 'restarting', 'draining', 'failed'],
     description: 'Requests are answered while it is ok or degraded.',
   }),
   model: Type.String(),
@@ -44,6 +45,15 @@ export const HealthSchema = Type.Object({
     kv_blocks: Type.Integer(),
     kv_blocks_used: Type.Integer(),
     error: nullableText('Why the engine gave up, when status is failed.'),
+  }),
+  session: Type.Object({
+    state: Type.Unsafe<SessionState>({
+      type: 'string',
+      enum: ['ok', 'restarting', 'failed'],
+    }),
+    since: Type.Integer({ description: 'Since when, seconds since the epoch.' }),
+    restarts: Type.Integer({ description: 'How often it was replaced since the server started.' }),
+    last_error: nullableText('What last put it at fault.'),
   }),
   adapters: Type.Object({
     registered: Type.Integer(),

@@ -10,9 +10,10 @@ import { createGenerator } from '../../../src/generation/generator.ts';
 import { buildApp } from '../../../src/http/app.ts';
 import type { HttpConfig, HttpServices, Lifecycle } from '../../../src/http/services.ts';
 import { createMetrics, type Metrics } from '../../../src/metrics/metrics.ts';
+import type { SessionReport } from '../../../src/native/index.ts';
 import { FakeAdapters, FakeResidencyControl, sha256 } from '../../support/fake-adapters.ts';
 import { FakeEngine, type FakeEngineOptions, repeating } from '../../support/fake-engine.ts';
-import { fakeSources } from '../../support/metrics-sources.ts';
+import { fakeSources, SOUND_SESSION } from '../../support/metrics-sources.ts';
 import { PATIENCE_MS } from '../../support/until.ts';
 import { characters, codes, EOS } from '../generation/support.ts';
 
@@ -50,6 +51,8 @@ export const replica = (id: string): ReplicaInfo => ({
 export interface TestServer {
   readonly app: FastifyInstance;
   readonly engine: FakeEngine;
+  /** What the native session says of itself; tests change it. */
+  readonly session: { current: SessionReport };
   readonly adapters: FakeAdapters;
   readonly residency: FakeResidencyControl;
   readonly metrics: Metrics;
@@ -82,9 +85,11 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   const adapters = new FakeAdapters(uploadDir);
   const residency = new FakeResidencyControl();
   const adapterStats = () => ({ registered: adapters.entries.size, resident: 1, slots: 4 });
+  const session: TestServer['session'] = { current: SOUND_SESSION };
   const metrics = createMetrics({
     maxAdapterLabels: 10,
     engine: () => engine.stats(),
+    session: () => session.current,
     adapters: fakeSources({
       service: () => adapters.stats(),
       has: (name) => adapters.get(name) !== undefined,
@@ -108,6 +113,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
       trustRequests: options.trustRequestTemplates ?? false,
     }),
     engine,
+    session: { report: () => session.current },
     adapters,
     residency,
     replicaId: 'replica-1',
@@ -120,6 +126,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   return {
     app,
     engine,
+    session,
     adapters,
     residency,
     metrics,

@@ -19,7 +19,7 @@ import {
   REGISTRY_GAUGES,
 } from '../../../src/metrics/names.ts';
 import { FakeEngine, repeating } from '../../support/fake-engine.ts';
-import { fakeSources } from '../../support/metrics-sources.ts';
+import { fakeSources, SOUND_SESSION } from '../../support/metrics-sources.ts';
 
 const create = (maxAdapterLabels = 2, sources: Partial<AdapterSources> = {}): Metrics => {
   const engine = new FakeEngine({ script: repeating([1]) });
@@ -27,6 +27,7 @@ const create = (maxAdapterLabels = 2, sources: Partial<AdapterSources> = {}): Me
   return createMetrics({
     maxAdapterLabels,
     engine: () => engine.stats(),
+    session: () => SOUND_SESSION,
     adapters: fakeSources(sources),
   });
 };
@@ -313,6 +314,7 @@ describe('a scrape', () => {
     const metrics = createMetrics({
       maxAdapterLabels: 100,
       engine: () => engine.stats(),
+      session: () => SOUND_SESSION,
       adapters: sources,
     });
     for (let i = 0; i < 1000; i++) request(metrics, `n${i}`);
