@@ -65,7 +65,7 @@ describe('routes', () => {
 
 describe('refusals', () => {
   it('answers unknown paths with 404 in the shape of OpenAI', async () => {
-    const response = await get('/v1/chat/completions');
+    const response = await get('/v1/nowhere');
     expect(response.statusCode).toBe(404);
     expect(response.json().error).toMatchObject({ code: 'not_found', type: 'not_found_error' });
   });
