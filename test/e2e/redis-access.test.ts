@@ -1,9 +1,13 @@
 /** Servers that Redis does not let in, or not any more: they say so, and never say the password. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ROOT } from '../../scripts/process.ts';
 import { type Answer, putFrom, send, sendJson } from '../support/clients.ts';
 import { askBody, CONTENT_MODEL, CONTENT_MODEL_DIR } from '../support/contents.ts';
 import { type EarlyServer, startEarlyServer } from '../support/early-server.ts';
 import { startRedis, type TestRedis } from '../support/redis.ts';
+import { FIXTURES } from '../support/stack.ts';
 import { until } from '../support/until.ts';
 
 const PASSWORD = 'correct-horse';
@@ -127,6 +131,38 @@ describe('access to Redis', () => {
       expect(await server.end()).toBe(0);
     }
     expect(server.output()).not.toContain(PASSWORD);
+  });
+
+  it('as narrow as docs/fleet.md says is enough to put, ask for and remove adapters', async () => {
+    const page = readFileSync(path.join(ROOT, 'docs/fleet.md'), 'utf8');
+    const rules = /^user loramux (.*?)^```/ms.exec(page)![1]!.trim().split(/\s+/);
+    await setUser(
+      'loramux',
+      ...rules.map((rule) => (rule === '>PASSWORD' ? `>${PASSWORD}` : rule)),
+    );
+    const server = await startEarlyServer([
+      ...['--adapter-root', path.join(FIXTURES, 'adapters', CONTENT_MODEL)],
+      ...[...ARGS, '--redis', urlOf('loramux', PASSWORD), '--blob-store', 'redis'],
+    ]);
+    try {
+      await untilHealth(server, 'the server is ready', ({ status }) => status === 200);
+      const made = async (what: string, ask: () => Promise<Answer>, status: number) =>
+        until(what, ask, (answer) => answer.status === status);
+      for (const source of ['qv-r4', 'all-r8-rslora']) {
+        const put = () => putFrom(server, 'narrow', { path: source });
+        await until('it is put', put, ({ status }) => status < 300);
+      }
+      await made('it answers', () => ask(server, 'narrow'), 200);
+      await made('it is listed', () => send(server, 'GET', '/v1/replicas'), 200);
+      const rollback = () => send(server, 'POST', '/v1/adapters/narrow/rollback');
+      await made('it is rolled back', rollback, 200);
+      await made('it is removed', () => send(server, 'DELETE', '/v1/adapters/narrow'), 200);
+      const { body } = await send(server, 'GET', '/health');
+      expect(body.registry.state).toBe('ok');
+    } finally {
+      expect(await server.end()).toBe(0);
+    }
+    expect(server.output()).not.toContain('NOPERM');
   });
 
   it.each([
