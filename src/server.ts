@@ -12,6 +12,7 @@ import type { AdapterRegistry, ResidencyEvent } from './adapters/index.ts';
 import type { Config } from './config/schema.ts';
 import { LoramuxError } from './errors.ts';
 import { createGenerator } from './generation/generator.ts';
+import { createTokenService } from './generation/tokens.ts';
 import { buildApp } from './http/app.ts';
 import { KIB, type Lifecycle } from './http/services.ts';
 import { type AdapterStats, createMetrics } from './metrics/metrics.ts';
@@ -206,15 +207,16 @@ async function build(
 
   const lifecycle: Lifecycle = { draining: false };
   const replicaId = config.replicaId ?? drawReplicaId();
+  const model = {
+    name: modelName,
+    vocabSize: imported.metadata.config.vocabSize,
+    eosTokenIds: imported.metadata.eosTokenIds,
+  };
   const app = await buildApp({
     config,
     model: { name: modelName, created: Math.floor(Date.now() / 1000) },
     generator: createGenerator({
-      model: {
-        name: modelName,
-        vocabSize: imported.metadata.config.vocabSize,
-        eosTokenIds: imported.metadata.eosTokenIds,
-      },
+      model,
       tokenizer,
       adapters,
       prefetch: (generation) => residency.prefetch(generation),
@@ -222,6 +224,7 @@ async function build(
       limits: { maxChoices: config.maxChoices, streamBufferBytes: config.streamBufferKb * KIB },
       observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),
     }),
+    tokens: createTokenService({ model, tokenizer, adapters }),
     chat,
     engine,
     session,

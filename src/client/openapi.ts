@@ -257,6 +257,54 @@ export type ChatRequest = {
   prompt_cache_key?: string | null;
 };
 
+export interface TokenizeRequest {
+  /** The base model or an adapter. Default: the base model. */
+  model?: string | null;
+  /** A text; excludes messages. */
+  prompt?: string;
+  /** The chat so far. */
+  messages?: Array<ChatMessage>;
+  /** Let the tokenizer add its tokens. Default: true with prompt, false with messages. */
+  add_special_tokens?: boolean | null;
+  /** Answer also with the vocabulary's spellings. */
+  return_token_strs?: boolean | null;
+  /** Let the template begin an answer. */
+  add_generation_prompt?: boolean | null;
+  /** Continue the last message. */
+  continue_final_message?: boolean | null;
+  /** What the model may call. */
+  tools?: Array<Tool> | null;
+  /** Documents for templates that show some. */
+  documents?: Array<Record<string, unknown>> | null;
+  /** A template for this request, where the server allows it. */
+  chat_template?: string | null;
+  /** Variables of the template's own. */
+  chat_template_kwargs?: Record<string, unknown> | null;
+}
+
+export interface TokenizeResponse {
+  /** How many tokens. */
+  count: number;
+  /** Longest prompt plus output. */
+  max_model_len: number;
+  /** The ids. */
+  tokens: Array<number>;
+  /** The vocabulary's spelling of each id, when it was asked for. */
+  token_strs: Array<string> | null;
+}
+
+export interface DetokenizeRequest {
+  /** The base model or an adapter. Default: the base model. */
+  model?: string | null;
+  /** The ids. */
+  tokens: Array<number>;
+}
+
+export interface DetokenizeResponse {
+  /** The text, special tokens included. */
+  prompt: string;
+}
+
 export type ChatMessage =
   | {
       role: 'system' | 'developer' | 'user';
@@ -850,6 +898,22 @@ export interface Operations {
     answer: undefined;
     event: undefined;
   };
+  tokenize: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: TokenizeRequest;
+    answer: TokenizeResponse;
+    event: undefined;
+  };
+  detokenize: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: DetokenizeRequest;
+    answer: DetokenizeResponse;
+    event: undefined;
+  };
   listModels: {
     path: undefined;
     query: undefined;
@@ -1061,6 +1125,8 @@ export const ROUTES = {
   createCompletion: ['POST', '/v1/completions'],
   createChatCompletion: ['POST', '/v1/chat/completions'],
   stream: ['GET', '/v1/stream'],
+  tokenize: ['POST', '/tokenize'],
+  detokenize: ['POST', '/detokenize'],
   listModels: ['GET', '/v1/models'],
   showModel: ['GET', '/v1/models/{id}'],
   listAdapters: ['GET', '/v1/adapters'],

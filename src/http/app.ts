@@ -15,6 +15,7 @@ import { modelRoutes } from './routes/models.ts';
 import { replicaRoutes } from './routes/replicas.ts';
 import { sglangRoutes } from './routes/sglang.ts';
 import { streamRoutes } from './routes/stream.ts';
+import { tokenizeRoutes } from './routes/tokenize.ts';
 import { vllmRoutes } from './routes/vllm.ts';
 import { MODEL_NAME_LENGTH_MAX } from './schemas/limits.ts';
 import { type HttpServices, KIB } from './services.ts';
@@ -82,6 +83,7 @@ export async function buildApp(
   registerMetrics(app as unknown as FastifyInstance, services.metrics);
   await app.register(completionRoutes(services));
   await app.register(chatRoutes(services));
+  await app.register(tokenizeRoutes(services));
   await app.register(modelRoutes(services));
   await app.register(adapterRoutes(services));
   await app.register(adapterLifeRoutes(services));

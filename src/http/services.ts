@@ -5,6 +5,7 @@ import type { ChatService } from '../chat/chat-service.ts';
 import type { Config } from '../config/schema.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Generator } from '../generation/generator.ts';
+import type { TokenService } from '../generation/tokens.ts';
 import type { AdapterStats, Metrics } from '../metrics/metrics.ts';
 import type { SupervisedSession } from '../native/index.ts';
 
@@ -36,6 +37,7 @@ export interface HttpServices {
   /** The base model, for /v1/models and /health. */
   readonly model: { readonly name: string; readonly created: number };
   readonly generator: Generator;
+  readonly tokens: TokenService;
   /** Chats to prompts. */
   readonly chat: ChatService;
   readonly engine: Engine;

@@ -30,6 +30,8 @@ export interface Tokenizer {
   decode(ids: ArrayLike<number>, options: { skipSpecialTokens: boolean }): Promise<string>;
   /** One token as log-probabilities show it: text, `bytes:\x..`, or `token_id:N` without a token. */
   tokenText(tokenId: number): string;
+  /** One token as the vocabulary spells it; undefined for an id without a token. */
+  spelling(tokenId: number): string | undefined;
   createDetokenizer(options: DetokenizerOptions): Detokenizer;
 }
 
@@ -87,6 +89,10 @@ class LibraryTokenizer implements Tokenizer {
     return this.#decoder.kind === 'library'
       ? this.#decodeTokens([piece.token])
       : displayText(piece);
+  }
+
+  spelling(tokenId: number): string | undefined {
+    return this.#library.idToToken(tokenId) ?? undefined;
   }
 
   createDetokenizer(options: DetokenizerOptions): Detokenizer {

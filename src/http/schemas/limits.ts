@@ -32,3 +32,4 @@ export const TOOL_CALL_ID_LENGTH_MAX = 256;
 export const IDENTIFIER_LENGTH_MAX = 1024;
 export const METADATA_ENTRIES_MAX = 16;
 export const DOCUMENTS_MAX = 256;
+export const DETOKENIZE_TOKENS_MAX = 1_048_576;

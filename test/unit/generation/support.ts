@@ -18,6 +18,7 @@ export const characters: Tokenizer = {
   vocabSize: 256,
   encode: async (text) => Int32Array.from(text, (char) => char.charCodeAt(0)),
   decode: async (ids) => Array.from(ids, (id) => String.fromCharCode(id)).join(''),
+  spelling: (id) => (id < 256 ? `<${id}>` : undefined),
   tokenText: (id) => (id === EOS ? '<eos>' : String.fromCharCode(id)),
   createDetokenizer: ({ skipSpecialTokens }) => ({
     push: (id) => (id === EOS ? (skipSpecialTokens ? '' : '<eos>') : String.fromCharCode(id)),

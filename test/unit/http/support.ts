@@ -7,6 +7,7 @@ import type { FastifyInstance } from 'fastify';
 import type { ReplicaInfo } from '../../../src/adapters/registry/types.ts';
 import { createChat } from '../../../src/chat/chat-service.ts';
 import { createGenerator } from '../../../src/generation/generator.ts';
+import { createTokenService } from '../../../src/generation/tokens.ts';
 import { buildApp } from '../../../src/http/app.ts';
 import type { HttpConfig, HttpServices, Lifecycle } from '../../../src/http/services.ts';
 import { createMetrics, type Metrics } from '../../../src/metrics/metrics.ts';
@@ -96,11 +97,12 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     }),
   });
   const lifecycle: Lifecycle = { draining: false };
+  const model = { name: 'base', vocabSize: 256, eosTokenIds: [EOS] };
   const services: HttpServices = {
     config: { ...CONFIG, ...options.config },
     model: { name: 'base', created: 1_700_000_000 },
     generator: createGenerator({
-      model: { name: 'base', vocabSize: 256, eosTokenIds: [EOS] },
+      model,
       tokenizer: characters,
       engine,
       adapters,
@@ -108,6 +110,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
       limits: { maxChoices: 8, streamBufferBytes: options.streamBufferBytes ?? 1 << 20 },
       observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),
     }),
+    tokens: createTokenService({ model, tokenizer: characters, adapters }),
     chat: createChat({
       model: { templates: new Map([['default', options.template ?? TEMPLATE]]), specialTokens: {} },
       trustRequests: options.trustRequestTemplates ?? false,

@@ -1,0 +1,47 @@
+/** Text to ids and back as a model's requests would have it, without generating. */
+import { randomUUID } from 'node:crypto';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { GeneratorServices } from './generator.ts';
+import { checkTokenIds } from './prompts.ts';
+import { resolveTarget } from './target.ts';
+import type { Prompt } from './types.ts';
+
+type TextPrompt = Exclude<Prompt, { kind: 'tokens' }>;
+
+export interface TokenService {
+  /**
+   * The ids of a prompt for the base or an adapter, whose chat template may be its own.
+   * @throws LoramuxError model_not_found, token_out_of_range, those of the prompt's `render`
+   */
+  encode(model: string, prompt: TextPrompt, addSpecialTokens: boolean): Promise<Int32Array>;
+  /** @throws LoramuxError model_not_found, token_out_of_range */
+  decode(model: string, tokenIds: readonly number[]): Promise<string>;
+  /** The vocabulary's spelling of an id; empty for ids without a token. */
+  spelling(tokenId: number): string;
+}
+
+export function createTokenService(
+  services: Pick<GeneratorServices, 'model' | 'adapters'> & { tokenizer: Tokenizer },
+): TokenService {
+  const { model: base, adapters, tokenizer } = services;
+  const resolve = (model: string) => {
+    // As if it were one request of many: a split name answers with either side.
+    const target = { model, adapter: undefined, splitKey: randomUUID() };
+    return resolveTarget(adapters, base.name, target);
+  };
+  return {
+    async encode(model, prompt, addSpecialTokens) {
+      const adapter = resolve(model);
+      const text = prompt.kind === 'chat' ? await prompt.render(adapter) : prompt.text;
+      const ids = await tokenizer.encode(text, { addSpecialTokens });
+      checkTokenIds(ids, base.vocabSize, prompt.kind === 'chat' ? 'messages' : 'prompt');
+      return ids;
+    },
+    async decode(model, tokenIds) {
+      resolve(model);
+      checkTokenIds(tokenIds, base.vocabSize, 'tokens');
+      return tokenizer.decode(tokenIds, { skipSpecialTokens: false });
+    },
+    spelling: (tokenId) => tokenizer.spelling(tokenId) ?? '',
+  };
+}
