@@ -42,18 +42,28 @@ export interface Choice {
   finish_reason: 'stop' | 'length' | null;
   /** The stop text or stop token that ended the choice. */
   stop_reason: string | number | null;
+  /** By token of the prompt: token ids to log-probabilities; null for the first. */
+  prompt_logprobs?: Array<Record<
+    string,
+    {
+      logprob: number;
+      /** 1 is the likeliest. */
+      rank: number;
+      decoded_token: string;
+    }
+  > | null>;
+  /** With return_token_ids; of a stream only in the first chunk. */
+  prompt_token_ids?: Array<number>;
+  /** With return_token_ids: the generated tokens, those of the chunk. */
+  token_ids?: Array<number>;
 }
 
 export type CompletionRequest = {
   /** The base model, an adapter, or base:adapter. */
   model: string;
-  /** A text, several texts, token ids, or several lists of token ids. */
-  prompt: string | Array<string> | Array<number> | Array<Array<number>>;
   adapter?: AdapterRef;
   /** Weight of the adapter's delta; 1 as trained. */
   adapter_scale?: number | null;
-  /** Tokens to generate; 0 only scores the prompt. */
-  max_tokens?: number | null;
   /** No stop token or stop text ends the answer earlier. */
   min_tokens?: number | null;
   /** 0 is greedy. */
@@ -66,21 +76,17 @@ export type CompletionRequest = {
   min_p?: number | null;
   /** Choices per prompt. */
   n?: number | null;
-  /** Only the value of n is accepted. */
-  best_of?: number | null;
   /** Answer with server-sent events. */
   stream?: boolean | null;
   /** Only together with stream. */
   stream_options?: {
     /** A last chunk with the usage. */
     include_usage?: boolean;
+    /** The usage so far in every chunk. */
+    continuous_usage_stats?: boolean;
     /** Only false is accepted. */
     include_obfuscation?: boolean;
   } | null;
-  /** Log-probabilities of the likeliest tokens. */
-  logprobs?: number | null;
-  /** Answer with the prompt before the generated text. */
-  echo?: boolean | null;
   /** Texts that end generation; they are not part of the answer. */
   stop?: string | Array<string> | null;
   /** Token ids that end generation. */
@@ -99,16 +105,42 @@ export type CompletionRequest = {
   logit_bias?: Record<string, number> | null;
   /** The same seed gives the same tokens, in any batch. */
   seed?: number | null;
+  /** No other tokens are generated. */
+  allowed_token_ids?: Array<number> | null;
+  /** Words that are not generated. */
+  bad_words?: Array<string> | null;
+  /** Keep so many tokens of the prompt; -1: as many as there is room for. */
+  truncate_prompt_tokens?: number | null;
+  /** Which end of the prompt is cut off; needs truncate_prompt_tokens. */
+  truncation_side?: 'left' | 'right' | null;
   /** Leave special tokens out of the text. */
   skip_special_tokens?: boolean | null;
-  /** Let the tokenizer add its tokens to a text prompt. */
-  add_special_tokens?: boolean | null;
   /** The split_key of requests without one; it changes nothing else. */
   user?: string | null;
   /** Requests with the same key get the same side of a split adapter name. */
   split_key?: string | null;
   /** Requests share cached prompts only with the same salt. */
   cache_salt?: string | null;
+  /** A text, several texts, token ids, or several lists of token ids. */
+  prompt: string | Array<string> | Array<number> | Array<Array<number>>;
+  /** Tokens to generate; 0 only scores the prompt. */
+  max_tokens?: number | null;
+  /** The n likeliest of so many choices; in streams only n. */
+  best_of?: number | null;
+  /** Log-probabilities of the likeliest tokens. */
+  logprobs?: number | null;
+  /** Answer with the prompt before the generated text. */
+  echo?: boolean | null;
+  /** Let the tokenizer add its tokens to a text prompt. */
+  add_special_tokens?: boolean | null;
+  /** Log-probabilities of the prompt, with so many likely tokens; not in streams. */
+  prompt_logprobs?: number | null;
+  /** Answer with the ids of the tokens too. */
+  return_token_ids?: boolean | null;
+  /** Show the tokens of log-probabilities as token_id:N. */
+  return_tokens_as_token_ids?: boolean | null;
+  /** The end of the answer's id. */
+  request_id?: string | null;
 };
 
 /** An adapter by name, or by one of the generations that a name keeps; model is then the base. */
@@ -166,6 +198,8 @@ export type ChatRequest = {
   stream_options?: {
     /** A last chunk with the usage. */
     include_usage?: boolean;
+    /** The usage so far in every chunk. */
+    continuous_usage_stats?: boolean;
     /** Only false is accepted. */
     include_obfuscation?: boolean;
   } | null;
@@ -187,6 +221,14 @@ export type ChatRequest = {
   logit_bias?: Record<string, number> | null;
   /** The same seed gives the same tokens, in any batch. */
   seed?: number | null;
+  /** No other tokens are generated. */
+  allowed_token_ids?: Array<number> | null;
+  /** Words that are not generated. */
+  bad_words?: Array<string> | null;
+  /** Keep so many tokens of the prompt; -1: as many as there is room for. */
+  truncate_prompt_tokens?: number | null;
+  /** Which end of the prompt is cut off; needs truncate_prompt_tokens. */
+  truncation_side?: 'left' | 'right' | null;
   /** Leave special tokens out of the text. */
   skip_special_tokens?: boolean | null;
   /** The split_key of requests without one; it changes nothing else. */
@@ -249,6 +291,14 @@ export type ChatRequest = {
   chat_template_kwargs?: Record<string, unknown> | null;
   /** Documents for templates that show some. */
   documents?: Array<Record<string, unknown>> | null;
+  /** Log-probabilities of the prompt, with so many likely tokens; not in streams. */
+  prompt_logprobs?: number | null;
+  /** Answer with the ids of the tokens too. */
+  return_token_ids?: boolean | null;
+  /** Show the tokens of log-probabilities as token_id:N. */
+  return_tokens_as_token_ids?: boolean | null;
+  /** The end of the answer's id. */
+  request_id?: string | null;
   /** Accepted; it changes nothing. */
   metadata?: Record<string, string> | null;
   /** Accepted; it changes nothing. */
@@ -423,8 +473,22 @@ export interface ChatCompletion {
     finish_reason: 'stop' | 'length' | 'tool_calls';
     /** The stop text or stop token that ended the choice. */
     stop_reason: string | number | null;
+    /** With return_token_ids. */
+    token_ids?: Array<number>;
   }>;
   usage: Usage;
+  /** By token of the prompt: token ids to log-probabilities; null for the first. */
+  prompt_logprobs?: Array<Record<
+    string,
+    {
+      logprob: number;
+      /** 1 is the likeliest. */
+      rank: number;
+      decoded_token: string;
+    }
+  > | null>;
+  /** With return_token_ids. */
+  prompt_token_ids?: Array<number>;
 }
 
 export interface ChatChunk {
@@ -456,8 +520,12 @@ export interface ChatChunk {
     finish_reason: 'stop' | 'length' | 'tool_calls' | null;
     /** The stop text or stop token that ended the choice. */
     stop_reason?: string | number | null;
+    /** With return_token_ids: those of the chunk. */
+    token_ids?: Array<number>;
   }>;
   usage?: Usage | null;
+  /** With return_token_ids, in the first chunk. */
+  prompt_token_ids?: Array<number>;
 }
 
 export interface Model {
@@ -745,13 +813,9 @@ export interface GenerateFrame {
   window?: number | null;
   /** The base model, an adapter, or base:adapter. */
   model: string;
-  /** A text, several texts, token ids, or several lists of token ids. */
-  prompt: string | Array<string> | Array<number> | Array<Array<number>>;
   adapter?: AdapterRef;
   /** Weight of the adapter's delta; 1 as trained. */
   adapter_scale?: number | null;
-  /** Tokens to generate; 0 only scores the prompt. */
-  max_tokens?: number | null;
   /** No stop token or stop text ends the answer earlier. */
   min_tokens?: number | null;
   /** 0 is greedy. */
@@ -764,12 +828,6 @@ export interface GenerateFrame {
   min_p?: number | null;
   /** Choices per prompt. */
   n?: number | null;
-  /** Only the value of n is accepted. */
-  best_of?: number | null;
-  /** Log-probabilities of the likeliest tokens. */
-  logprobs?: number | null;
-  /** Answer with the prompt before the generated text. */
-  echo?: boolean | null;
   /** Texts that end generation; they are not part of the answer. */
   stop?: string | Array<string> | null;
   /** Token ids that end generation. */
@@ -788,16 +846,34 @@ export interface GenerateFrame {
   logit_bias?: Record<string, number> | null;
   /** The same seed gives the same tokens, in any batch. */
   seed?: number | null;
+  /** No other tokens are generated. */
+  allowed_token_ids?: Array<number> | null;
+  /** Words that are not generated. */
+  bad_words?: Array<string> | null;
+  /** Keep so many tokens of the prompt; -1: as many as there is room for. */
+  truncate_prompt_tokens?: number | null;
+  /** Which end of the prompt is cut off; needs truncate_prompt_tokens. */
+  truncation_side?: 'left' | 'right' | null;
   /** Leave special tokens out of the text. */
   skip_special_tokens?: boolean | null;
-  /** Let the tokenizer add its tokens to a text prompt. */
-  add_special_tokens?: boolean | null;
   /** The split_key of requests without one; it changes nothing else. */
   user?: string | null;
   /** Requests with the same key get the same side of a split adapter name. */
   split_key?: string | null;
   /** Requests share cached prompts only with the same salt. */
   cache_salt?: string | null;
+  /** A text, several texts, token ids, or several lists of token ids. */
+  prompt: string | Array<string> | Array<number> | Array<Array<number>>;
+  /** Tokens to generate; 0 only scores the prompt. */
+  max_tokens?: number | null;
+  /** The n likeliest of so many choices; in streams only n. */
+  best_of?: number | null;
+  /** Log-probabilities of the likeliest tokens. */
+  logprobs?: number | null;
+  /** Answer with the prompt before the generated text. */
+  echo?: boolean | null;
+  /** Let the tokenizer add its tokens to a text prompt. */
+  add_special_tokens?: boolean | null;
 }
 
 export interface CancelFrame {

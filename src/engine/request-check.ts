@@ -56,6 +56,10 @@ function checkTokens(request: EngineRequest, vocabSize: number): void {
   for (let i = 0; i < promptTokenIds.length; i++) check(promptTokenIds[i]!, 'prompt');
   for (const tokenId of sampling.stopTokenIds) check(tokenId, 'stop_token_ids');
   for (const tokenId of sampling.logitBias?.keys() ?? []) check(tokenId, 'logit_bias');
+  for (const tokenId of sampling.bannedTokenIds ?? []) check(tokenId, 'allowed_token_ids');
+  for (const sequence of sampling.bannedSequences ?? []) {
+    for (const tokenId of sequence) check(tokenId, 'bad_words');
+  }
 }
 
 function checkCount(param: string, value: number, least: number): void {

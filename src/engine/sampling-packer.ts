@@ -6,6 +6,17 @@ import type { SamplingParams } from './types.ts';
 /** The token alone, see `SamplingArrays.numTopLogprobs`. */
 const NO_LOGPROBS = -1;
 
+/** Whether the sequence's output ends with all but the last of `tokens`. */
+function endsBefore(sequence: Sequence, tokens: Int32Array): boolean {
+  const { output, numOutput } = sequence;
+  const first = numOutput - (tokens.length - 1);
+  if (first < 0) return false;
+  for (let i = 0; i < tokens.length - 1; i++) {
+    if (output[first + i] !== tokens[i]) return false;
+  }
+  return true;
+}
+
 export class SamplingPacker {
   readonly arrays: SamplingArrays;
 
@@ -80,7 +91,7 @@ export class SamplingPacker {
     arrays.sampleIndex[row] = sequence.numOutput + ahead;
     arrays.numTopLogprobs[row] = sampling.logprobs ?? NO_LOGPROBS;
     this.#packHistory(row, sequence, sampling, ahead);
-    this.#packBias(row, sampling, sequence.numOutput + ahead);
+    this.#packBias(row, sequence, sequence.numOutput + ahead);
   }
 
   #packHistory(row: number, sequence: Sequence, sampling: SamplingParams, ahead: number): void {
@@ -101,7 +112,8 @@ export class SamplingPacker {
     arrays.historyStart[row + 1] = start + length;
   }
 
-  #packBias(row: number, sampling: SamplingParams, numOutput: number): void {
+  #packBias(row: number, sequence: Sequence, numOutput: number): void {
+    const { sampling } = sequence.group.request;
     const masked = numOutput < sampling.minTokens;
     let at = this.arrays.biasStart[row]!;
     if (sampling.logitBias !== undefined) {
@@ -115,19 +127,35 @@ export class SamplingPacker {
         this.#pushBias(at++, tokenId, Number.NEGATIVE_INFINITY);
       }
     }
+    for (const tokens of sampling.bannedSequences ?? []) {
+      if (!endsBefore(sequence, tokens)) continue;
+      this.#pushBias(at++, tokens.at(-1)!, Number.NEGATIVE_INFINITY);
+    }
+    const { bannedTokenIds } = sampling;
+    if (bannedTokenIds !== undefined) {
+      const { length } = bannedTokenIds;
+      this.#reserveBias(at + length);
+      this.arrays.biasIds.set(bannedTokenIds, at);
+      this.arrays.biasValues.fill(Number.NEGATIVE_INFINITY, at, at + length);
+      at += length;
+    }
     this.arrays.biasStart[row + 1] = at;
+  }
+
+  #reserveBias(size: number): void {
+    const { arrays } = this;
+    if (size <= arrays.biasIds.length) return;
+    const ids = new Int32Array(size * 2);
+    const values = new Float32Array(size * 2);
+    ids.set(arrays.biasIds);
+    values.set(arrays.biasValues);
+    arrays.biasIds = ids;
+    arrays.biasValues = values;
   }
 
   #pushBias(at: number, tokenId: number, bias: number): void {
     const { arrays } = this;
-    if (at === arrays.biasIds.length) {
-      const ids = new Int32Array(at * 2);
-      const values = new Float32Array(at * 2);
-      ids.set(arrays.biasIds);
-      values.set(arrays.biasValues);
-      arrays.biasIds = ids;
-      arrays.biasValues = values;
-    }
+    this.#reserveBias(at + 1);
     arrays.biasIds[at] = tokenId;
     arrays.biasValues[at] = bias;
   }

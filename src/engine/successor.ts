@@ -71,6 +71,8 @@ function goesOn({ sequence, count, samples, numScored }: ScheduledSequence): boo
     samples &&
     numScored === 0 &&
     !sequence.isCarrier &&
+    // Which of them come next depends on the token.
+    sampling.bannedSequences === undefined &&
     sequence.numOutput + 1 < sampling.maxTokens
   );
 }

@@ -17,6 +17,10 @@ export interface SamplingParams {
   seed: bigint;
   /** Token id -> bias added to its logit. */
   logitBias: ReadonlyMap<number, number> | undefined;
+  /** Tokens that are never sampled. */
+  bannedTokenIds?: Int32Array | undefined;
+  /** int32 [length >= 2] each: never sampled as a whole. */
+  bannedSequences?: readonly Int32Array[] | undefined;
   maxTokens: number;
   /** Token ids that end generation (end-of-sequence and the client's stop_token_ids). */
   stopTokenIds: ReadonlySet<number>;

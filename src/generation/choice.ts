@@ -37,6 +37,7 @@ export function textLogprobs(
     token: tokenizer.tokenText(logprobs.tokenId),
     tokenId: logprobs.tokenId,
     logprob: logprobs.logprob,
+    rank: logprobs.rank,
     top: logprobs.top.map(({ tokenId, logprob }) => ({
       token: tokenizer.tokenText(tokenId),
       tokenId,

@@ -24,6 +24,6 @@ export function promptTextLogprobs(
     const entry = logprobs[i];
     if (entry) return textLogprobs(tokenizer, entry, at);
     const token = tokenizer.tokenText(tokenId);
-    return { token, tokenId, logprob: null, top: null, textOffset: at };
+    return { token, tokenId, logprob: null, rank: null, top: null, textOffset: at };
   });
 }

@@ -8,7 +8,13 @@ import { promptTextLogprobs } from './echo.ts';
 import { EventQueue } from './event-queue.ts';
 import type { EncodedPrompt } from './prompts.ts';
 import { compileStop, type StopPattern } from './stop-matcher.ts';
-import type { Generation, GenerationEvent, GenerationRequest, Usage } from './types.ts';
+import type {
+  Generation,
+  GenerationEvent,
+  GenerationRequest,
+  TextLogprobs,
+  Usage,
+} from './types.ts';
 
 /** How a request ended. */
 export type Outcome = 'stop' | 'length' | 'cancelled' | 'error';
@@ -57,6 +63,8 @@ class PromptPart {
   readonly prompt: EncodedPrompt;
   readonly listener: RequestListener;
   readonly choices: Choice[] = [];
+  /** Of the prompt; kept when they are wanted apart from the answer. */
+  logprobs: readonly TextLogprobs[] | undefined;
   #handle: EngineHandle | undefined;
   /** Choices stopped, or everything cancelled, before the engine returned its handle. */
   #early: (number | 'cancel')[] = [];
@@ -188,6 +196,10 @@ export class GenerationRun implements Generation {
     this.#queue.discard();
   }
 
+  get prompts(): Generation['prompts'] {
+    return this.#parts.map(({ prompt, logprobs }) => ({ tokenIds: prompt.tokenIds, logprobs }));
+  }
+
   usage(): Usage {
     const usage: Usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 };
     for (const part of this.#parts) {
@@ -213,9 +225,13 @@ export class GenerationRun implements Generation {
           logprobs,
           request.skipSpecialTokens,
         );
+        if (request.promptLogprobs !== undefined) part.logprobs = entries;
+        const { logprobs: numTop } = request.sampling;
+        if (!request.echo || numTop === undefined) return;
+        const shown = entries.map((e) => ({ ...e, top: e.top?.slice(0, numTop) ?? null }));
         for (let i = 0; i < request.n; i++) {
           const { text } = part.prompt;
-          this.#push({ type: 'echo', index: first + i, text, logprobs: entries });
+          this.#push({ type: 'echo', index: first + i, text, logprobs: shown });
         }
       },
       onToken: (event) => this.#onToken(part, event),

@@ -5,6 +5,7 @@ import type { AdapterGeneration, AdapterRecord } from '../adapters/types.ts';
 import type { Engine, EngineRequest, SamplingParams } from '../engine/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { type Bans, bansOf } from './bans.ts';
 import { GenerationRun, type RunObserver } from './generation-run.ts';
 import { checkTokenIds, type EncodedPrompt, encodePrompts } from './prompts.ts';
 import { resolveTarget, type TargetRequest } from './target.ts';
@@ -64,9 +65,26 @@ function checkChoices(request: GenerationRequest, maxChoices: number): void {
   );
 }
 
-function samplingOf(
+function stopTokensOf(
   request: GenerationRequest,
   eosTokenIds: readonly number[],
+): ReadonlySet<number> {
+  return new Set([...(request.ignoreEos ? [] : eosTokenIds), ...request.stopTokenIds]);
+}
+
+/** For the echo and for themselves. */
+function promptLogprobsOf(request: GenerationRequest): number | undefined {
+  const echoed = request.echo ? request.sampling.logprobs : undefined;
+  if (echoed === undefined || request.promptLogprobs === undefined) {
+    return echoed ?? request.promptLogprobs;
+  }
+  return Math.max(echoed, request.promptLogprobs);
+}
+
+function samplingOf(
+  request: GenerationRequest,
+  stopTokenIds: ReadonlySet<number>,
+  bans: Bans,
   room: () => number,
 ): SamplingParams {
   const { sampling } = request;
@@ -75,8 +93,9 @@ function samplingOf(
     // Where nothing fits the engine says why.
     maxTokens: sampling.maxTokens ?? Math.max(1, room()),
     seed: sampling.seed ?? drawSeed(),
-    stopTokenIds: new Set([...(request.ignoreEos ? [] : eosTokenIds), ...request.stopTokenIds]),
-    promptLogprobs: request.echo ? sampling.logprobs : undefined,
+    stopTokenIds,
+    promptLogprobs: promptLogprobsOf(request),
+    ...bans,
   };
 }
 
@@ -87,9 +106,11 @@ export function createGenerator(services: GeneratorServices): Generator {
     run: GenerationRun,
     request: GenerationRequest,
     prompts: readonly EncodedPrompt[],
+    bans: Bans,
   ): void {
+    const stopTokenIds = stopTokensOf(request, model.eosTokenIds);
     for (const [i, prompt] of prompts.entries()) {
-      const sampling = samplingOf(request, model.eosTokenIds, () =>
+      const sampling = samplingOf(request, stopTokenIds, bans, () =>
         engine.outputRoom(prompt.tokenIds.length, request.n),
       );
       const engineRequest: EngineRequest = {
@@ -147,6 +168,8 @@ export function createGenerator(services: GeneratorServices): Generator {
       // Before the work of encoding, and again below: the name may have moved meanwhile.
       const named = resolveTarget(adapters, model.name, target);
       if (named !== undefined) services.prefetch(named.generation);
+      const stops = stopTokensOf(request, model.eosTokenIds);
+      const bans = await bansOf(request, tokenizer, model.vocabSize, stops);
       const { prompts, adapter } = await encodeFor(request, target, named);
       // First, since it may be refused, and then nothing may be counted as begun.
       const release = adapter === undefined ? () => {} : adapters.hold(adapter.generation);
@@ -161,7 +184,7 @@ export function createGenerator(services: GeneratorServices): Generator {
         release,
       });
       try {
-        if (!signal.aborted) submitAll(run, request, prompts);
+        if (!signal.aborted) submitAll(run, request, prompts, bans);
       } catch (error) {
         run.abandon(toLoramuxError(error));
         throw error;

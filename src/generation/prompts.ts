@@ -22,29 +22,51 @@ export function checkTokenIds(tokenIds: Iterable<number>, vocabSize: number, par
   }
 }
 
+/** The part of the prompt that is kept. */
+function cut(
+  tokenIds: Int32Array,
+  { truncate, sampling }: GenerationRequest,
+  maxModelLen: number,
+): Int32Array {
+  if (truncate === undefined) return tokenIds;
+  const room = Math.max(0, maxModelLen - (sampling.maxTokens ?? 1));
+  const keep = truncate.tokens === 'room' ? room : truncate.tokens;
+  if (tokenIds.length <= keep) return tokenIds;
+  return truncate.side === 'right'
+    ? tokenIds.slice(0, keep)
+    : tokenIds.slice(tokenIds.length - keep);
+}
+
+async function idsOf(
+  tokenizer: Tokenizer,
+  prompt: Prompt,
+  request: GenerationRequest,
+  adapter: AdapterRecord | undefined,
+): Promise<{ tokenIds: Int32Array; text: string | undefined }> {
+  if (prompt.kind === 'tokens') return { tokenIds: prompt.tokenIds, text: undefined };
+  const isChat = prompt.kind === 'chat';
+  const text = isChat ? await prompt.render(adapter) : prompt.text;
+  const { addSpecialTokens } = isChat ? prompt : request;
+  return { tokenIds: await tokenizer.encode(text, { addSpecialTokens }), text };
+}
+
 async function encodeOne(
   tokenizer: Tokenizer,
   prompt: Prompt,
-  vocabSize: number,
+  limits: { vocabSize: number; maxModelLen: number },
   request: GenerationRequest,
   adapter: AdapterRecord | undefined,
 ): Promise<EncodedPrompt> {
-  if (prompt.kind !== 'tokens') {
-    const isChat = prompt.kind === 'chat';
-    const text = isChat ? await prompt.render(adapter) : prompt.text;
-    const { addSpecialTokens } = isChat ? prompt : request;
-    const tokenIds = await tokenizer.encode(text, { addSpecialTokens });
-    // A tokenizer with more tokens than the model has embeddings would read past the weights.
-    checkTokenIds(tokenIds, vocabSize, isChat ? 'messages' : 'prompt');
-    return { tokenIds, text };
+  const whole = await idsOf(tokenizer, prompt, request, adapter);
+  // A tokenizer with more tokens than the model has embeddings would read past the weights.
+  checkTokenIds(whole.tokenIds, limits.vocabSize, prompt.kind === 'chat' ? 'messages' : 'prompt');
+  const tokenIds = cut(whole.tokenIds, request, limits.maxModelLen);
+  if (whole.text !== undefined && tokenIds === whole.tokenIds) {
+    return { tokenIds, text: whole.text };
   }
-  checkTokenIds(prompt.tokenIds, vocabSize, 'prompt');
-  if (!request.echo) return { tokenIds: prompt.tokenIds, text: '' };
+  if (!request.echo) return { tokenIds, text: '' };
   const { skipSpecialTokens } = request;
-  return {
-    tokenIds: prompt.tokenIds,
-    text: await tokenizer.decode(prompt.tokenIds, { skipSpecialTokens }),
-  };
+  return { tokenIds, text: await tokenizer.decode(tokenIds, { skipSpecialTokens }) };
 }
 
 /**
@@ -60,7 +82,7 @@ export async function encodePrompts(
 ): Promise<EncodedPrompt[]> {
   const encoded: EncodedPrompt[] = [];
   for (const prompt of request.prompts) {
-    const one = await encodeOne(tokenizer, prompt, limits.vocabSize, request, adapter);
+    const one = await encodeOne(tokenizer, prompt, limits, request, adapter);
     const param = prompt.kind === 'chat' ? 'messages' : 'prompt';
     const length = one.tokenIds.length;
     if (length === 0) {

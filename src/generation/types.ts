@@ -41,7 +41,13 @@ export interface GenerationRequest {
   stopTokenIds: readonly number[];
   sampling: Omit<
     SamplingParams,
-    'seed' | 'stopTokenIds' | 'promptLogprobs' | 'logitBias' | 'maxTokens'
+    | 'seed'
+    | 'stopTokenIds'
+    | 'promptLogprobs'
+    | 'logitBias'
+    | 'maxTokens'
+    | 'bannedTokenIds'
+    | 'bannedSequences'
   > & {
     /** Without one: as many as there is room for. */
     maxTokens: number | undefined;
@@ -50,6 +56,14 @@ export interface GenerationRequest {
     logitBias: ReadonlyMap<number, number> | undefined;
   };
   cacheSalt: string;
+  /** Cut prompts down to so many tokens, or to the room there is. */
+  truncate?: { readonly tokens: number | 'room'; readonly side: 'left' | 'right' } | undefined;
+  /** Show log-probabilities of the prompts, with so many likely tokens. */
+  promptLogprobs?: number | undefined;
+  /** Only these tokens are generated. */
+  allowedTokenIds?: readonly number[] | undefined;
+  /** Words that are not generated, wherever they begin. */
+  badWords?: readonly string[] | undefined;
   /** What the text must be. */
   constraint?: Constraint | undefined;
 }
@@ -60,6 +74,8 @@ export interface TextLogprobs {
   readonly tokenId: number;
   /** null for the first prompt token, which nothing precedes. */
   readonly logprob: number | null;
+  /** 1 is the likeliest token. */
+  readonly rank: number | null;
   readonly top: readonly { token: string; tokenId: number; logprob: number }[] | null;
   /** Where the token's text starts in the choice's text, in code points. */
   readonly textOffset: number;
@@ -118,6 +134,11 @@ export interface Generation {
   /** Stops and frees everything; `next` answers undefined. Idempotent. */
   cancel(): void;
   usage(): Usage;
+  /** The prompts, as they were computed; with log-probabilities when they are known and wanted. */
+  readonly prompts: readonly {
+    readonly tokenIds: Int32Array;
+    readonly logprobs: readonly TextLogprobs[] | undefined;
+  }[];
 }
 
 export type { TokenLogprobs };

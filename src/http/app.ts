@@ -5,6 +5,7 @@ import { registerContinue } from './plugins/continue.ts';
 import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
+import { registerRequestId, requestIdOf } from './plugins/request-id.ts';
 import { registerWebSocket } from './plugins/websocket.ts';
 import { adapterLifeRoutes } from './routes/adapter-life.ts';
 import { adapterRoutes } from './routes/adapters.ts';
@@ -51,6 +52,7 @@ function createFastify({ config }: HttpServices) {
         discriminator: true,
       },
     },
+    genReqId: requestIdOf,
     clientErrorHandler: answerClientError,
     frameworkErrors: (error, request, reply) => sendError(request, reply, error),
   }).withTypeProvider<TypeBoxTypeProvider>();
@@ -73,6 +75,7 @@ export async function buildApp(
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   // Bodies are JSON; a text is refused as such instead of being parsed to a string.
   app.removeContentTypeParser('text/plain');
+  registerRequestId(app as unknown as FastifyInstance);
   registerErrors(app as unknown as FastifyInstance);
   registerContinue(app as unknown as FastifyInstance);
   // Before any hook that refuses requests: it must know refused handshakes to close their sockets.

@@ -8,6 +8,7 @@ import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
 import { CHAT_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { collectEvents, streamAnswer } from '../wire/answer.ts';
+import { answerOptions } from '../wire/answer-options.ts';
 import { toChatCall } from '../wire/chat-request.ts';
 import { ChatCollector, ChatStream, chatHead } from '../wire/chat-response.ts';
 import { GENERATION_ERRORS } from './completions.ts';
@@ -48,22 +49,18 @@ export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
         const { body } = request;
         const gone = clientGone(reply);
         const call = toChatCall(body, services.model.name, services.chat);
+        const options = { ...answerOptions(body), call, numTop: body.top_logprobs ?? 0 };
         const generation = await services.generator.start(call.request, gone);
-        const head = chatHead(generation, body.model, services.version);
-        const options = {
-          call,
-          numTop: body.top_logprobs ?? 0,
-          includeUsage: body.stream_options?.include_usage ?? false,
-          continuousUsage: false,
-        };
+        const { version } = services;
+        const head = chatHead(generation, body.model, { version, requestId: options.requestId });
         if (body.stream === true) {
           const shape = new ChatStream(head, generation, options);
           return streamAnswer(generation, reply, shape, services.config.sseKeepAliveMs);
         }
-        const collector = new ChatCollector(generation.choices, options);
+        const collector = new ChatCollector(generation, options);
         await collectEvents(generation, (event) => collector.add(event));
         // Nobody is there to read an answer that was cut short.
-        return gone.aborted ? reply.hijack() : collector.finish(head, generation.usage());
+        return gone.aborted ? reply.hijack() : collector.finish(head);
       },
     );
   };

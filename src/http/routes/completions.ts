@@ -8,11 +8,12 @@ import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
 import { COMPLETION_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { collectEvents, streamAnswer } from '../wire/answer.ts';
+import { answerOptions } from '../wire/answer-options.ts';
 import { toGenerationRequest } from '../wire/completion-request.ts';
 import {
   CompletionCollector,
+  CompletionStream,
   completionHead,
-  completionStream,
 } from '../wire/completion-response.ts';
 
 /** What generation adds to the errors of any route; also the errors of the WebSocket. */
@@ -64,18 +65,23 @@ export function completionRoutes(services: HttpServices): FastifyPluginAsyncType
       async (request, reply) => {
         const { body } = request;
         const gone = clientGone(reply);
-        const wanted = toGenerationRequest(body, services.model.name);
+        const isStream = body.stream ?? false;
+        const wanted = toGenerationRequest(body, services.model.name, isStream);
+        const options = {
+          ...answerOptions(body),
+          n: body.n ?? 1,
+          hideLogprobs: typeof body.logprobs !== 'number',
+        };
         const generation = await services.generator.start(wanted, gone);
-        const head = completionHead(generation, body.model);
-        if (body.stream === true) {
-          const includeUsage = body.stream_options?.include_usage ?? false;
-          const shape = completionStream(head, generation, includeUsage);
+        const head = completionHead(generation, body.model, options.requestId);
+        if (isStream) {
+          const shape = new CompletionStream(head, generation, options);
           return streamAnswer(generation, reply, shape, services.config.sseKeepAliveMs);
         }
-        const collector = new CompletionCollector(generation.choices);
+        const collector = new CompletionCollector(generation, options);
         await collectEvents(generation, (event) => collector.add(event));
         // Nobody is there to read an answer that was cut short.
-        return gone.aborted ? reply.hijack() : collector.finish(head, generation.usage());
+        return gone.aborted ? reply.hijack() : collector.finish(head);
       },
     );
   };

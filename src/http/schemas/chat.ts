@@ -3,6 +3,7 @@ import { type Static, type TSchema, Type } from 'typebox';
 import { CHAT_TEMPLATE_LENGTH_MAX } from '../../chat/template.ts';
 import type { JsonObject } from '../../importer/json.ts';
 import { adapterGeneration } from './adapter-choice.ts';
+import { ANSWER_FIELDS, PromptLogprobsSchema, tokenIdList } from './answer-fields.ts';
 import { MessagesSchema, ToolChoiceSchema, ToolsSchema } from './chat-messages.ts';
 import { stopReason, UsageSchema } from './completion.ts';
 import { GENERATION_FIELDS } from './generation-fields.ts';
@@ -66,6 +67,7 @@ export const CHAT_FIELDS = {
       maxItems: DOCUMENTS_MAX,
     } as TSchema),
   ),
+  ...ANSWER_FIELDS,
   metadata: nullableObject('Accepted; it changes nothing.', {
     maxProperties: METADATA_ENTRIES_MAX,
     additionalProperties: { type: 'string' },
@@ -129,6 +131,7 @@ const ChatChoiceSchema = Type.Object({
   logprobs: Type.Union([ChatLogprobsSchema, Type.Null()]),
   finish_reason: finishReason(false),
   stop_reason: stopReason,
+  token_ids: tokenIdList('With return_token_ids.'),
 });
 export type WireChatChoice = Static<typeof ChatChoiceSchema>;
 
@@ -137,6 +140,8 @@ export const ChatCompletionSchema = Type.Object({
   object: Type.Literal('chat.completion'),
   choices: Type.Array(ChatChoiceSchema),
   usage: UsageSchema,
+  prompt_logprobs: Type.Optional(PromptLogprobsSchema),
+  prompt_token_ids: tokenIdList('With return_token_ids.'),
 });
 export type WireChatCompletion = Static<typeof ChatCompletionSchema>;
 
@@ -170,8 +175,10 @@ export const ChatChunkSchema = Type.Object({
       logprobs: Type.Union([ChatLogprobsSchema, Type.Null()]),
       finish_reason: finishReason(true),
       stop_reason: Type.Optional(stopReason),
+      token_ids: tokenIdList('With return_token_ids: those of the chunk.'),
     }),
   ),
   usage: Type.Optional(Type.Union([UsageSchema, Type.Null()])),
+  prompt_token_ids: tokenIdList('With return_token_ids, in the first chunk.'),
 });
 export type WireChatChunk = Static<typeof ChatChunkSchema>;

@@ -1,6 +1,7 @@
 /** POST /v1/completions: OpenAI's fields, the sampling fields of vLLM, and the adapter's. */
 import { type Static, Type } from 'typebox';
 import { adapterGeneration } from './adapter-choice.ts';
+import { ANSWER_FIELDS, PromptLogprobsSchema, tokenIdList } from './answer-fields.ts';
 import { GENERATION_FIELDS } from './generation-fields.ts';
 import { CHOICES_MAX, INT32_MAX, LOGPROBS_MAX } from './limits.ts';
 import { nullableBoolean, nullableInteger } from './nullable.ts';
@@ -27,7 +28,7 @@ export const COMPLETION_FIELDS = {
     { minimum: 0, maximum: INT32_MAX },
     16,
   ),
-  best_of: nullableInteger('Only the value of n is accepted.', {
+  best_of: nullableInteger('The n likeliest of so many choices; in streams only n.', {
     minimum: 1,
     maximum: CHOICES_MAX,
   }),
@@ -39,9 +40,10 @@ export const COMPLETION_FIELDS = {
   add_special_tokens: nullableBoolean('Let the tokenizer add its tokens to a text prompt.', true),
 } as const;
 
-export const CompletionRequestSchema = Type.Object(COMPLETION_FIELDS, {
-  additionalProperties: false,
-});
+export const CompletionRequestSchema = Type.Object(
+  { ...COMPLETION_FIELDS, ...ANSWER_FIELDS },
+  { additionalProperties: false },
+);
 export type CompletionRequest = Static<typeof CompletionRequestSchema>;
 
 export const LogprobsSchema = Type.Object({
@@ -67,6 +69,9 @@ const ChoiceSchema = Type.Object({
   logprobs: Type.Union([LogprobsSchema, Type.Null()]),
   finish_reason: finishReason,
   stop_reason: stopReason,
+  prompt_logprobs: Type.Optional(PromptLogprobsSchema),
+  prompt_token_ids: tokenIdList('With return_token_ids; of a stream only in the first chunk.'),
+  token_ids: tokenIdList('With return_token_ids: the generated tokens, those of the chunk.'),
 });
 export type WireChoice = Static<typeof ChoiceSchema>;
 

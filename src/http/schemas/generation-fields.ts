@@ -2,9 +2,12 @@
  * Fields that every route has that generates text: OpenAI's, the sampling fields of vLLM, and the
  * adapter's.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, type TSchema, Type } from 'typebox';
 import { ADAPTER_CHOICE_FIELDS } from './adapter-choice.ts';
 import {
+  ALLOWED_TOKEN_IDS_MAX,
+  BAD_WORD_LENGTH_MAX,
+  BAD_WORDS_MAX,
   CACHE_SALT_LENGTH_MAX,
   CHOICES_MAX,
   INT32_MAX,
@@ -36,6 +39,9 @@ const StreamOptionsSchema = Type.Optional(
         {
           include_usage: Type.Optional(
             Type.Boolean({ description: 'A last chunk with the usage.', default: false }),
+          ),
+          continuous_usage_stats: Type.Optional(
+            Type.Boolean({ description: 'The usage so far in every chunk.', default: false }),
           ),
           include_obfuscation: Type.Optional(
             Type.Boolean({ description: 'Only false is accepted.', default: false }),
@@ -104,6 +110,35 @@ export const GENERATION_FIELDS = {
     minimum: Number.MIN_SAFE_INTEGER,
     maximum: Number.MAX_SAFE_INTEGER,
   }),
+  allowed_token_ids: Type.Optional(
+    Type.Unsafe<number[] | null>({
+      type: ['array', 'null'],
+      description: 'No other tokens are generated.',
+      items: { type: 'integer', minimum: 0, maximum: INT32_MAX },
+      minItems: 1,
+      maxItems: ALLOWED_TOKEN_IDS_MAX,
+    } as TSchema),
+  ),
+  bad_words: Type.Optional(
+    Type.Unsafe<string[] | null>({
+      type: ['array', 'null'],
+      description: 'Words that are not generated.',
+      items: { type: 'string', minLength: 1, maxLength: BAD_WORD_LENGTH_MAX },
+      maxItems: BAD_WORDS_MAX,
+    } as TSchema),
+  ),
+  truncate_prompt_tokens: nullableInteger(
+    'Keep so many tokens of the prompt; -1: as many as there is room for.',
+    { minimum: -1, maximum: INT32_MAX },
+  ),
+  truncation_side: Type.Optional(
+    Type.Unsafe<'left' | 'right' | null>({
+      type: ['string', 'null'],
+      description: 'Which end of the prompt is cut off; needs truncate_prompt_tokens.',
+      enum: ['left', 'right', null],
+      default: 'left',
+    } as TSchema),
+  ),
   skip_special_tokens: nullableBoolean('Leave special tokens out of the text.', true),
   user: nullableString('The split_key of requests without one; it changes nothing else.', {
     maxLength: USER_LENGTH_MAX,

@@ -33,3 +33,7 @@ export const IDENTIFIER_LENGTH_MAX = 1024;
 export const METADATA_ENTRIES_MAX = 16;
 export const DOCUMENTS_MAX = 256;
 export const DETOKENIZE_TOKENS_MAX = 1_048_576;
+export const REQUEST_ID_LENGTH_MAX = 128;
+export const BAD_WORDS_MAX = 256;
+export const BAD_WORD_LENGTH_MAX = 256;
+export const ALLOWED_TOKEN_IDS_MAX = 65536;

@@ -25,11 +25,6 @@ const SHARED: UnsupportedFields = {
   use_beam_search: nullOr(false),
   length_penalty: nullOr(1),
   early_stopping: nullOr(false),
-  allowed_token_ids: onlyNull,
-  bad_words: emptyOrNull,
-  truncate_prompt_tokens: onlyNull,
-  truncation_side: onlyNull,
-  prompt_logprobs: onlyNull,
   logprob_token_ids: onlyNull,
   response_format: textFormat,
   structured_outputs: onlyNull,
@@ -42,9 +37,6 @@ const SHARED: UnsupportedFields = {
   logits_processors: emptyOrNull,
   logit_processors: emptyOrNull,
   priority: nullOr(0),
-  request_id: onlyNull,
-  return_tokens_as_token_ids: nullOr(false),
-  return_token_ids: nullOr(false),
   return_token_offsets: nullOr(false),
   return_mm_kwargs: nullOr(true),
   routed_experts_prompt_start: nullOr(0),
@@ -60,11 +52,20 @@ const SHARED: UnsupportedFields = {
   adapters: emptyOrNull,
 };
 
-/** Of /v1/completions and of the WebSocket. */
+/** Of /v1/completions. */
 export const COMPLETION_UNSUPPORTED: UnsupportedFields = {
   ...SHARED,
   suffix: onlyNull,
   prompt_embeds: onlyNull,
+};
+
+/** Of the WebSocket, whose frames have ids already. */
+export const SOCKET_UNSUPPORTED: UnsupportedFields = {
+  ...COMPLETION_UNSUPPORTED,
+  prompt_logprobs: onlyNull,
+  request_id: onlyNull,
+  return_tokens_as_token_ids: nullOr(false),
+  return_token_ids: nullOr(false),
 };
 
 export const CHAT_UNSUPPORTED: UnsupportedFields = {

@@ -62,7 +62,11 @@ export function toChatCall(body: ChatRequest, baseName: string, chat: ChatServic
   });
   return {
     // Some models mark calls with special tokens, which must not be left out then.
-    request: tools === undefined ? request : { ...request, skipSpecialTokens: false },
+    request: {
+      ...request,
+      promptLogprobs: body.prompt_logprobs ?? undefined,
+      ...(tools !== undefined && { skipSpecialTokens: false }),
+    },
     prefix: prefixOf(body),
     tools,
     toolFormat: () => format!,

@@ -1,7 +1,7 @@
 /** Text events to OpenAI's chat completions, whole or in chunks. */
 import { randomBytes } from 'node:crypto';
 import type { ToolEvent, ToolParser } from '../../chat/tools/types.ts';
-import type { Generation, TextLogprobs, Usage } from '../../generation/types.ts';
+import type { Generation, TextLogprobs } from '../../generation/types.ts';
 import type {
   ChatFinishReason,
   WireCall,
@@ -12,6 +12,7 @@ import type {
   WireDelta,
 } from '../schemas/chat.ts';
 import { generationOf } from './adapter-choice.ts';
+import { type AnswerOptions, promptMembers, shownEvent } from './answer-options.ts';
 import type { ChatCall } from './chat-request.ts';
 import { type ChoiceEvent, wireUsage } from './completion-response.ts';
 import type { StreamShape } from './sse.ts';
@@ -37,9 +38,13 @@ export interface ChatHead {
   readonly adapter_generation?: string;
 }
 
-export function chatHead(generation: Generation, model: string, version: string): ChatHead {
+export function chatHead(
+  generation: Generation,
+  model: string,
+  { version, requestId }: { version: string; requestId: string | undefined },
+): ChatHead {
   return {
-    id: `chatcmpl-${generation.id}`,
+    id: `chatcmpl-${requestId ?? generation.id}`,
     created: Math.floor(Date.now() / 1000),
     model,
     system_fingerprint: `loramux-${version}`,
@@ -134,31 +139,41 @@ class ChoiceReader {
 }
 
 /** What the request says about the shape of its answer. */
-export interface ChatOptions {
+export interface ChatOptions extends AnswerOptions {
   readonly call: ChatCall;
   /** Entries of top_logprobs. */
   readonly numTop: number;
-  readonly includeUsage: boolean;
-  readonly continuousUsage: boolean;
+}
+
+interface CollectedChoice {
+  content: string;
+  readonly calls: WireCall[];
+  logprobs: WireChatLogprobs | null;
+  readonly tokenIds: number[];
 }
 
 /** Collects the events of a whole answer. */
 export class ChatCollector {
+  readonly #generation: Generation;
   readonly #options: ChatOptions;
   readonly #readers: ChoiceReader[];
-  readonly #choices: { content: string; calls: WireCall[]; logprobs: WireChatLogprobs | null }[];
+  readonly #choices: readonly CollectedChoice[];
 
-  constructor(numChoices: number, options: ChatOptions) {
+  constructor(generation: Generation, options: ChatOptions) {
+    this.#generation = generation;
     this.#options = options;
-    this.#readers = Array.from({ length: numChoices }, () => new ChoiceReader(options.call));
+    const { choices: length } = generation;
+    this.#readers = Array.from({ length }, () => new ChoiceReader(options.call));
     this.#choices = this.#readers.map(() => ({
       content: options.call.prefix,
       calls: [],
       logprobs: null,
+      tokenIds: [],
     }));
   }
 
-  add(event: ChoiceEvent): void {
+  add(raw: ChoiceEvent): void {
+    const event = shownEvent(raw, this.#options);
     const choice = this.#choices[event.index]!;
     for (const delta of this.#readers[event.index]!.read(event)) {
       choice.content += delta.content ?? '';
@@ -173,13 +188,16 @@ export class ChatCollector {
         choice.calls[index]!.function.arguments += part.arguments ?? '';
       }
     }
-    if (event.type !== 'token' || event.logprobs === undefined) return;
+    if (event.type !== 'token') return;
+    choice.tokenIds.push(event.tokenId);
+    if (event.logprobs === undefined) return;
     choice.logprobs ??= { content: [], refusal: null };
     choice.logprobs.content.push(...chatLogprobs(event.logprobs, this.#options.numTop).content);
   }
 
-  finish(head: ChatHead, usage: Usage): WireChatCompletion {
-    const choices = this.#choices.map(({ content, calls, logprobs }, index): WireChatChoice => {
+  finish(head: ChatHead): WireChatCompletion {
+    const choices = this.#choices.map((choice, index): WireChatChoice => {
+      const { content, calls, logprobs, tokenIds } = choice;
       const { reason, stop } = this.#readers[index]!.finish!;
       return {
         index,
@@ -192,9 +210,16 @@ export class ChatCollector {
         logprobs,
         finish_reason: reason,
         stop_reason: stop,
+        ...(this.#options.tokenIds && { token_ids: tokenIds }),
       };
     });
-    return { ...head, object: 'chat.completion', choices, usage: wireUsage(usage) };
+    return {
+      ...head,
+      object: 'chat.completion',
+      choices,
+      usage: wireUsage(this.#generation.usage()),
+      ...promptMembers(this.#generation, 0, this.#options),
+    };
   }
 }
 
@@ -211,9 +236,11 @@ export class ChatStream implements StreamShape {
     this.#options = options;
   }
 
-  chunks(event: ChoiceEvent): WireChatChunk[] {
+  chunks(raw: ChoiceEvent): WireChatChunk[] {
+    const event = shownEvent(raw, this.#options);
     const { index } = event;
     const chunks: WireChatChunk[] = [];
+    const isFirst = this.#readers.length === 0;
     let reader = this.#readers[index];
     if (reader === undefined) {
       reader = new ChoiceReader(this.#options.call);
@@ -224,14 +251,17 @@ export class ChatStream implements StreamShape {
     }
     const deltas = reader.read(event);
     let logprobs: WireChatLogprobs | null = null;
-    if (event.type === 'token' && event.logprobs !== undefined) {
-      logprobs = chatLogprobs(event.logprobs, this.#options.numTop);
+    if (event.type === 'token') {
+      const { tokenIds, numTop } = this.#options;
+      if (event.logprobs !== undefined) logprobs = chatLogprobs(event.logprobs, numTop);
       // The token's text may be held back, or be none.
-      if (deltas.length === 0) deltas.push({});
+      if (deltas.length === 0 && (tokenIds || logprobs !== null)) deltas.push({});
     }
+    let ids = event.type === 'token' ? [event.tokenId] : [];
     for (const delta of deltas) {
-      chunks.push(this.#chunk(index, delta, logprobs));
+      chunks.push(this.#chunk(index, delta, logprobs, ids));
       logprobs = null;
+      ids = [];
     }
     if (reader.finish !== undefined) {
       const { reason, stop } = reader.finish;
@@ -239,6 +269,7 @@ export class ChatStream implements StreamShape {
       const end = { ...choice!, finish_reason: reason, stop_reason: stop };
       chunks.push({ ...this.#envelope(), choices: [end] });
     }
+    if (isFirst) Object.assign(chunks[0]!, promptMembers(this.#generation, 0, this.#options));
     return chunks;
   }
 
@@ -253,12 +284,18 @@ export class ChatStream implements StreamShape {
     return {
       ...this.#head,
       object: 'chat.completion.chunk',
-      ...((includeUsage || continuousUsage) && { usage }),
+      ...(includeUsage && { usage }),
     };
   }
 
-  #chunk(index: number, delta: WireDelta, logprobs: WireChatLogprobs | null = null): WireChatChunk {
-    const choice = { index, delta, logprobs, finish_reason: null };
+  #chunk(
+    index: number,
+    delta: WireDelta,
+    logprobs: WireChatLogprobs | null = null,
+    tokenIds: number[] = [],
+  ): WireChatChunk {
+    const ids = this.#options.tokenIds ? { token_ids: tokenIds } : {};
+    const choice = { index, delta, logprobs, finish_reason: null, ...ids };
     return { ...this.#envelope(), choices: [choice] };
   }
 }

@@ -2,7 +2,7 @@
 import { LoramuxError } from '../../errors.ts';
 import type { GenerationRequest, Prompt } from '../../generation/types.ts';
 import type { CompletionRequest } from '../schemas/completion.ts';
-import { generationRequest } from './generation-request.ts';
+import { generationRequest, refuse } from './generation-request.ts';
 
 const MAX_TOKENS_DEFAULT = 16;
 
@@ -18,23 +18,41 @@ function promptsOf(prompt: CompletionRequest['prompt']): Prompt[] {
   );
 }
 
-function checkBestOf({ n, best_of: bestOf }: CompletionRequest): void {
-  if (bestOf === undefined || bestOf === null || bestOf === (n ?? 1)) return;
+/**
+ * Choices to make of each prompt.
+ * @throws LoramuxError invalid_request, unsupported_field
+ */
+function choicesToMake(body: CompletionRequest, isStream: boolean): number {
+  const n = body.n ?? 1;
+  const bestOf = body.best_of ?? n;
+  if (bestOf < n) throw refuse(`best_of is ${bestOf}, less than n, ${n}`, 'best_of');
+  if (bestOf === n || !isStream) return bestOf;
   throw new LoramuxError(
     'unsupported_field',
-    `best_of is ${bestOf} and n is ${n ?? 1}; this server supports best_of only equal to n`,
+    `best_of is ${bestOf} and n is ${n}; which choices are best is not known while they are ` +
+      'streamed',
     { param: 'best_of' },
   );
 }
 
-/** @throws LoramuxError invalid_request, unsupported_field */
-export function toGenerationRequest(body: CompletionRequest, baseName: string): GenerationRequest {
-  checkBestOf(body);
-  return generationRequest(body, baseName, {
+/**
+ * @param isStream the answer is sent while it is made
+ * @throws LoramuxError invalid_request, unsupported_field
+ */
+export function toGenerationRequest(
+  body: CompletionRequest,
+  baseName: string,
+  isStream: boolean,
+): GenerationRequest {
+  const n = choicesToMake(body, isStream);
+  const isChosen = n !== (body.n ?? 1);
+  const request = generationRequest(body, baseName, {
     prompts: promptsOf(body.prompt),
     echo: body.echo ?? false,
     addSpecialTokens: body.add_special_tokens ?? true,
     maxTokens: body.max_tokens ?? MAX_TOKENS_DEFAULT,
-    logprobs: body.logprobs ?? undefined,
+    // The likeliest choices are known by the log-probabilities of their tokens.
+    logprobs: body.logprobs ?? (isChosen ? 0 : undefined),
   });
+  return { ...request, n, promptLogprobs: body.prompt_logprobs ?? undefined };
 }

@@ -8,6 +8,7 @@ import type {
   WireUsage,
 } from '../schemas/completion.ts';
 import { generationOf } from './adapter-choice.ts';
+import { type AnswerOptions, promptMembers, shownEvent } from './answer-options.ts';
 import type { StreamShape } from './sse.ts';
 
 export type ChoiceEvent = Exclude<GenerationEvent, { type: 'error' }>;
@@ -64,9 +65,13 @@ export interface CompletionHead {
   readonly adapter_generation?: string;
 }
 
-export function completionHead(generation: Generation, model: string): CompletionHead {
+export function completionHead(
+  generation: Generation,
+  model: string,
+  requestId: string | undefined,
+): CompletionHead {
   return {
-    id: `cmpl-${generation.id}`,
+    id: `cmpl-${requestId ?? generation.id}`,
     object: 'text_completion',
     created: Math.floor(Date.now() / 1000),
     model,
@@ -74,21 +79,38 @@ export function completionHead(generation: Generation, model: string): Completio
   };
 }
 
+/** How many choices are made and shown. */
+export interface CompletionOptions extends AnswerOptions {
+  /** Choices of each prompt in the answer, the likeliest of those that were made. */
+  readonly n: number;
+  /** The log-probabilities were only to choose by. */
+  readonly hideLogprobs: boolean;
+}
+
 /** Collects the events of a whole answer. */
 export class CompletionCollector {
+  readonly #generation: Generation;
+  readonly #options: CompletionOptions;
   readonly #choices: WireChoice[];
+  /** By choice: the sum of its tokens' log-probabilities. */
+  readonly #likelihoods: number[];
 
-  constructor(numChoices: number) {
-    this.#choices = Array.from({ length: numChoices }, (_, index) => ({
+  constructor(generation: Generation, options: CompletionOptions) {
+    this.#generation = generation;
+    this.#options = options;
+    this.#choices = Array.from({ length: generation.choices }, (_, index) => ({
       index,
       text: '',
       logprobs: null,
       finish_reason: null,
       stop_reason: null,
+      ...(options.tokenIds && { token_ids: [] }),
     }));
+    this.#likelihoods = this.#choices.map(() => 0);
   }
 
-  add(event: ChoiceEvent): void {
+  add(raw: ChoiceEvent): void {
+    const event = shownEvent(raw, this.#options);
     const choice = this.#choices[event.index]!;
     choice.text += event.text;
     if (event.type === 'finish') {
@@ -96,47 +118,85 @@ export class CompletionCollector {
       choice.stop_reason = event.stopReason ?? null;
       return;
     }
-    if (event.logprobs === undefined) return;
+    if (event.type === 'token') {
+      choice.token_ids?.push(event.tokenId);
+      this.#likelihoods[event.index]! += event.logprobs?.logprob ?? 0;
+    }
+    if (event.logprobs === undefined || this.#options.hideLogprobs) return;
     choice.logprobs ??= emptyLogprobs();
     append(choice.logprobs, event.type === 'echo' ? event.logprobs : [event.logprobs]);
   }
 
-  finish(head: CompletionHead, usage: Usage): WireCompletion {
-    return { ...head, choices: this.#choices, usage: wireUsage(usage) };
+  finish(head: CompletionHead): WireCompletion {
+    const numPrompts = this.#generation.prompts.length;
+    const made = this.#choices.length / numPrompts;
+    const { n } = this.#options;
+    const choices: WireChoice[] = [];
+    for (let prompt = 0; prompt < numPrompts; prompt++) {
+      const members = promptMembers(this.#generation, prompt, this.#options);
+      const own = this.#choices.slice(prompt * made, (prompt + 1) * made);
+      if (n < made) {
+        own.sort((a, b) => this.#likelihoods[b.index]! - this.#likelihoods[a.index]!);
+      }
+      for (const choice of own.slice(0, n)) {
+        choices.push({ ...choice, index: choices.length, ...members });
+      }
+    }
+    return { ...head, choices, usage: wireUsage(this.#generation.usage()) };
   }
 }
 
-function completionChunk(
-  head: CompletionHead,
-  event: ChoiceEvent,
-  includeUsage: boolean,
-): WireCompletionChunk {
-  const finished = event.type === 'finish';
-  return {
-    ...head,
-    choices: [
-      {
-        index: event.index,
-        text: event.text,
-        logprobs: wireLogprobs(event) ?? null,
-        finish_reason: finished ? event.reason : null,
-        stop_reason: finished ? (event.stopReason ?? null) : null,
-      },
-    ],
-    ...(includeUsage && { usage: null }),
-  };
-}
-
 /** The chunks of a streamed answer. */
-export function completionStream(
-  head: CompletionHead,
-  generation: Generation,
-  includeUsage: boolean,
-): StreamShape {
-  return {
-    chunks: (event) => [completionChunk(head, event, includeUsage)],
-    // Without choices.
-    last: () =>
-      includeUsage ? { ...head, choices: [], usage: wireUsage(generation.usage()) } : undefined,
-  };
+export class CompletionStream implements StreamShape {
+  readonly #head: CompletionHead;
+  readonly #generation: Generation;
+  readonly #options: CompletionOptions;
+  /** Choices that have begun. */
+  readonly #begun = new Set<number>();
+
+  constructor(head: CompletionHead, generation: Generation, options: CompletionOptions) {
+    this.#head = head;
+    this.#generation = generation;
+    this.#options = options;
+  }
+
+  chunks(raw: ChoiceEvent): WireCompletionChunk[] {
+    const { includeUsage, continuousUsage } = this.#options;
+    const event = shownEvent(raw, this.#options);
+    const finished = event.type === 'finish';
+    return [
+      {
+        ...this.#head,
+        choices: [
+          {
+            index: event.index,
+            text: event.text,
+            logprobs: wireLogprobs(event) ?? null,
+            finish_reason: finished ? event.reason : null,
+            stop_reason: finished ? (event.stopReason ?? null) : null,
+            ...this.#ids(event),
+          },
+        ],
+        ...(includeUsage && {
+          usage: continuousUsage ? wireUsage(this.#generation.usage()) : null,
+        }),
+      },
+    ];
+  }
+
+  /** Without choices. */
+  last(): WireCompletionChunk | undefined {
+    if (!this.#options.includeUsage) return undefined;
+    return { ...this.#head, choices: [], usage: wireUsage(this.#generation.usage()) };
+  }
+
+  #ids(event: ChoiceEvent): Partial<WireChoice> {
+    if (!this.#options.tokenIds) return {};
+    const { index } = event;
+    const ids = { token_ids: event.type === 'token' ? [event.tokenId] : [] };
+    if (this.#begun.has(index)) return ids;
+    this.#begun.add(index);
+    const prompt = Math.floor(index / this.#options.n);
+    return { ...ids, ...promptMembers(this.#generation, prompt, this.#options) };
+  }
 }

@@ -40,6 +40,15 @@ function toUint64(seed: number): bigint {
   return BigInt.asUintN(64, BigInt(seed));
 }
 
+function truncateOf(body: GenerationFields): GenerationRequest['truncate'] {
+  const { truncate_prompt_tokens: tokens, truncation_side: side } = body;
+  if (tokens === undefined || tokens === null) {
+    if (side === undefined || side === null) return undefined;
+    throw refuse('truncation_side needs truncate_prompt_tokens', 'truncation_side');
+  }
+  return { tokens: tokens === -1 ? 'room' : tokens, side: side ?? 'left' };
+}
+
 /** Where the routes differ. */
 export type OwnFields = Pick<GenerationRequest, 'prompts' | 'echo' | 'addSpecialTokens'> &
   Pick<GenerationRequest['sampling'], 'maxTokens' | 'logprobs'>;
@@ -68,6 +77,9 @@ export function generationRequest(
     ignoreEos: body.ignore_eos ?? false,
     stopTokenIds: body.stop_token_ids ?? [],
     cacheSalt: body.cache_salt ?? '',
+    truncate: truncateOf(body),
+    allowedTokenIds: body.allowed_token_ids ?? undefined,
+    badWords: body.bad_words ?? undefined,
     sampling: {
       temperature: body.temperature ?? 1,
       topK: topK === -1 ? 0 : topK,

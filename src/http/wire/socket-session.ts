@@ -7,7 +7,7 @@ import type { Turns } from '../plugins/turns.ts';
 import { errorBody } from '../schemas/error.ts';
 import { GENERATION_ID_LENGTH_MAX } from '../schemas/limits.ts';
 import { type CreditFrame, FRAME_TYPES, type GenerateFrame } from '../schemas/stream.ts';
-import { COMPLETION_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
+import { dropNeutralFields, SOCKET_UNSUPPORTED } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { toGenerationRequest } from './completion-request.ts';
 import { SocketGeneration } from './socket-generation.ts';
@@ -130,7 +130,7 @@ export class SocketSession {
   #dispatch(frame: Json): void {
     switch (frame.type) {
       case 'generate': {
-        dropNeutralFields(frame, COMPLETION_UNSUPPORTED);
+        dropNeutralFields(frame, SOCKET_UNSUPPORTED);
         this.#options.checks.generate(frame);
         this.#start(frame);
         return;
@@ -178,7 +178,7 @@ export class SocketSession {
           '(--max-generations-per-socket); wait for one to end',
       );
     }
-    const request = toGenerationRequest(frame, model.name);
+    const request = toGenerationRequest(frame, model.name, true);
     const generation = new SocketGeneration(id, this.#writer, window ?? undefined);
     this.#running.set(id, generation);
     this.#options.turns.take(() => {

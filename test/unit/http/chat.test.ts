@@ -241,7 +241,9 @@ describe('POST /v1/chat/completions', () => {
     const plain = (await post({ logprobs: true })).json();
     expect(plain.choices[0].logprobs.content[0].top_logprobs).toEqual([]);
     const chunks = parseSse((await post({ logprobs: true, stream: true })).body).slice(0, -1);
-    const tokens = chunks.flatMap((c) => (c as unknown as Chunk).choices[0].logprobs?.content ?? []);
+    const tokens = chunks.flatMap(
+      (c) => (c as unknown as Chunk).choices[0].logprobs?.content ?? [],
+    );
     expect(tokens.map(({ token }) => token)).toEqual(['h', '<eos>']);
     expect(await errorOf({ top_logprobs: 2 })).toEqual(['invalid_request', 'top_logprobs']);
   });

@@ -12,6 +12,7 @@ describe('log-probabilities on the wire', () => {
       logprobs: {
         token: 'valueOf',
         tokenId: 1,
+        rank: 1,
         logprob: -3,
         textOffset: 0,
         top: names.map((token, i) => ({ token, tokenId: i, logprob: -i })),
