@@ -10,10 +10,14 @@ import type {
   Completion,
   CompletionChunk,
   CompletionRequest,
+  DetokenizeRequest,
+  DetokenizeResponse,
   Health,
   Model,
   ModelList,
   ReplicaList,
+  TokenizeRequest,
+  TokenizeResponse,
 } from './openapi.ts';
 import { checkRetries, RETRIES_DEFAULT } from './retry.ts';
 import { StreamSocket, type StreamSocketOptions } from './stream-socket.ts';
@@ -139,6 +143,19 @@ export class LoramuxClient {
     this.chat = { completions: new ChatCompletions(this.#transport) };
     this.models = new Models(this.#transport);
     this.adapters = new Adapters(this.#transport);
+  }
+
+  /** The ids of a text or a chat, as the server reads it. */
+  tokenize(request: TokenizeRequest, { signal }: CallOptions = {}): Promise<TokenizeResponse> {
+    return this.#transport.call('tokenize', { body: request, repeats: 'repeatable', signal });
+  }
+
+  /** The text of ids. */
+  detokenize(
+    request: DetokenizeRequest,
+    { signal }: CallOptions = {},
+  ): Promise<DetokenizeResponse> {
+    return this.#transport.call('detokenize', { body: request, repeats: 'repeatable', signal });
   }
 
   /** The servers of the fleet. */

@@ -6,6 +6,8 @@ import type { DoneFrame, ErrorFrame, PongFrame, TokenFrame } from './openapi.ts'
 export interface WebSocketLike {
   send(data: string): void;
   close(code?: number, reason?: string): void;
+  /** Of `ws`: ends at once, without waiting for a peer that may be gone. */
+  terminate?(): void;
   // biome-ignore lint/suspicious/noExplicitAny: browsers, Node and `ws` type their events apart.
   addEventListener(type: any, listener: (event: any) => void): void;
 }
@@ -45,6 +47,7 @@ export class Connection {
   #ended = false;
   open = false;
 
+  /** @throws what the WebSocket's constructor throws */
   constructor(
     url: string,
     WebSocket: WebSocketConstructor,
@@ -55,12 +58,12 @@ export class Connection {
     this.#closed = new Promise((resolve) => {
       this.#onClosed = resolve;
     });
+    const socket = new WebSocket(url);
+    this.#socket = socket;
     this.#opening = setTimeout(
       () => this.#lose('connection_failed', `no WebSocket within ${OPEN_MS_MAX} ms`),
       OPEN_MS_MAX,
     );
-    const socket = new WebSocket(url);
-    this.#socket = socket;
     socket.addEventListener('open', () => this.#onOpen(pingMs));
     socket.addEventListener('message', (event: { readonly data: unknown }) =>
       this.#onMessage(event.data),
@@ -95,6 +98,7 @@ export class Connection {
     });
     await Promise.race([this.#closed, late]);
     clearTimeout(timer);
+    this.#socket.terminate?.();
   }
 
   #onOpen(pingMs: number): void {
@@ -139,7 +143,8 @@ export class Connection {
   #lose(code: string, message: string): void {
     if (this.#ended) return;
     this.#end();
-    this.#socket.close();
+    if (this.#socket.terminate === undefined) this.#socket.close();
+    else this.#socket.terminate();
     this.#events.onLost(new LoramuxError(code, message));
   }
 

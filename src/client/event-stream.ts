@@ -41,7 +41,7 @@ export class EventStream<T> implements AsyncIterable<T> {
     }
   }
 
-  /** Ends the stream without reading it; an iteration that runs ends with an error. */
+  /** Ends a stream that nobody reads; one that is read ends when its loop is left. */
   async cancel(): Promise<void> {
     if (this.#taken) return;
     this.#taken = true;

@@ -189,11 +189,16 @@ export class StreamSocket {
     const waitMs = this.#failures === 0 ? 0 : backOffMs(this.#failures - 1);
     this.#backOff = setTimeout(() => {
       this.#backOff = undefined;
-      this.#connection = new Connection(this.#url, this.#WebSocket, this.#pingMs, {
-        onOpen: () => this.#onOpen(),
-        onFrame: (frame) => this.#onFrame(frame),
-        onLost: (reason) => this.#onLost(reason),
-      });
+      try {
+        this.#connection = new Connection(this.#url, this.#WebSocket, this.#pingMs, {
+          onOpen: () => this.#onOpen(),
+          onFrame: (frame) => this.#onFrame(frame),
+          onLost: (reason) => this.#onLost(reason),
+        });
+      } catch (cause) {
+        const message = `no WebSocket could be made: ${(cause as Error).message}`;
+        this.#onLost(new LoramuxError('connection_failed', message, { cause }));
+      }
     }, waitMs);
   }
 

@@ -1,6 +1,6 @@
 /** `loramux/client` with a real server: REST, streams, the admin API, and sockets that break. */
 import { openAsBlob } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -16,7 +16,8 @@ const MODEL = 'llama3';
 const modelDir = path.join(FIXTURES, 'models', MODEL);
 const adapterDir = (name: string) => path.join(FIXTURES, 'adapters', MODEL, name);
 const [FIRST, SECOND] = ['qv-r4', 'all-r8-rslora'];
-const ARGS = ['--model', modelDir, '--adapter-root', path.join(FIXTURES, 'adapters', MODEL)];
+/** Reads a chat as its texts, one after the other. */
+const TEMPLATE = '{% for message in messages %}{{ message.content }}{% endfor %}';
 /** More than are generated before anybody can cut it. */
 const LONG = 300;
 
@@ -41,6 +42,14 @@ async function textOf(generation: SocketGeneration): Promise<string> {
 }
 
 let dataDir: string;
+const start = () =>
+  startTestServer(
+    [
+      ...['--model', modelDir, '--adapter-root', path.join(FIXTURES, 'adapters', MODEL)],
+      ...['--chat-template', path.join(dataDir, 'chat.jinja')],
+    ],
+    { dataDir },
+  );
 let server: TestServer;
 let proxy: TcpProxy;
 let client: LoramuxClient;
@@ -56,7 +65,8 @@ const idle = () =>
 
 beforeAll(async () => {
   dataDir = await mkdtemp(path.join(tmpdir(), 'loramux-client-'));
-  server = await startTestServer(ARGS, { dataDir });
+  await writeFile(path.join(dataDir, 'chat.jinja'), TEMPLATE);
+  server = await start();
   proxy = await startTcpProxy(Number(new URL(server.url).port));
   client = new LoramuxClient({ baseUrl: `http://127.0.0.1:${proxy.port}`, WebSocket });
   for (const name of [FIRST, SECOND]) await client.adapters.upload(name, await filesOf(name));
@@ -83,6 +93,26 @@ describe('requests', () => {
       }
       expect({ streamed, tokens }).toEqual({ streamed: text, tokens: 24 });
     }
+  });
+
+  it('answer chats, whole or streamed', async () => {
+    const request = {
+      model: FIRST,
+      messages: [{ role: 'user' as const, content: '17' }],
+      max_completion_tokens: 8,
+      temperature: 0,
+      ignore_eos: true,
+    };
+    const whole = await client.chat.completions.create(request);
+    let text = '';
+    for await (const { choices } of await client.chat.completions.create({
+      ...request,
+      stream: true,
+    })) {
+      text += choices[0]?.delta.content ?? '';
+    }
+    expect(text).toBe(whole.choices[0]!.message.content);
+    expect(whole.usage.completion_tokens).toBe(8);
   });
 
   it('end on the server when their stream is left or aborted', async () => {
@@ -120,6 +150,9 @@ describe('requests', () => {
     expect(data.map(({ id }) => id)).toEqual(expect.arrayContaining([MODEL, FIRST, SECOND]));
     expect((await client.models.retrieve(FIRST)).parent).toBe(MODEL);
     expect((await client.health()).status).toBe('ok');
+    const { tokens, count } = await client.tokenize({ prompt: '17' });
+    expect(tokens.length).toBe(count);
+    expect((await client.detokenize({ tokens })).prompt).toContain('17');
     expect(await client.metrics()).toContain('loramux_requests_total');
     expect((await client.replicas()).data.length).toBe(1);
   });
@@ -253,7 +286,7 @@ describe('sockets', () => {
       for await (const _ of generation) server.child.kill('SIGKILL');
     };
     await expect(read()).rejects.toMatchObject({ code: 'connection_lost' });
-    server = await startTestServer(ARGS, { dataDir });
+    server = await start();
     proxy.target(Number(new URL(server.url).port));
     expect(await textOf(socket.generate(ask(FIRST)))).toBe(texts.get(FIRST));
   });

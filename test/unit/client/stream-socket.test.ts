@@ -7,7 +7,7 @@ import {
   StreamSocket,
   type StreamSocketOptions,
 } from '../../../src/client/stream-socket.ts';
-import { type FakeSocket, fakeSockets } from '../../support/fake-socket.ts';
+import { FakeSocket, fakeSockets } from '../../support/fake-socket.ts';
 
 const request = { model: 'm', prompt: 'p' };
 const again = { retry: 'before-first-token' } as const;
@@ -297,6 +297,24 @@ describe('open and close', () => {
     await vi.runAllTimersAsync();
     await expect(opened).rejects.toMatchObject({ message: 'no WebSocket within 15000 ms' });
     expect(sockets.map(({ closed }) => closed)).toEqual([true, true]);
+  });
+
+  it('fails when no WebSocket can be made', async () => {
+    sockets = [];
+    const WebSocket = class extends FakeSocket {
+      constructor(url: string) {
+        super(url);
+        throw new Error('not here');
+      }
+    };
+    socket = new StreamSocket('ws://server', WebSocket, { reconnects: 2 });
+    const opened = socket.open();
+    opened.catch(() => {});
+    await vi.runAllTimersAsync();
+    await expect(opened).rejects.toMatchObject({
+      code: 'connection_failed',
+      message: 'no WebSocket could be made: not here',
+    });
   });
 
   it('gives up opening with the signal', async () => {
