@@ -2,13 +2,14 @@
 import { readFile } from 'node:fs/promises';
 import type { AdapterRecord } from '../adapters/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
+import type { RenderLimits } from '../jinja/run.ts';
 import {
   DEFAULT_TEMPLATE,
   type ModelChat,
   type NamedTemplates,
   TOOL_TEMPLATE,
 } from './model-templates.ts';
-import { compileTemplate, UNTRUSTED_MS_MAX } from './template.ts';
+import { compileTemplate, UNTRUSTED } from './template.ts';
 import type { ChatTemplate } from './types.ts';
 
 export interface ChatService {
@@ -72,8 +73,8 @@ function choosing(
 export function createChat({ model, trustRequests, now }: ChatOptions): ChatService {
   const clock = now ?? (() => new Date());
   const { specialTokens } = model;
-  const compile = (source: string, timeoutMs?: number) =>
-    compileTemplate(source, { specialTokens, now: clock, timeoutMs });
+  const compile = (source: string, limits?: RenderLimits) =>
+    compileTemplate(source, { specialTokens, now: clock, limits });
   let base: ChatTemplate | undefined;
 
   /** The model's, compiled when it is first asked for. */
@@ -101,7 +102,7 @@ export function createChat({ model, trustRequests, now }: ChatOptions): ChatServ
   return {
     async templateFor(_adapter, override) {
       if (override !== undefined) {
-        if (trustRequests) return compile(override, UNTRUSTED_MS_MAX);
+        if (trustRequests) return compile(override, UNTRUSTED);
         throw new LoramuxError(
           'unsupported_field',
           'this server does not take chat templates from requests ' +

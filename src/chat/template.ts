@@ -2,8 +2,8 @@
 import { Environment } from '@huggingface/jinja';
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject, JsonValue } from '../importer/json.ts';
-import { type Node, parseTemplate } from './jinja-program.ts';
-import { TemplateRun } from './jinja-run.ts';
+import { type Node, parseTemplate } from '../jinja/program.ts';
+import { type RenderLimits, TemplateRun } from '../jinja/run.ts';
 import {
   Dict,
   fromJson,
@@ -17,16 +17,15 @@ import {
   type TemplateFunction,
   textOf,
   type Value,
-} from './jinja-values.ts';
+} from '../jinja/values.ts';
 import { strftime } from './strftime.ts';
 import type { ChatMessage, ChatTemplate } from './types.ts';
 
-/** Longest source; the longest of published models is about 20,000. */
-export const CHAT_TEMPLATE_LENGTH_MAX = 131_072;
-/** Longest rendering with a template of the operator's. */
-const TRUSTED_MS_MAX = 10_000;
+/** A rendering with a template of the operator's. */
+const TRUSTED: RenderLimits = { workMax: 10_000_000, timeoutMs: 10_000 };
 /** With one that came by the network: the event loop waits for it. */
-export const UNTRUSTED_MS_MAX = 500;
+export const UNTRUSTED: RenderLimits = { workMax: 500_000, timeoutMs: 1000 };
+const DATE_FORMAT_LENGTH_MAX = 1024;
 /** Longest list of `range`, as in Jinja's sandbox. */
 const RANGE_LENGTH_MAX = 100_000;
 /** Written after the last message to find where the prompt must end; as transformers does. */
@@ -41,8 +40,8 @@ export interface TemplateOptions {
   readonly specialTokens: Readonly<Record<string, string>>;
   /** The clock of `strftime_now`. */
   readonly now: () => Date;
-  /** How long a rendering may take; default TRUSTED_MS_MAX. */
-  readonly timeoutMs?: number | undefined;
+  /** Default TRUSTED. */
+  readonly limits?: RenderLimits | undefined;
 }
 
 function refuse(message: string, cause?: unknown): never {
@@ -75,7 +74,11 @@ function range(args: readonly Value[]): Value {
 const functions = (now: () => Date): Record<string, TemplateFunction> => ({
   range,
   strftime_now: ([format]) => {
-    if (!isStr(format)) throw new Error('strftime_now() takes a format');
+    if (!isStr(format) || format.value.length > DATE_FORMAT_LENGTH_MAX) {
+      throw new Error(
+        `strftime_now() takes a format of at most ${DATE_FORMAT_LENGTH_MAX} characters`,
+      );
+    }
     return new Str(strftime(now(), format.value));
   },
   dict: ([named]) => new Dict(new Map(isDict(named) ? named.value : [])),
@@ -132,20 +135,14 @@ function cutAtTag(rendered: string, text: string): string {
  */
 export function compileTemplate(
   source: string,
-  { specialTokens, now, timeoutMs = TRUSTED_MS_MAX }: TemplateOptions,
+  { specialTokens, now, limits = TRUSTED }: TemplateOptions,
 ): ChatTemplate {
-  if (source.length > CHAT_TEMPLATE_LENGTH_MAX) {
-    throw new LoramuxError(
-      'chat_template_invalid',
-      `the chat template has ${source.length} characters; the limit is ${CHAT_TEMPLATE_LENGTH_MAX}`,
-    );
-  }
   let program: Node;
   try {
     program = parseTemplate(source);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
-    throw new LoramuxError('chat_template_invalid', `the chat template does not parse: ${why}`, {
+    throw new LoramuxError('chat_template_invalid', `the chat template cannot be used: ${why}`, {
       cause,
     });
   }
@@ -165,7 +162,7 @@ export function compileTemplate(
     for (const [name, value] of Object.entries(variables)) set(name, fromJson(value));
     for (const [name, value] of CONSTANTS) set(name, fromJson(value));
     try {
-      return new TemplateRun(scope, timeoutMs).render(program, scope);
+      return new TemplateRun(scope, limits).render(program, scope);
     } catch (cause) {
       if (raised !== undefined) refuse(`the chat template refused the messages: ${raised}`, cause);
       const why = cause instanceof Error ? cause.message : String(cause);

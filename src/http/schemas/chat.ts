@@ -1,7 +1,7 @@
 /** POST /v1/chat/completions: OpenAI's fields, those of vLLM, and the adapter's. */
 import { type Static, type TSchema, Type } from 'typebox';
-import { CHAT_TEMPLATE_LENGTH_MAX } from '../../chat/template.ts';
 import type { JsonObject } from '../../importer/json.ts';
+import { TEMPLATE_LENGTH_MAX } from '../../jinja/program.ts';
 import { adapterGeneration } from './adapter-choice.ts';
 import { ANSWER_FIELDS, PromptLogprobsSchema, tokenIdList } from './answer-fields.ts';
 import { MessagesSchema, ToolChoiceSchema, ToolsSchema } from './chat-messages.ts';
@@ -56,7 +56,7 @@ export const CHAT_FIELDS = {
     false,
   ),
   chat_template: nullableString('A template for this request, where the server allows it.', {
-    maxLength: CHAT_TEMPLATE_LENGTH_MAX,
+    maxLength: TEMPLATE_LENGTH_MAX,
   }),
   chat_template_kwargs: nullableObject("Variables of the template's own."),
   documents: Type.Optional(

@@ -17,9 +17,10 @@ import {
   none,
   Str,
   type StringValue,
+  spendSearch,
   Tuple,
   type Value,
-} from './jinja-values.ts';
+} from './values.ts';
 
 /** Arguments of a call: by place and by name. */
 export interface Args {
@@ -75,6 +76,7 @@ function stripCodes(value: string, codes: ReadonlySet<number>, side: 'both' | 'l
 
 export function replace(value: string, from: string, to: string, countMax: number): string {
   if (countMax === 0) return value;
+  spendSearch(value, from);
   const pieces = from === '' ? ['', ...Array.from(value), ''] : value.split(from);
   const cuts = countMax < 0 ? pieces.length - 1 : Math.min(countMax, pieces.length - 1);
   checkLength(value.length + cuts * to.length);
@@ -102,6 +104,7 @@ function split(value: string, args: Args): string[] {
   }
   const by = text(separator, 'split()');
   if (by === '') throw new Error('split() has an empty separator');
+  spendSearch(value, by);
   const parts = value.split(by);
   if (most < 0 || parts.length <= most + 1) return parts;
   return [...parts.slice(0, most), parts.slice(most).join(by)];
@@ -110,6 +113,7 @@ function split(value: string, args: Args): string[] {
 function rsplit(value: string, args: Args): string[] {
   const by = text(arg(args, 0, 'sep'), 'rsplit()');
   if (by === '') throw new Error('rsplit() has an empty separator');
+  spendSearch(value, by);
   const most = whole(arg(args, 1, 'maxsplit'), -1);
   const parts = value.split(by);
   if (most < 0 || parts.length <= most + 1) return parts;
@@ -139,6 +143,11 @@ function affix(test: (value: string, part: string) => boolean) {
     return bool(list.some((part) => test(value, text(part, 'startswith() and endswith()'))));
   };
 }
+const searched = (value: string, wanted: Value | undefined, what: string): string => {
+  const part = text(wanted, what);
+  spendSearch(value, part);
+  return part;
+};
 const pointIndex = (value: string, units: number) =>
   units < 0 ? units : Array.from(value.slice(0, units)).length;
 const strings = (parts: readonly string[]) => new List(parts.map((part) => new Str(part)));
@@ -170,11 +179,16 @@ const STRING_METHODS: Readonly<Record<string, (value: string, args: Args) => Val
     const to = text(arg(args, 1, 'new'), 'replace()');
     return new Str(replace(value, from, to, whole(arg(args, 2, 'count'), -1)));
   },
-  find: (value, { list }) => new Int(pointIndex(value, value.indexOf(text(list[0], 'find()')))),
-  rfind: (value, { list }) =>
-    new Int(pointIndex(value, value.lastIndexOf(text(list[0], 'rfind()')))),
+  find: (value, { list }) => {
+    const part = searched(value, list[0], 'find()');
+    return new Int(pointIndex(value, value.indexOf(part)));
+  },
+  rfind: (value, { list }) => {
+    const part = searched(value, list[0], 'rfind()');
+    return new Int(pointIndex(value, value.lastIndexOf(part)));
+  },
   count: (value, { list }) => {
-    const part = text(list[0], 'count()');
+    const part = searched(value, list[0], 'count()');
     return new Int(part === '' ? Array.from(value).length + 1 : value.split(part).length - 1);
   },
   join: (value, { list }) => {

@@ -8,7 +8,7 @@ import {
   replace,
   splitLines,
   strip,
-} from './jinja-methods.ts';
+} from './methods.ts';
 import {
   bool,
   checkLength,
@@ -37,7 +37,7 @@ import {
   truthy,
   undef,
   type Value,
-} from './jinja-values.ts';
+} from './values.ts';
 
 type Filter = (value: Value, args: Args) => Value;
 type Test = (value: Value, args: readonly Value[]) => boolean;

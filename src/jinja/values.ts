@@ -121,11 +121,35 @@ export function checkLength(length: number): void {
   if (length > TEXT_LENGTH_MAX) throw new Error(`a text is longer than ${TEXT_LENGTH_MAX}`);
 }
 
+let meter: (work: number) => void = () => {};
+
+/** Counts work for whoever renders; throws when that was enough. */
+export function spend(work: number): void {
+  meter(work);
+}
+
+/** Runs a rendering, which never waits, so that all work until it ends is counted by `count`. */
+export function metered<Result>(count: (work: number) => void, run: () => Result): Result {
+  const before = meter;
+  meter = count;
+  try {
+    return run();
+  } finally {
+    meter = before;
+  }
+}
+
+/** Looking for one text in another may take the product of their lengths. */
+export function spendSearch(text: string, wanted: string): void {
+  meter(Math.floor((text.length / 2 ** 10) * (1 + wanted.length / 2 ** 6)));
+}
+
 /** Ends what goes through a value: lists that hold each other twice grow without taking memory. */
 class Budget {
   #used = 0;
 
   spend(length: number): void {
+    meter(1);
     this.#used += length + 1;
     checkLength(this.#used);
   }
@@ -240,6 +264,7 @@ export function equals(a: Value, b: Value, budget = new Budget()): boolean {
 
 /** @throws Error where Python has no order */
 export function compare(a: Value, b: Value): number {
+  meter(1);
   if (isNumber(a) && isNumber(b)) return Number(a.value) - Number(b.value);
   if (isStr(a) && isStr(b)) return compareText(a.value, b.value);
   throw new Error(`${a.type} and ${b.type} have no order`);
@@ -250,12 +275,18 @@ export function contains(container: Value, item: Value): boolean {
   if (isUndefined(container)) return false;
   if (isList(container)) return container.value.some((other) => equals(item, other));
   if (isDict(container)) return isStr(item) && container.value.has(item.value);
-  if (isStr(container) && isStr(item)) return container.value.includes(item.value);
+  if (isStr(container) && isStr(item)) {
+    spendSearch(container.value, item.value);
+    return container.value.includes(item.value);
+  }
   throw new Error(`a ${container.type} cannot contain a ${item.type}`);
 }
 
 /** What `for` and list filters go through; @throws Error for what is no sequence */
 export function itemsOf(value: Value): Value[] {
+  const { value: held } = value as { value: { length?: number; size?: number } | null | undefined };
+  // A list of things not yet looked at costs a part of what looking at them will.
+  meter(1 + Math.floor((held?.length ?? held?.size ?? 0) / 4));
   if (isList(value)) return value.value;
   if (isStr(value)) return Array.from(value.value, (char) => new Str(char));
   if (isDict(value)) return Array.from(value.value.keys(), (key) => new Str(key));
@@ -263,8 +294,21 @@ export function itemsOf(value: Value): Value[] {
   throw new Error(`a ${value.type} cannot be gone through`);
 }
 
+/** Characters as Python counts them. */
+function codePoints(text: string): number {
+  meter(Math.floor(text.length / 64));
+  let count = text.length;
+  for (let i = 0; i < text.length; i++) {
+    if ((text.charCodeAt(i) & 0xfc00) === 0xd800 && (text.charCodeAt(i + 1) & 0xfc00) === 0xdc00) {
+      count--;
+      i++;
+    }
+  }
+  return count;
+}
+
 export function lengthOf(value: Value): number {
-  if (isStr(value)) return Array.from(value.value).length;
+  if (isStr(value)) return codePoints(value.value);
   if (isDict(value)) return value.value.size;
-  return itemsOf(value).length;
+  return isList(value) ? value.value.length : itemsOf(value).length;
 }

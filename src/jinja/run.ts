@@ -4,9 +4,9 @@
  * counts, so that no template can keep the event loop busy.
  */
 import { Environment, Interpreter } from '@huggingface/jinja';
-import { asFilter, filterOf, testOf } from './jinja-filters.ts';
-import { type Args, methodOf } from './jinja-methods.ts';
-import { type Node, TEST_PREFIX } from './jinja-program.ts';
+import { asFilter, filterOf, testOf } from './filters.ts';
+import { type Args, methodOf } from './methods.ts';
+import { type Node, TEST_PREFIX } from './program.ts';
 import {
   bool,
   checkLength,
@@ -28,6 +28,7 @@ import {
   isUndefined,
   itemsOf,
   List,
+  metered,
   none,
   type Scope,
   Str,
@@ -36,10 +37,15 @@ import {
   truthy,
   undef,
   type Value,
-} from './jinja-values.ts';
+} from './values.ts';
 
-/** Nodes evaluated, and 64 characters or 4 items looked at or made, count one each. */
-const RENDER_WORK_MAX = 10_000_000;
+/** What one rendering may take. */
+export interface RenderLimits {
+  /** Nodes evaluated; 64 characters or 4 items looked at or made count as one each. */
+  readonly workMax: number;
+  readonly timeoutMs: number;
+}
+
 /** So often the time is looked at. */
 const WORK_PER_LOOK = 1024;
 /** Nested evaluations: recursive macros end here, not at the end of the stack. */
@@ -87,11 +93,12 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   #work = 0;
   #lookAt = WORK_PER_LOOK;
   #depth = 0;
+  readonly #workMax: number;
   readonly #endMs: number;
 
-  /** @param timeoutMs how long it may take */
-  constructor(scope: Environment, timeoutMs: number) {
+  constructor(scope: Environment, { workMax, timeoutMs }: RenderLimits) {
     super(scope);
+    this.#workMax = workMax;
     this.#endMs = performance.now() + timeoutMs;
   }
 
@@ -99,7 +106,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     this.#work += work;
     if (this.#work < this.#lookAt) return;
     this.#lookAt = this.#work + WORK_PER_LOOK;
-    if (this.#work > RENDER_WORK_MAX || performance.now() > this.#endMs) {
+    if (this.#work > this.#workMax || performance.now() > this.#endMs) {
       throw new Error('it does not come to an end in time');
     }
   }
@@ -115,7 +122,10 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
 
   /** Renders a whole template. */
   render(program: Node, scope: Environment): string {
-    return textOf(this.evaluateBlock(program.body ?? [], scope));
+    return metered(
+      (work) => this.#count(work),
+      () => textOf(this.evaluateBlock(program.body ?? [], scope)),
+    );
   }
 
   /** @param node absent for the parts of a slice that are left out */
@@ -124,7 +134,8 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     this.#count(1);
     if (++this.#depth > DEPTH_MAX) throw new Error('it is nested too deeply');
     try {
-      return this.#weigh(this.#evaluate(node, scope));
+      const value = this.#evaluate(node, scope);
+      return isReference(node) ? value : this.#weigh(value);
     } finally {
       this.#depth--;
     }
@@ -256,6 +267,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   #filter(filter: Node, operand: Value, scope: Environment): Value {
     const name = (filter.callee ?? filter).value as string;
     const args = this.#arguments(filter.args ?? [], scope);
+    if (isStr(operand)) this.#weigh(operand);
     if (!name.startsWith(TEST_PREFIX)) return filterOf(name)(operand, args);
     const negate = name.startsWith(`${TEST_PREFIX}not `);
     return asFilter(name.slice(TEST_PREFIX.length + (negate ? 4 : 0)), negate)(operand, args);
@@ -268,6 +280,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     const of = this.evaluate(callee!.object!, scope);
     const name = callee!.property!.value as string;
     const method = methodOf(of, name);
+    if (isStr(of)) this.#weigh(of);
     if (method !== undefined) return method(this.#arguments(args, scope));
     const found = this.#memberOf(of, new Str(name), false);
     if (!isFunc(found)) throw new Error(`a ${of.type} has no method ${name}`);
@@ -292,6 +305,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     if (isInt(name)) {
       if (isList(of)) return of.value.at(name.value) ?? undef();
       if (isStr(of)) {
+        this.#weigh(of);
         const char = Array.from(of.value).at(name.value);
         return char === undefined ? undef() : new Str(char);
       }
@@ -336,10 +350,8 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
       case '!=':
         return bool(!equals(a, b));
       case 'in':
-        this.#countSearch(a, b);
         return bool(contains(b, a));
       case 'not in':
-        this.#countSearch(a, b);
         return bool(!contains(b, a));
       case '<':
         return bool(compare(a, b) < 0);
@@ -354,12 +366,6 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
       default:
         return this.#calculate(operator, a, b);
     }
-  }
-
-  /** Looking for a long text in a long text may take the product of their lengths. */
-  #countSearch(needle: Value, text: Value): void {
-    if (!isStr(needle) || !isStr(text)) return;
-    this.#count(Math.floor((needle.value.length * text.value.length) / 2 ** 16));
   }
 
   #calculate(operator: string, a: Value, b: Value): Value {
@@ -384,6 +390,13 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     const whole = operator !== '/' && !isFloat(a) && !isFloat(b) && Number.isInteger(result);
     return whole ? new Int(result) : new Float(result);
   }
+}
+
+/** What is there already, and only named. */
+function isReference({ type, property }: Node): boolean {
+  return (
+    type === 'Identifier' || (type === 'MemberExpression' && property!.type !== 'SliceExpression')
+  );
 }
 
 /** The variable `loop` of one turn. */

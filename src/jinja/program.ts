@@ -3,7 +3,7 @@
  * of what it knows: tests with arguments become filters, `{% filter %}` blocks become expressions.
  */
 import { parse, tokenize } from '@huggingface/jinja';
-import { filterOf, testOf } from './jinja-filters.ts';
+import { filterOf, testOf } from './filters.ts';
 
 /** A node of the library's tree; `type` says which fields it has. */
 export interface Node {
@@ -82,8 +82,20 @@ function check(node: unknown): void {
   }
 }
 
-/** @throws Error where the source is not Jinja, or uses a filter or test that is not known */
+/** Longest source; the longest of published models is about 20,000. */
+export const TEMPLATE_LENGTH_MAX = 131_072;
+/** Longest run of white space: the library looks at each again from all its places. */
+const SPACE_RUN_MAX = 1024;
+const SPACE_RUN = new RegExp(`\\s{${SPACE_RUN_MAX + 1}}`);
+
+/** @throws Error where the source is too long, not Jinja, or uses a filter or test that is not known */
 export function parseTemplate(source: string): Node {
+  if (source.length > TEMPLATE_LENGTH_MAX) {
+    throw new Error(`it has ${source.length} characters; the limit is ${TEMPLATE_LENGTH_MAX}`);
+  }
+  if (SPACE_RUN.test(source)) {
+    throw new Error(`it has more than ${SPACE_RUN_MAX} characters of white space in a row`);
+  }
   // Jinja reads all line ends as newlines.
   const text = source.replaceAll(/\r\n?/g, '\n');
   const tokens = tokenize(text, { lstrip_blocks: true, trim_blocks: true }) as Token[];
