@@ -119,6 +119,8 @@ export type CompletionRequest = {
   user?: string | null;
   /** Requests with the same key get the same side of a split adapter name. */
   split_key?: string | null;
+  /** Accepted; it changes nothing. */
+  session_id?: string | null;
   /** Requests share cached prompts only with the same salt. */
   cache_salt?: string | null;
   /** A text, several texts, token ids, or several lists of token ids. */
@@ -235,6 +237,8 @@ export type ChatRequest = {
   user?: string | null;
   /** Requests with the same key get the same side of a split adapter name. */
   split_key?: string | null;
+  /** Accepted; it changes nothing. */
+  session_id?: string | null;
   /** Requests share cached prompts only with the same salt. */
   cache_salt?: string | null;
   /** The chat so far. */
@@ -860,6 +864,8 @@ export interface GenerateFrame {
   user?: string | null;
   /** Requests with the same key get the same side of a split adapter name. */
   split_key?: string | null;
+  /** Accepted; it changes nothing. */
+  session_id?: string | null;
   /** Requests share cached prompts only with the same salt. */
   cache_salt?: string | null;
   /** A text, several texts, token ids, or several lists of token ids. */

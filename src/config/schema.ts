@@ -60,6 +60,11 @@ const MODEL = {
     description: 'Accept the chat_template field of requests.',
     default: false,
   }),
+  toolCallParser: oneOf(
+    'How the model writes calls of tools; auto goes by the chat template.',
+    ['auto', 'hermes', 'llama3_json', 'mistral'],
+    'auto',
+  ),
 };
 
 const SERVER = {

@@ -5,7 +5,6 @@ import { registerContinue } from './plugins/continue.ts';
 import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
-import { registerHeadChecks } from './plugins/request-head.ts';
 import { registerRequestId, requestIdOf } from './plugins/request-id.ts';
 import { registerWebSocket } from './plugins/websocket.ts';
 import { adapterLifeRoutes } from './routes/adapter-life.ts';
@@ -35,8 +34,6 @@ function createFastify({ config }: HttpServices) {
       maxHeaderSize: config.maxHeaderKb * KIB,
       headersTimeout: headersTimeoutMs,
       requestTimeout: requestTimeoutMs,
-      // Checked by ours, which answers in the shape of all errors.
-      requireHostHeader: false,
       connectionsCheckingInterval: Math.min(TIMEOUT_CHECK_MS, headersTimeoutMs),
     },
     // A name of full length, every character percent-encoded.
@@ -80,13 +77,11 @@ export async function buildApp(
   app.removeContentTypeParser('text/plain');
   registerRequestId(app as unknown as FastifyInstance);
   registerErrors(app as unknown as FastifyInstance);
+  registerContinue(app as unknown as FastifyInstance);
   // Before any hook that refuses requests: it must know refused handshakes to close their sockets.
   await registerWebSocket(app as unknown as FastifyInstance, {
     maxFrameBytes: services.config.bodyLimitKb * KIB,
   });
-  // Before a client is told to go on with its body.
-  registerHeadChecks(app as unknown as FastifyInstance);
-  registerContinue(app as unknown as FastifyInstance);
   registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
   registerMetrics(app as unknown as FastifyInstance, services.metrics);
   await app.register(completionRoutes(services));

@@ -22,6 +22,7 @@ export type HttpConfig = Pick<
   | 'wsPingMs'
   | 'maxGenerationsPerSocket'
   | 'logLevel'
+  | 'toolCallParser'
   | 'adapterRoot'
   | 'adapterLoadTimeoutMs'
   | 'remoteSources'

@@ -10,8 +10,13 @@ export const FORMATS: Readonly<Record<ToolFormatName, ToolFormat>> = {
   mistral: MISTRAL,
 };
 
+/** The format of a name, or that of the template. */
+export function toolFormat(name: ToolFormatName | 'auto', templateSource: string): ToolFormat {
+  return name === 'auto' ? detectToolFormat(templateSource) : FORMATS[name];
+}
+
 /** The format in which a template writes former calls; Hermes' where it shows none of the others. */
-export function detectToolFormat(templateSource: string): ToolFormat {
+function detectToolFormat(templateSource: string): ToolFormat {
   if (templateSource.includes('[TOOL_CALLS]')) return MISTRAL;
   if (templateSource.includes('<tool_call>')) return HERMES;
   const isLlama = templateSource.includes('<|start_header_id|>');

@@ -15,6 +15,8 @@ import { GENERATION_ERRORS } from './completions.ts';
 
 export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
   const turns = new Turns();
+  const { chat, config } = services;
+  const server = { baseName: services.model.name, chat, parser: config.toolCallParser };
   return async (app) => {
     app.post(
       '/v1/chat/completions',
@@ -48,7 +50,7 @@ export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
       async (request, reply) => {
         const { body } = request;
         const gone = clientGone(reply);
-        const call = toChatCall(body, services.model.name, services.chat);
+        const call = toChatCall(body, server);
         const options = { ...answerOptions(body), call, numTop: body.top_logprobs ?? 0 };
         const generation = await services.generator.start(call.request, gone);
         const { version } = services;

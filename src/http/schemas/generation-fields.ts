@@ -10,6 +10,7 @@ import {
   BAD_WORDS_MAX,
   CACHE_SALT_LENGTH_MAX,
   CHOICES_MAX,
+  IDENTIFIER_LENGTH_MAX,
   INT32_MAX,
   LOGIT_BIAS_ENTRIES_MAX,
   LOGIT_BIAS_MAX,
@@ -147,6 +148,9 @@ export const GENERATION_FIELDS = {
     'Requests with the same key get the same side of a split adapter name.',
     { maxLength: SPLIT_KEY_LENGTH_MAX },
   ),
+  session_id: nullableString('Accepted; it changes nothing.', {
+    maxLength: IDENTIFIER_LENGTH_MAX,
+  }),
   cache_salt: nullableString('Requests share cached prompts only with the same salt.', {
     maxLength: CACHE_SALT_LENGTH_MAX,
   }),

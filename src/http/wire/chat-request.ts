@@ -1,7 +1,7 @@
 /** A validated body of /v1/chat/completions to the typed request of the generation layer. */
 import type { ChatService } from '../../chat/chat-service.ts';
-import { detectToolFormat } from '../../chat/tools/index.ts';
-import type { ToolFormat } from '../../chat/tools/types.ts';
+import { toolFormat } from '../../chat/tools/index.ts';
+import type { ToolFormat, ToolFormatName } from '../../chat/tools/types.ts';
 import type { GenerationRequest } from '../../generation/types.ts';
 import type { ChatRequest } from '../schemas/chat.ts';
 import { renderChat } from './chat-prompt.ts';
@@ -45,12 +45,20 @@ function prefixOf(body: ChatRequest): string {
   return (content ?? []).map((part) => ('text' in part ? part.text : part.refusal)).join('\n');
 }
 
+/** What the server is, as far as chats are concerned. */
+export interface ChatServer {
+  readonly baseName: string;
+  readonly chat: ChatService;
+  /** --tool-call-parser */
+  readonly parser: ToolFormatName | 'auto';
+}
+
 /** @throws LoramuxError invalid_request, unsupported_field */
-export function toChatCall(body: ChatRequest, baseName: string, chat: ChatService): ChatCall {
+export function toChatCall(body: ChatRequest, { baseName, chat, parser }: ChatServer): ChatCall {
   const tools = toolUseOf(body);
   let format: ToolFormat | undefined;
   const render = renderChat(body, tools?.definitions, chat, (source) => {
-    format = detectToolFormat(source);
+    format = toolFormat(parser, source);
   });
 
   const request = generationRequest(body, baseName, {

@@ -30,6 +30,7 @@ export const CONFIG: HttpConfig = {
   wsPingMs: 120_000,
   maxGenerationsPerSocket: 4,
   logLevel: 'silent',
+  toolCallParser: 'auto',
   adapterLoadTimeoutMs: 1_000,
   remoteSources: true,
 };
