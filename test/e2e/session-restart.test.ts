@@ -1,7 +1,10 @@
 /** Faults of the real native session under a real server, as clients meet them. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
 import { readMetric } from '../../scripts/metrics.ts';
 import { loadConfig } from '../../src/config/load.ts';
@@ -177,7 +180,7 @@ describe('a native session at fault', () => {
   });
 
   it('whose step never comes back is replaced too', async () => {
-    const served = await serve({ stepTimeoutMs: '1500' });
+    const served = await serve({ stepTimeoutMs: '5000' });
     const before = await answers(served);
     let hangs = 1;
     served.faults.next = () => (hangs-- > 0 ? 'hang' : 'work');
@@ -224,5 +227,34 @@ describe('a native session at fault', () => {
     await server.close();
     await load;
     expect(faults.closed).toBe(faults.opened);
+  });
+});
+
+describe('a process', () => {
+  /** Exit code or signal, and standard error. */
+  async function run(scenario: string) {
+    const dataDir = await mkdtemp(path.join(tmpdir(), 'loramux-faulty-'));
+    closers.push(() => rm(dataDir, { recursive: true, force: true }));
+    const script = fileURLToPath(new URL('../support/faulty-process.ts', import.meta.url));
+    const model = path.join(FIXTURES, 'models', MODEL);
+    const child = spawn(process.execPath, ['--import', 'tsx', script, scenario, model, dataDir], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let errors = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      errors += text;
+    });
+    const [code, signal] = await once(child, 'close');
+    return { ended: code ?? signal, errors };
+  }
+
+  it('whose steps are stuck ends itself, for something else to start it again', async () => {
+    const { ended, errors } = await run('stuck');
+    expect(errors).toMatch(/2 native sessions do not come back from a step/);
+    expect(ended).toBe('SIGKILL');
+  });
+
+  it('that is told to stop while its model loads ends at once', async () => {
+    expect(await run('loading')).toEqual({ ended: 0, errors: '' });
   });
 });

@@ -108,6 +108,8 @@ export function asLoramuxError(error: unknown): LoramuxError {
 /** States of the surroundings that were logged when they began, not defects to trace. */
 const QUIET_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'shutting_down',
+  'session_restarted',
+  'session_restarting',
   'registry_unavailable',
   'registry_lost',
 ]);
