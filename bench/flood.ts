@@ -149,6 +149,8 @@ async function run(given: readonly string[]): Promise<ScenarioResult> {
     ...['--max-tokens-per-step', String(Math.max(1024, 2 * values.sequences))],
     ...['--max-logit-rows-per-step', String(Math.max(256, values.sequences))],
     ...['--stream-buffer-kb', String(values['buffer-kb'])],
+    // Clients that get no processor for seconds are not what is measured.
+    ...['--headers-timeout-ms', '120000'],
     ...adapters.flatMap(({ name, dir }) => ['--adapter', `${name}=${dir}`]),
   ];
   // A bounded heap: what grows in it is what is not released.

@@ -1,8 +1,8 @@
 /** The HTTP application, built apart from listening: `inject` in tests, `listen` in the server. */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyInstance, LogController, type RouteOptions } from 'fastify';
-import { registerContinue } from './plugins/continue.ts';
 import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
+import { registerHeadRules } from './plugins/head-rules.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
 import { registerRequestId, requestIdOf } from './plugins/request-id.ts';
@@ -35,6 +35,8 @@ function createFastify({ config }: HttpServices) {
       headersTimeout: headersTimeoutMs,
       requestTimeout: requestTimeoutMs,
       connectionsCheckingInterval: Math.min(TIMEOUT_CHECK_MS, headersTimeoutMs),
+      // registerHeadRules refuses requests without it, with a body that says so.
+      requireHostHeader: false,
     },
     // A name of full length, every character percent-encoded.
     routerOptions: { maxParamLength: 3 * MODEL_NAME_LENGTH_MAX },
@@ -77,7 +79,7 @@ export async function buildApp(
   app.removeContentTypeParser('text/plain');
   registerRequestId(app as unknown as FastifyInstance);
   registerErrors(app as unknown as FastifyInstance);
-  registerContinue(app as unknown as FastifyInstance);
+  registerHeadRules(app as unknown as FastifyInstance);
   // Before any hook that refuses requests: it must know refused handshakes to close their sockets.
   await registerWebSocket(app as unknown as FastifyInstance, {
     maxFrameBytes: services.config.bodyLimitKb * KIB,

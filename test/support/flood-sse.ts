@@ -5,14 +5,16 @@ import { type Flood, RETRY_MS, Stream, stopReading } from './flood-stream.ts';
 
 const agent = new http.Agent({ keepAlive: true, maxFreeSockets: 4096 });
 
-function post(url: string, body: object): Promise<http.IncomingMessage> {
-  return new Promise((resolve, reject) => {
+/** The answer; 'idle' when the server had closed the idle connection that was used again, or 'cut'. */
+function post(url: string, body: object): Promise<http.IncomingMessage | 'idle' | 'cut'> {
+  return new Promise((resolve) => {
     const request = http.request(`${url}/v1/completions`, {
       method: 'POST',
       agent,
       headers: { 'content-type': 'application/json' },
     });
-    request.once('response', resolve).once('error', reject);
+    request.once('response', resolve);
+    request.on('error', () => resolve(request.reusedSocket ? 'idle' : 'cut'));
     request.end(JSON.stringify(body));
   });
 }
@@ -36,6 +38,15 @@ export async function sseStream(flood: Flood): Promise<void> {
   for (;;) {
     const stream = new Stream(flood, question);
     const response = await post(options.url, { ...question.body, stream: true });
+    if (response === 'cut') {
+      report.cut += 1;
+      return;
+    }
+    if (response === 'idle') {
+      report.started -= 1;
+      report.idleClosed += 1;
+      continue;
+    }
     if (response.statusCode === 200) {
       await read(response, stream);
       return;

@@ -36,6 +36,8 @@ export interface FloodReport {
   slowReader: number;
   /** Refused because too many requests waited, and asked again. */
   queueFull: number;
+  /** Asked again because the server had closed the idle connection, as HTTP lets it at any time. */
+  idleClosed: number;
   tokens: number;
   lost: number;
   doubled: number;

@@ -97,6 +97,7 @@ export async function runFlood(options: FloodOptions): Promise<FloodReport> {
     vanished: 0,
     slowReader: 0,
     queueFull: 0,
+    idleClosed: 0,
     tokens: 0,
     lost: 0,
     doubled: 0,
