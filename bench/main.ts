@@ -20,6 +20,7 @@ import { invarianceScenario } from './invariance.ts';
 import { kernelsScenario } from './kernels.ts';
 import { memoryScenario } from './memory.ts';
 import { mixedScenario } from './mixed.ts';
+import { overheadScenario } from './overhead.ts';
 import { peersScenario } from './peers.ts';
 import { prefillScenario } from './prefill.ts';
 import type { Result } from './result.ts';
@@ -44,6 +45,7 @@ const SCENARIOS: readonly Scenario[] = [
   barsScenario,
   adaptersScenario,
   streamsScenario,
+  overheadScenario,
   floodScenario,
   engineScenario,
   coldLoadScenario,

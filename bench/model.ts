@@ -115,6 +115,8 @@ export class BenchModel {
   readonly stack: Stack;
   /** The checkpoint, before it was packed. */
   readonly dir: string;
+  /** What the session opened: the packed checkpoint, or `dir`. */
+  readonly openedDir: string;
   /** Bytes of weights that every step reads. */
   readonly weightBytes: number;
   readonly kvDtype: KvDtype;
@@ -128,12 +130,13 @@ export class BenchModel {
     stack: Stack,
     dtypes: { kv: KvDtype; lora: LoraDtype },
     bytes: number,
-    dirs: { model: string; cache: string },
+    dirs: { model: string; opened: string; cache: string },
   ) {
     this.format = format;
     this.config = config;
     this.stack = stack;
     this.dir = dirs.model;
+    this.openedDir = dirs.opened;
     this.#cacheDir = dirs.cache;
     this.weightBytes = bytes;
     this.kvDtype = dtypes.kv;
@@ -174,6 +177,7 @@ export class BenchModel {
     const bytes = packed === undefined ? weightBytes(config, format) : await multiplied(packed);
     return new BenchModel(format, config, stack, { kv: kvDtype, lora: loraDtype }, bytes, {
       model: modelDir,
+      opened: packed ?? modelDir,
       cache: options.dir,
     });
   }

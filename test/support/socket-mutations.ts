@@ -59,19 +59,33 @@ async function send(socket: WebSocket, context: MutationContext, index: number):
   if (random.chance(0.3)) await new Promise(setImmediate);
 }
 
+/** An open socket; the handshake is made again when it was not sent within the server's short limit. */
+async function openSocket(url: string): Promise<WebSocket> {
+  for (;;) {
+    const socket = new WebSocket(`${url.replace('http', 'ws')}/v1/stream`, {
+      perMessageDeflate: false,
+    });
+    socket.on('error', () => undefined);
+    const status = await new Promise<number | undefined>((resolve) => {
+      socket.once('open', () => resolve(101));
+      socket.once('unexpected-response', (_request, { statusCode }) => resolve(statusCode));
+      socket.once('close', () => resolve(undefined));
+    });
+    if (status === 101) return socket;
+    socket.terminate();
+    if (status !== 408) throw new Error(`the handshake was answered with ${status}`);
+  }
+}
+
 /** One socket from its handshake to its close: what the server sent, and the code it closed with. */
 export async function socketOfFrames(
   url: string,
   context: MutationContext,
 ): Promise<{ frames: Frame[]; closeCode: number }> {
   const { random } = context;
-  const socket = new WebSocket(`${url.replace('http', 'ws')}/v1/stream`, {
-    perMessageDeflate: false,
-  });
+  const socket = await openSocket(url);
   const frames: Frame[] = [];
   socket.on('message', (data) => frames.push(JSON.parse(String(data)) as Frame));
-  socket.on('error', () => undefined);
-  await once(socket, 'open');
   const closed = once(socket, 'close') as Promise<[number]>;
   for (let i = 0; i < FRAMES_PER_SOCKET - 1 && socket.readyState === WebSocket.OPEN; i++) {
     await send(socket, context, i);
