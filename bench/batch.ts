@@ -69,8 +69,7 @@ export function request(
       {
         id: `bench-${Math.random()}`,
         promptTokenIds,
-        adapter: record?.generation,
-        adapterScale: 1,
+        adapters: record === undefined ? [] : [{ generation: record.generation, weight: 1 }],
         sampling: { ...GREEDY, logprobs: undefined, maxTokens, minTokens: maxTokens },
         n: 1,
         cacheSalt: '',

@@ -82,8 +82,7 @@ function ask(stack: Stack, name: string, maxTokens: number, onToken: () => void)
       {
         id: `${name}-${Math.random()}`,
         promptTokenIds: Int32Array.from({ length: PROMPT_TOKENS }, (_, i) => 1 + (i % 30)),
-        adapter: generation,
-        adapterScale: 1,
+        adapters: [{ generation, weight: 1 }],
         sampling: { ...GREEDY, logprobs: undefined, maxTokens, minTokens: maxTokens },
         n: 1,
         cacheSalt: '',

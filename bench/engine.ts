@@ -49,9 +49,11 @@ function everythingResident(maxSlots: number): SessionResidency {
   const slots = new Map<string, number>();
   return {
     maxSlots,
-    tryAcquire({ digest }: AdapterGeneration) {
-      if (!slots.has(digest)) slots.set(digest, slots.size);
-      return slots.get(digest);
+    tryAcquire(generations: readonly AdapterGeneration[]) {
+      return generations.map(({ digest }) => {
+        if (!slots.has(digest)) slots.set(digest, slots.size);
+        return slots.get(digest)!;
+      });
     },
     waitsForRoom: () => false,
     release() {},
@@ -77,9 +79,10 @@ function submit(
       promptTokenIds: Int32Array.from({ length: load.prompt }, (_, t) =>
         t === 0 ? round * load.sequences + i : t,
       ),
-      adapter:
-        lane === load.adapters ? undefined : { digest: `d${lane}`, rank: 16, residentBytes: 0 },
-      adapterScale: 1,
+      adapters:
+        lane === load.adapters
+          ? []
+          : [{ generation: { digest: `d${lane}`, rank: 16, residentBytes: 0 }, weight: 1 }],
       sampling: {
         temperature: 1,
         topK: 0,

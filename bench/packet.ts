@@ -45,8 +45,9 @@ export function stepPacket(parts: readonly Part[], blockSize: number): StepPacke
     blockCopies: new Int32Array(0),
     numBlockCopies: 0,
     segmentStart: Int32Array.of(0, total),
-    segmentSlot: Int32Array.of(-1),
-    segmentScale: Float32Array.of(1),
+    segmentAdapterStart: Int32Array.of(0, 0),
+    adapterSlot: new Int32Array(0),
+    adapterScale: new Float32Array(0),
     logitRows: Int32Array.from(queryStart.slice(1), (next) => next - 1),
     sampling: greedy(count),
   };

@@ -119,7 +119,7 @@ export const ERRORS = {
   adapter_never_fits: e(
     422,
     'invalid_request_error',
-    'The adapter is larger than the adapter memory.',
+    'The adapters of the request are larger than the adapter memory.',
   ),
   adapter_load_failed: e(503, 'server_error', 'The stored adapter could not be loaded; retry.'),
   adapter_path_forbidden: e(

@@ -222,7 +222,11 @@ async function build(
       prefetch: (generation) => residency.prefetch(generation),
       engine,
       limits: { maxChoices: config.maxChoices, streamBufferBytes: config.streamBufferKb * KIB },
-      observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),
+      observe: (adapters, arrivalMs) =>
+        metrics.observe(
+          adapters.map(({ record }) => record.name),
+          arrivalMs,
+        ),
     }),
     tokens: createTokenService({ model, tokenizer, adapters }),
     chat,

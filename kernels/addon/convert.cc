@@ -93,10 +93,10 @@ constexpr Field<int32_t> kPacketInts[] = {
     {"ropeLengths", &View::rope_lengths},   {"queryStart", &View::query_start},
     {"contextLens", &View::context_lens},   {"blockTables", &View::block_tables},
     {"slotMapping", &View::slot_mapping},   {"blockCopies", &View::block_copies},
-    {"segmentStart", &View::segment_start}, {"segmentSlot", &View::segment_slot},
-    {"logitRows", &View::logit_rows},
+    {"segmentStart", &View::segment_start}, {"segmentAdapterStart", &View::segment_adapter_start},
+    {"adapterSlot", &View::adapter_slot},   {"logitRows", &View::logit_rows},
 };
-constexpr Field<float> kPacketFloats[] = {{"segmentScale", &View::segment_scale}};
+constexpr Field<float> kPacketFloats[] = {{"adapterScale", &View::adapter_scale}};
 constexpr Field<int32_t> kSamplingInts[] = {
     {"targetIds", &View::target_ids},
     {"topK", &View::top_k},

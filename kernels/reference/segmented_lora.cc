@@ -59,29 +59,48 @@ double WeightB(const LoraSegment& s, int64_t out, int64_t k, int64_t o) {
   return Bf16At(s.b, ((panel * pairs + k / 2) * kLoraPanel + o % kLoraPanel) * 2 + k % 2);
 }
 
+// delta += scale * B (A x)
+void AddDelta(const SegmentedLoraArgs& args, const LoraSegment& s, const float* x, double* delta) {
+  std::vector<double> h(static_cast<size_t>(s.rank));
+  for (int64_t k = 0; k < s.rank; ++k) {
+    double sum = 0.0;
+    for (int64_t j = 0; j < args.in; ++j) {
+      sum += static_cast<double>(x[j]) * WeightA(s, args.in, k, j);
+    }
+    h[static_cast<size_t>(k)] = sum;
+  }
+  for (int64_t o = 0; o < args.out; ++o) {
+    double sum = 0.0;
+    for (int64_t k = 0; k < s.rank; ++k) {
+      sum += h[static_cast<size_t>(k)] * WeightB(s, args.out, k, o);
+    }
+    delta[o] += static_cast<double>(s.scale) * sum;
+  }
+}
+
 }  // namespace
 
 void SegmentedLora(const SegmentedLoraArgs& args) {
-  for (int64_t i = 0; i < args.num_segments; ++i) {
-    const LoraSegment& s = args.segments[i];
-    if (s.rank == 0) continue;
-    std::vector<double> h(static_cast<size_t>(s.rank));
+  std::vector<double> delta(static_cast<size_t>(args.out));
+  int64_t next = 0;
+  for (int64_t first = 0; first < args.num_segments; first = next) {
+    const LoraSegment& s = args.segments[first];
+    // Those that follow with the same rows, and the largest rank among them.
+    int32_t rank = 0;
+    for (next = first; next < args.num_segments; ++next) {
+      const LoraSegment& other = args.segments[next];
+      if (other.begin != s.begin || other.end != s.end) break;
+      if (other.rank > rank) rank = other.rank;
+    }
+    if (rank == 0) continue;
     for (int64_t row = s.begin; row < s.end; ++row) {
-      const float* x = args.x + row * args.x_stride;
-      float* y = args.y + row * args.y_stride;
-      for (int64_t k = 0; k < s.rank; ++k) {
-        double sum = 0.0;
-        for (int64_t j = 0; j < args.in; ++j) {
-          sum += static_cast<double>(x[j]) * WeightA(s, args.in, k, j);
-        }
-        h[static_cast<size_t>(k)] = sum;
+      delta.assign(delta.size(), 0.0);
+      for (int64_t i = first; i < next; ++i) {
+        AddDelta(args, args.segments[i], args.x + row * args.x_stride, delta.data());
       }
+      float* y = args.y + row * args.y_stride;
       for (int64_t o = 0; o < args.out; ++o) {
-        double sum = 0.0;
-        for (int64_t k = 0; k < s.rank; ++k) {
-          sum += h[static_cast<size_t>(k)] * WeightB(s, args.out, k, o);
-        }
-        y[o] = static_cast<float>(static_cast<double>(y[o]) + static_cast<double>(s.scale) * sum);
+        y[o] = static_cast<float>(static_cast<double>(y[o]) + delta[static_cast<size_t>(o)]);
       }
     }
   }

@@ -196,24 +196,38 @@ void StepInput::AssignSegments(const StepPacketView& packet, const SlotTable& sl
   const int32_t count = packet.num_segments;
   if (count == 0) return;
   Copy("segmentStart", packet.segment_start, int64_t{count} + 1, &segment_start_);
-  Copy("segmentSlot", packet.segment_slot, count, &segment_slot_);
-  Copy("segmentScale", packet.segment_scale, count, &segment_scale_);
+  Copy("segmentAdapterStart", packet.segment_adapter_start, int64_t{count} + 1,
+       &segment_adapter_start_);
   RequireStarts("segmentStart", segment_start_);
   // A token in no segment would be answered by the base without anybody noticing.
   if (segment_start_.back() != num_tokens) {
     FailAt("segmentStart", segment_start_.size() - 1, segment_start_.back(),
            "numTokens = " + std::to_string(num_tokens));
   }
-  RequireRange("segmentSlot", segment_slot_, -1, slots.size() - 1);
-  RequireEach("segmentScale", segment_scale_, "a finite number",
+  RequireStarts("segmentAdapterStart", segment_adapter_start_);
+  const int32_t num_adapters = segment_adapter_start_.back();
+  Copy("adapterSlot", packet.adapter_slot, num_adapters, &adapter_slot_);
+  Copy("adapterScale", packet.adapter_scale, num_adapters, &adapter_scale_);
+  RequireRange("adapterSlot", adapter_slot_, 0, slots.size() - 1);
+  RequireEach("adapterScale", adapter_scale_, "a finite number",
               [](float v) { return std::isfinite(v); });
-  for (int32_t g = 0; g < count; ++g) {
-    if (segment_slot_[g] < 0) continue;
-    const AdapterSlab* adapter = slots.Ready(segment_slot_[g]);
-    if (adapter == nullptr) FailAt("segmentSlot", g, segment_slot_[g], "a slot that is loaded");
-    if (segment_start_[g] == segment_start_[g + 1]) continue;
-    segments.push_back({segment_start_[g], segment_start_[g + 1], segment_slot_[g],
-                        segment_scale_[g], adapter});
+  for (int32_t g = 0; g < count; ++g) AssignSegment(g, slots);
+}
+
+void StepInput::AssignSegment(int32_t segment, const SlotTable& slots) {
+  const int32_t begin = segment_start_[segment];
+  const int32_t end = segment_start_[segment + 1];
+  const int32_t first = segment_adapter_start_[segment];
+  for (int32_t i = first; i < segment_adapter_start_[segment + 1]; ++i) {
+    const int32_t slot = adapter_slot_[i];
+    const AdapterSlab* adapter = slots.Ready(slot);
+    if (adapter == nullptr) FailAt("adapterSlot", i, slot, "a slot that is loaded");
+    // So a segment has no more adapters than there are slots.
+    for (int32_t before = first; before < i; ++before) {
+      if (adapter_slot_[before] != slot) continue;
+      FailAt("adapterSlot", i, slot, "another slot than those before it in its segment");
+    }
+    if (begin < end) segments.push_back({begin, end, slot, adapter_scale_[i], adapter});
   }
 }
 

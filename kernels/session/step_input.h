@@ -30,8 +30,8 @@ struct StepPacketView {
   int32_t num_block_copies = 0;
   ArrayView<int32_t> input_ids, positions, rope_lengths;
   ArrayView<int32_t> query_start, context_lens, block_tables, slot_mapping, block_copies;
-  ArrayView<int32_t> segment_start, segment_slot;
-  ArrayView<float> segment_scale;
+  ArrayView<int32_t> segment_start, segment_adapter_start, adapter_slot;
+  ArrayView<float> adapter_scale;
   ArrayView<int32_t> logit_rows;
   // Sampling, per row.
   ArrayView<int32_t> target_ids, top_k, sample_index, num_top_logprobs;
@@ -43,7 +43,8 @@ struct StepPacketView {
   ArrayView<float> bias_values;
 };
 
-// Tokens [begin, end) under one adapter; empty runs and runs of the base are left out.
+// Tokens [begin, end) under one adapter; empty runs and runs of the base are left out. A run of
+// several adapters is that many of these, one after another.
 struct StepSegment {
   int32_t begin = 0;
   int32_t end = 0;
@@ -83,14 +84,15 @@ class StepInput {
   void CheckKvSlots();
   void AssignBlockCopies(const StepPacketView& packet);
   void AssignSegments(const StepPacketView& packet, const SlotTable& slots);
+  void AssignSegment(int32_t segment, const SlotTable& slots);
   void AssignRows(const StepPacketView& packet);
   void AssignLists(const StepPacketView& packet);
 
   // Plain limits of the session.
   int32_t max_tokens_, max_rows_, vocab_, num_blocks_, block_size_;
   bool dynamic_rope_;
-  std::vector<int32_t> segment_start_, segment_slot_;
-  std::vector<float> segment_scale_;
+  std::vector<int32_t> segment_start_, segment_adapter_start_, adapter_slot_;
+  std::vector<float> adapter_scale_;
   // KV slot -> number of the step that last wrote it; finds a slot that two tokens write. Mapped,
   // because a large cache has millions of slots and most are never looked at.
   MappedBuffer written_in_;

@@ -22,6 +22,8 @@ const char* MixName(Mix mix) {
       return "none";
     case Mix::kEmptySegment:
       return "empty-segment";
+    case Mix::kSums:
+      return "sums";
   }
   return "unknown";
 }
@@ -120,6 +122,14 @@ std::vector<MixRun> MakeMix(Mix mix, int32_t rows, Random* random) {
     case Mix::kEmptySegment:
       runs = {{0, 0}, {1, rows / 2}, {2, 0}, {-1, rows - rows / 2}, {3, 0}};
       break;
+    case Mix::kSums:
+      // One to eight adapters, with the same ones in several runs and alone beside them.
+      for (int32_t left = rows, i = 0; left > 0; ++i) {
+        const int32_t n = std::min(left, random->Int(1, 6));
+        runs.push_back({random->Int(0, 3), n, i % 3 == 2 ? 1 : random->Int(2, 8)});
+        left -= n;
+      }
+      break;
   }
   return runs;
 }
@@ -133,7 +143,7 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
   c.runs = runs;
   int32_t adapters = 0;
   for (const MixRun& run : runs) {
-    adapters = std::max(adapters, run.adapter + 1);
+    adapters = std::max(adapters, run.adapter + run.sum);
     c.rows += run.rows;
   }
   for (int32_t i = 0; i < adapters; ++i) {
@@ -170,14 +180,14 @@ LoraCase MakeLoraCase(const std::vector<MixRun>& runs, const std::vector<int32_t
   c.y = random->Normals(static_cast<size_t>(c.rows * c.y_stride), 1.0f);
   int32_t row = 0;
   for (const MixRun& run : runs) {
-    if (run.adapter >= 0) {
-      const size_t i = static_cast<size_t>(run.adapter);
+    for (int32_t id = run.adapter; id >= 0 && id < run.adapter + run.sum; ++id) {
+      const size_t i = static_cast<size_t>(id);
       LoraSegment s;
       s.begin = row;
       s.end = row + run.rows;
       s.rank = c.rank[i];
       s.dtype = dtype;
-      s.scale = 0.25f + static_cast<float>(run.adapter % 5) * 0.5f;
+      s.scale = 0.25f + static_cast<float>(id % 5) * 0.5f;
       s.a = c.a[i].data();
       s.b = c.b[i].data();
       c.segments.push_back(s);

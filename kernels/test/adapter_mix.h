@@ -10,10 +10,10 @@
 
 namespace loramux::test {
 
-enum class Mix { kDistinct, kUniform, kIdentical, kZipf, kSkewed, kNone, kEmptySegment };
+enum class Mix { kDistinct, kUniform, kIdentical, kZipf, kSkewed, kNone, kEmptySegment, kSums };
 
-constexpr Mix kAllMixes[] = {Mix::kDistinct, Mix::kUniform, Mix::kIdentical,   Mix::kZipf,
-                             Mix::kSkewed,   Mix::kNone,    Mix::kEmptySegment};
+constexpr Mix kAllMixes[] = {Mix::kDistinct, Mix::kUniform, Mix::kIdentical,    Mix::kZipf,
+                             Mix::kSkewed,   Mix::kNone,    Mix::kEmptySegment, Mix::kSums};
 const char* MixName(Mix mix);
 
 inline constexpr LoraDtype kAllLoraDtypes[] = {LoraDtype::kF32, LoraDtype::kBf16, LoraDtype::kI8};
@@ -32,10 +32,12 @@ I8Value RoundToI8(float value, float largest);
 std::vector<float> LargestOfGroups(const std::vector<float>& values, int64_t rows, int64_t columns,
                                    bool across);
 
-// A run of `rows` rows under one adapter; -1 is the base (rows in no segment).
+// A run of `rows` rows under one adapter; -1 is the base (rows in no segment). With `sum` above 1
+// under that many adapters, numbered from the first.
 struct MixRun {
   int32_t adapter;
   int32_t rows;
+  int32_t sum = 1;
 };
 
 // Runs that sum up to `rows`. Adapters are numbered from 0.

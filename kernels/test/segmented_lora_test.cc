@@ -127,7 +127,8 @@ LORAMUX_TEST(LoraLeavesColumnsOfOthersUntouched) {
   }
 }
 
-LoraCase RowAlone(const LoraCase& c, const LoraSegment& segment, int32_t row) {
+// The row without the others, under the `count` segments from `first` on.
+LoraCase RowAlone(const LoraCase& c, size_t first, size_t count, int32_t row) {
   LoraCase alone;
   alone.rows = 1;
   alone.dtype = c.dtype;
@@ -137,30 +138,57 @@ LoraCase RowAlone(const LoraCase& c, const LoraSegment& segment, int32_t row) {
   const auto y = c.y.begin() + row * c.y_stride;
   alone.x.assign(x, x + c.in);
   alone.y.assign(y, y + c.out);
-  alone.segments = {segment};
-  alone.segments[0].begin = 0;
-  alone.segments[0].end = 1;
+  alone.segments.assign(c.segments.begin() + first, c.segments.begin() + first + count);
+  for (LoraSegment& s : alone.segments) s.begin = 0, s.end = 1;
   return alone;
+}
+
+// Segments from `first` on that have its rows.
+size_t ChainLength(const LoraCase& c, size_t first) {
+  size_t next = first + 1;
+  while (next < c.segments.size() && c.segments[next].begin == c.segments[first].begin) ++next;
+  return next - first;
 }
 
 LORAMUX_TEST(LoraRowDoesNotDependOnItsBatch) {
   Random random(Seed());
   ThreadPool pool(3);
   for (LoraDtype dtype : kAllLoraDtypes) {
-    const LoraCase c = MakeLoraCase({{0, 71}, {-1, 3}, {1, 1}, {2, 6}, {3, 33}}, {16, 256, 3, 67},
-                                    2049, 515, dtype, &random);
+    const LoraCase c = MakeLoraCase(
+        {{0, 71}, {-1, 3}, {1, 1}, {2, 6}, {3, 33}, {0, 41, 3}, {2, 2, 2}, {1, 1, 3}},
+        {16, 256, 3, 67}, 2049, 515, dtype, &random);
     for (Isa isa : SupportedIsas()) {
       const std::vector<float> batch = c.Run(Parallel{}, isa);
       CHECK_THAT(FirstDifference(batch, c.Run(pool.Get(), isa)) == 0, IsaName(isa));
-      for (const LoraSegment& s : c.segments) {
+      size_t count = 1;
+      for (size_t first = 0; first < c.segments.size(); first += count) {
+        count = ChainLength(c, first);
+        const LoraSegment& s = c.segments[first];
         for (int32_t row = s.begin; row < s.end; ++row) {
-          const std::vector<float> got = RowAlone(c, s, row).Run(Parallel{}, isa);
+          const std::vector<float> got = RowAlone(c, first, count, row).Run(Parallel{}, isa);
           const auto in_batch = batch.begin() + row * c.y_stride;
           CHECK_THAT(FirstDifference(got, {in_batch, in_batch + c.out}) == 0,
-                     Format("%s %s row %d rank %d", IsaName(isa), LoraDtypeName(dtype), row,
-                            s.rank));
+                     Format("%s %s row %d rank %d of %d", IsaName(isa), LoraDtypeName(dtype), row,
+                            s.rank, static_cast<int>(count)));
         }
       }
+    }
+  }
+}
+
+// A row under several adapters is what it becomes when they are added one call after another.
+LORAMUX_TEST(LoraSumIsOneAdapterAfterAnother) {
+  Random random(Seed());
+  for (LoraDtype dtype : kAllLoraDtypes) {
+    const LoraCase c =
+        MakeLoraCase({{0, 5, 4}, {-1, 2}, {1, 70, 2}}, {8, 0, 33, 64}, 1100, 300, dtype, &random);
+    for (Isa isa : SupportedIsas()) {
+      LoraCase one = c;
+      for (const LoraSegment& s : c.segments) {
+        one.segments = {s};
+        one.y = one.Run(Parallel{}, isa);
+      }
+      CHECK_THAT(FirstDifference(one.y, c.Run(Parallel{}, isa)) == 0, IsaName(isa));
     }
   }
 }

@@ -11,6 +11,12 @@ export interface AdapterGeneration {
   readonly residentBytes: number;
 }
 
+/** An adapter of a request, and the weight on its delta: 1 is the adapter as trained. */
+export interface WeightedAdapter {
+  readonly generation: AdapterGeneration;
+  readonly weight: number;
+}
+
 /** A registered name. */
 export interface AdapterRecord {
   readonly name: string;
@@ -40,25 +46,29 @@ export interface AdapterRecord {
 export interface AdapterResidency {
   readonly maxSlots: number;
   /**
-   * The slot, with one reference taken, when the adapter is resident. Otherwise undefined: a load
-   * was started (or is under way, or waits for room) and `onChange` fires when it is worth asking
-   * again. Returns an error when the load failed or can never succeed.
+   * The slots of the adapters, with one reference taken to each, when all of them are resident.
+   * Otherwise undefined, and no reference: loads of those that are missing were started (or are under
+   * way, or wait for room) and `onChange` fires when it is worth asking again. Returns an error when a
+   * load failed or they can never be resident together. The generations are distinct; asking again
+   * takes them in the same order.
    */
-  tryAcquire(generation: AdapterGeneration): number | undefined | LoramuxError;
+  tryAcquire(
+    generations: readonly AdapterGeneration[],
+  ): readonly number[] | undefined | LoramuxError;
   /**
-   * Whether an adapter that was asked for waits for room which others have. While its load is under
-   * way, or waits its turn among loads, whoever passes takes nothing from it.
+   * Whether adapters that were asked for together wait for room which others have. While a load is
+   * under way, or waits its turn among loads, whoever passes takes nothing from it.
    */
-  waitsForRoom(generation: AdapterGeneration): boolean;
-  /** Gives one reference back. */
-  release(generation: AdapterGeneration): void;
+  waitsForRoom(generations: readonly AdapterGeneration[]): boolean;
+  /** Gives one reference to each back. */
+  release(generations: readonly AdapterGeneration[]): void;
   /**
    * A request names the adapter: begin to bring it nearer, without taking room from others. Cheap,
    * and never an error: what is wrong shows at `tryAcquire`.
    */
   prefetch(generation: AdapterGeneration): void;
-  /** Withdraws interest in a load that no request waits for any more. */
-  forget(generation: AdapterGeneration): void;
+  /** No request waits for these adapters together any more: loads for them may be dropped. */
+  forget(generations: readonly AdapterGeneration[]): void;
   /** One listener: the engine's wake-up. */
   onChange(listener: () => void): void;
 }

@@ -64,6 +64,7 @@ export type CompletionRequest = {
   adapter?: AdapterRef;
   /** Weight of the adapter's delta; 1 as trained. */
   adapter_scale?: number | null;
+  adapters?: AdapterSum;
   /** No stop token or stop text ends the answer earlier. */
   min_tokens?: number | null;
   /** 0 is greedy. */
@@ -145,6 +146,21 @@ export type CompletionRequest = {
   request_id?: string | null;
 };
 
+/** Several adapters: the sum of their weighted deltas on the base model. */
+export type AdapterSum = Array<{
+  name?: string;
+  generation?: string;
+  weight?: number;
+}> | null;
+
+/** The adapters that answered together, in the order of the request. */
+export type AnsweredBy = Array<{
+  name: string;
+  /** Digest of the adapter. */
+  generation: string;
+  weight: number;
+}>;
+
 /** An adapter by name, or by one of the generations that a name keeps; model is then the base. */
 export type AdapterRef =
   | string
@@ -161,6 +177,7 @@ export interface Completion {
   model: string;
   /** Digest of the adapter that answered. */
   adapter_generation?: string;
+  adapter_generations?: AnsweredBy;
   choices: Array<Choice>;
   usage: Usage;
 }
@@ -172,6 +189,7 @@ export interface CompletionChunk {
   model: string;
   /** Digest of the adapter that answered. */
   adapter_generation?: string;
+  adapter_generations?: AnsweredBy;
   choices: Array<Choice>;
   usage?: Usage | null;
 }
@@ -182,6 +200,7 @@ export type ChatRequest = {
   adapter?: AdapterRef;
   /** Weight of the adapter's delta; 1 as trained. */
   adapter_scale?: number | null;
+  adapters?: AdapterSum;
   /** No stop token or stop text ends the answer earlier. */
   min_tokens?: number | null;
   /** 0 is greedy. */
@@ -456,6 +475,7 @@ export interface ChatCompletion {
   system_fingerprint: string;
   /** Digest of the adapter that answered. */
   adapter_generation?: string;
+  adapter_generations?: AnsweredBy;
   object: 'chat.completion';
   choices: Array<{
     index: number;
@@ -503,6 +523,7 @@ export interface ChatChunk {
   system_fingerprint: string;
   /** Digest of the adapter that answered. */
   adapter_generation?: string;
+  adapter_generations?: AnsweredBy;
   object: 'chat.completion.chunk';
   choices: Array<{
     index: number;
@@ -820,6 +841,7 @@ export interface GenerateFrame {
   adapter?: AdapterRef;
   /** Weight of the adapter's delta; 1 as trained. */
   adapter_scale?: number | null;
+  adapters?: AdapterSum;
   /** No stop token or stop text ends the answer earlier. */
   min_tokens?: number | null;
   /** 0 is greedy. */
@@ -910,6 +932,7 @@ export interface TokenFrame {
   logprobs?: Logprobs;
   /** Digest of the adapter that answered. */
   adapter_generation?: string;
+  adapter_generations?: AnsweredBy;
 }
 
 export interface DoneFrame {
@@ -922,6 +945,7 @@ export interface DoneFrame {
   usage: Usage;
   /** Digest of the adapter that answered. */
   adapter_generation?: string;
+  adapter_generations?: AnsweredBy;
 }
 
 export interface ErrorFrame {

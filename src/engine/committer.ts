@@ -61,7 +61,10 @@ export class Committer {
     const { group, index } = sequence;
     const request = this.#live.get(group);
     if (request === undefined || sequence.status === 'finished') return;
+    const wasAskedFor = sequence.endRequested !== undefined;
     this.#scheduler.finish(sequence, ending.poisoned);
+    // By index: choices may have traded places.
+    group.sequences[index]!.isSilenced = wasAskedFor;
     if (group.numLive === 0) this.#live.delete(group);
     this.#events.finish(request, {
       index,
@@ -151,10 +154,11 @@ export class Committer {
   }
 
   #endNotFinite(group: SequenceGroup): void {
+    const scales = group.request.adapters.map(({ weight }) => weight).join(', ');
     const error = new LoramuxError(
       'logits_not_finite',
-      `The model answered NaN or infinity for request ${group.request.id}; ` +
-        `check the adapter's weights and its scale (${group.request.adapterScale}).`,
+      `The model answered NaN or infinity for request ${group.request.id}` +
+        (scales === '' ? '.' : `; check the adapter's weights and its scale (${scales}).`),
     );
     this.endAll(group, { reason: 'error', error, poisoned: true });
   }

@@ -14,6 +14,7 @@ import { outputRoom } from '../scheduler/admission-arithmetic.ts';
 import { Scheduler } from '../scheduler/scheduler.ts';
 import { SequenceGroup } from '../scheduler/sequence.ts';
 import type { StepPlan } from '../scheduler/step-plan.ts';
+import { canonicalAdapters } from './adapter-set.ts';
 import { Committer } from './committer.ts';
 import { EventQueue } from './event-queue.ts';
 import { LiveRequest } from './live-request.ts';
@@ -57,6 +58,8 @@ export class EngineLoop implements Engine {
   /** Requests with choices to end at the next border. */
   readonly #touched = new Set<LiveRequest>();
   readonly #identify: (identity: CacheIdentity) => string;
+  /** That can be resident at once. */
+  readonly #maxAdapters: number;
   #idleWaiters: (() => void)[] = [];
   #state: State = 'open';
   #failure: LoramuxError | undefined;
@@ -83,6 +86,7 @@ export class EngineLoop implements Engine {
     this.#native = native;
     this.#settings = settings;
     this.#identify = identify;
+    this.#maxAdapters = residency?.maxSlots ?? 0;
     this.limits = {
       maxModelLen: settings.maxModelLen,
       maxQueuedRequests: settings.maxQueuedRequests,
@@ -106,15 +110,13 @@ export class EngineLoop implements Engine {
 
   submit(request: EngineRequest, listener: RequestListener): EngineHandle {
     this.#checkOpen();
-    checkRequest(request, this.#settings);
+    const adapters = canonicalAdapters(request.adapters);
+    const canonical = adapters === request.adapters ? request : { ...request, adapters };
+    checkRequest(canonical, this.#settings, this.#maxAdapters);
     const { waiting } = this.#scheduler;
-    const root = this.#identify({
-      adapterDigest: request.adapter?.digest,
-      adapterScale: request.adapterScale,
-      cacheSalt: request.cacheSalt,
-    });
-    const lane = waiting.laneFor(request.adapter);
-    const group = new SequenceGroup(request, this.#numSubmitted++, lane, root);
+    const root = this.#identify({ adapters, cacheSalt: request.cacheSalt });
+    const lane = waiting.laneFor(adapters);
+    const group = new SequenceGroup(canonical, this.#numSubmitted++, lane, root);
     const live = new LiveRequest(group, listener, this.#settings.nowMs(), (touched) => {
       this.#touched.add(touched);
       this.#kick();

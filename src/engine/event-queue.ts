@@ -70,9 +70,9 @@ function deliverOne(item: EngineEvent): void {
   }
   const sequence = group.sequences[item.event.index]!;
   if (item.kind === 'token') {
-    // Ended by an earlier event of this very delivery: the token comes too late.
-    const ended = sequence.endRequested !== undefined && sequence.status !== 'finished';
-    if (!ended) listener.onToken(item.event);
+    // Ended by an earlier event of this very delivery, or since the step: the token comes too late.
+    const isEnding = sequence.endRequested !== undefined && sequence.status !== 'finished';
+    if (!isEnding && !sequence.isSilenced) listener.onToken(item.event);
     return;
   }
   // The stop string was seen in the very token that also reached max_tokens.

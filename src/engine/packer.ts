@@ -1,7 +1,8 @@
 /** Turns a step plan into the flat arrays of the native boundary. Arrays are made once and reused. */
 import type { StepPacket } from '../native/addon-types.ts';
-import type { Sequence } from '../scheduler/sequence.ts';
+import type { Sequence, SequenceGroup } from '../scheduler/sequence.ts';
 import type { ScheduledSequence, StepPlan } from '../scheduler/step-plan.ts';
+import { REQUEST_ADAPTERS_MAX } from './adapter-set.ts';
 import type { EngineSettings } from './options.ts';
 import { SamplingPacker } from './sampling-packer.ts';
 
@@ -11,6 +12,13 @@ export class StepPacker {
   readonly #blockSize: number;
   readonly #packet: StepPacket;
   readonly #sampling: SamplingPacker;
+  /** Opened the last segment of the packet. */
+  #segmentOf: SequenceGroup | undefined;
+  /** Adapters of all segments of the packet. */
+  #numEntries = 0;
+  #numPacked = 0;
+  /** By slot: the last packet that names it. */
+  readonly #packedIn: number[] = [];
 
   constructor(settings: EngineSettings) {
     const { maxTokensPerStep, maxSequences, maxLogitRowsPerStep, blockSize } = settings;
@@ -33,8 +41,9 @@ export class StepPacker {
       blockCopies: new Int32Array(maxSequences * 2),
       numBlockCopies: 0,
       segmentStart: new Int32Array(maxSequences + 1),
-      segmentSlot: new Int32Array(maxSequences),
-      segmentScale: new Float32Array(maxSequences),
+      segmentAdapterStart: new Int32Array(maxSequences + 1),
+      adapterSlot: new Int32Array(maxSequences * REQUEST_ADAPTERS_MAX),
+      adapterScale: new Float32Array(maxSequences * REQUEST_ADAPTERS_MAX),
       logitRows: new Int32Array(maxLogitRowsPerStep),
       sampling: this.#sampling.arrays,
     };
@@ -53,6 +62,9 @@ export class StepPacker {
     packet.numSegments = 0;
     packet.numRows = 0;
     this.numAdapters = 0;
+    this.#segmentOf = undefined;
+    this.#numEntries = 0;
+    this.#numPacked += 1;
     packet.maxBlocksPerSequence = longestTable(plan.entries);
     packet.numBlockCopies = ahead > 0 ? 0 : plan.reservation.copies(packet.blockCopies);
     this.#sampling.reset();
@@ -64,23 +76,28 @@ export class StepPacker {
     }
     packet.queryStart[packet.numSequences] = packet.numTokens;
     packet.segmentStart[packet.numSegments] = packet.numTokens;
+    packet.segmentAdapterStart[packet.numSegments] = this.#numEntries;
     // The sampler may have grown its arrays.
     packet.sampling = this.#sampling.arrays;
     return packet;
   }
 
-  #openSegment(sequence: Sequence): void {
+  #openSegment({ group }: Sequence): void {
+    if (this.#segmentOf !== undefined && haveSameAdapters(group, this.#segmentOf)) return;
+    this.#segmentOf = group;
     const packet = this.#packet;
-    const { group } = sequence;
-    const slot = group.slot;
-    const scale = Math.fround(slot < 0 ? 1 : group.request.adapterScale);
-    const last = packet.numSegments - 1;
-    const sameSlot = last >= 0 && packet.segmentSlot[last] === slot;
-    if (sameSlot && packet.segmentScale[last] === scale) return;
-    if (!sameSlot && slot >= 0) this.numAdapters += 1;
+    const { adapters } = group.request;
     packet.segmentStart[packet.numSegments] = packet.numTokens;
-    packet.segmentSlot[packet.numSegments] = slot;
-    packet.segmentScale[packet.numSegments] = scale;
+    packet.segmentAdapterStart[packet.numSegments] = this.#numEntries;
+    for (let i = 0; i < adapters.length; i++) {
+      const slot = group.slots[i]!;
+      packet.adapterSlot[this.#numEntries] = slot;
+      packet.adapterScale[this.#numEntries] = adapters[i]!.weight;
+      this.#numEntries += 1;
+      if (this.#packedIn[slot] === this.#numPacked) continue;
+      this.#packedIn[slot] = this.#numPacked;
+      this.numAdapters += 1;
+    }
     packet.numSegments += 1;
   }
 
@@ -134,4 +151,14 @@ function longestTable(entries: readonly ScheduledSequence[]): number {
   let longest = 1;
   for (const { sequence } of entries) longest = Math.max(longest, sequence.table.length);
   return longest;
+}
+
+/** Groups of one lane have the same adapters in the same slots. */
+function haveSameAdapters(a: SequenceGroup, b: SequenceGroup): boolean {
+  if (a.lane !== b.lane) return false;
+  const [first, second] = [a.request.adapters, b.request.adapters];
+  for (let i = 0; i < first.length; i++) {
+    if (first[i]!.weight !== second[i]!.weight) return false;
+  }
+  return true;
 }

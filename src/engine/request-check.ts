@@ -1,20 +1,28 @@
 /** What can be said about a request before it waits: "never" is said here, "not now" later. */
+import type { WeightedAdapter } from '../adapters/types.ts';
 import { LoramuxError } from '../errors.ts';
 import { worstCaseBlocks } from '../scheduler/admission-arithmetic.ts';
+import { REQUEST_ADAPTERS_MAX } from './adapter-set.ts';
 import type { EngineSettings } from './options.ts';
 import type { EngineRequest } from './types.ts';
 
-/** Throws a LoramuxError when the engine can never run the request. */
-export function checkRequest(request: EngineRequest, settings: EngineSettings): void {
+/**
+ * Throws a LoramuxError when the engine can never run the request.
+ * @param request with its adapters in canonical order
+ * @param maxAdapters that can be resident at once
+ */
+export function checkRequest(
+  request: EngineRequest,
+  settings: EngineSettings,
+  maxAdapters: number,
+): void {
   const { promptTokenIds, sampling, n } = request;
   const length = promptTokenIds.length;
   if (length === 0) throw new LoramuxError('prompt_empty', 'The prompt has no tokens.');
   checkCount('n', n, 1);
   checkCount('max_tokens', sampling.maxTokens, 0);
   checkCount('min_tokens', sampling.minTokens, 0);
-  if (!Number.isFinite(request.adapterScale)) {
-    throw invalid('adapter_scale', `adapter_scale is ${request.adapterScale}; it must be finite.`);
-  }
+  checkAdapters(request.adapters, maxAdapters);
   checkTokens(request, settings.vocabSize);
   if (length + sampling.maxTokens > settings.maxModelLen) {
     throw new LoramuxError(
@@ -38,6 +46,28 @@ export function checkRequest(request: EngineRequest, settings: EngineSettings): 
       `The request may need ${blocks} KV blocks of ${settings.blockSize} tokens, but this server ` +
         `has ${settings.numBlocks}. Lower max_tokens or n, or shorten the prompt.`,
       { param: 'max_tokens' },
+    );
+  }
+}
+
+function checkAdapters(adapters: readonly WeightedAdapter[], maxAdapters: number): void {
+  for (const { weight } of adapters) {
+    if (Number.isFinite(Math.fround(weight))) continue;
+    throw invalid('adapter_scale', `The weight of an adapter is ${weight}; it must be finite.`);
+  }
+  if (adapters.length > REQUEST_ADAPTERS_MAX) {
+    throw invalid(
+      'adapters',
+      `The request names ${adapters.length} adapters; it may name ${REQUEST_ADAPTERS_MAX}.`,
+    );
+  }
+  // An engine without any says so when it is to open the first one.
+  if (adapters.length > Math.max(maxAdapters, 1)) {
+    throw new LoramuxError(
+      'adapter_never_fits',
+      `The request names ${adapters.length} adapters, but this server holds ${maxAdapters} at ` +
+        'once (--max-loras).',
+      { param: 'adapters' },
     );
   }
 }

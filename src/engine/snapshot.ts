@@ -39,8 +39,11 @@ export function takeSnapshot(scheduler: Scheduler, groups: SequenceGroup[]): Eng
     ),
   );
   const adapterReferences = new Map<string, number>();
-  for (const { slot, lane } of groups) {
-    if (slot >= 0) adapterReferences.set(lane.key, (adapterReferences.get(lane.key) ?? 0) + 1);
+  for (const { slots, lane } of groups) {
+    if (slots.length === 0) continue;
+    for (const { digest } of lane.generations) {
+      adapterReferences.set(digest, (adapterReferences.get(digest) ?? 0) + 1);
+    }
   }
   return {
     cache: snapshotCache(scheduler.pool, scheduler.prefix, scheduler.limits.blockSize, tables),

@@ -1,5 +1,5 @@
 /** Types between the request layer (generation) and the engine. Token ids only, no text. */
-import type { AdapterGeneration } from '../adapters/types.ts';
+import type { WeightedAdapter } from '../adapters/types.ts';
 import type { LoramuxError } from '../errors.ts';
 
 /** Validated sampling parameters; the names and meanings of OpenAI and vLLM. */
@@ -36,10 +36,11 @@ export interface EngineRequest {
   /** Unique while it lives. */
   id: string;
   promptTokenIds: Int32Array;
-  /** undefined is the base model. The caller holds no reference; the engine takes one. */
-  adapter: AdapterGeneration | undefined;
-  /** Weight on the adapter's delta, 1 as trained. */
-  adapterScale: number;
+  /**
+   * Their weighted deltas are added to the base model; none is the base alone. In any order, which
+   * never matters. The caller holds no reference; the engine takes one to each.
+   */
+  adapters: readonly WeightedAdapter[];
   sampling: SamplingParams;
   /** Choices to generate from one prompt; they share the prompt's blocks. */
   n: number;

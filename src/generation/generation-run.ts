@@ -1,5 +1,4 @@
 /** A submitted request: collects the engine's callbacks of all its prompts into one event queue. */
-import type { AdapterRecord } from '../adapters/types.ts';
 import type { EngineHandle, FinishEvent, RequestListener, TokenEvent } from '../engine/types.ts';
 import { LoramuxError } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
@@ -9,6 +8,7 @@ import { EventQueue } from './event-queue.ts';
 import type { EncodedPrompt } from './prompts.ts';
 import { compileStop, type StopPattern } from './stop-matcher.ts';
 import type {
+  ChosenAdapter,
   Generation,
   GenerationEvent,
   GenerationRequest,
@@ -34,12 +34,12 @@ export interface RunOptions {
   readonly id: string;
   /** On the clock of performance.now(). */
   readonly arrivalMs: number;
-  readonly adapter: AdapterRecord | undefined;
+  readonly adapters: readonly ChosenAdapter[];
   readonly request: GenerationRequest;
   readonly tokenizer: Tokenizer;
   readonly streamBufferBytes: number;
   readonly observer: RunObserver;
-  /** Gives the hold on the adapter's generation back. */
+  /** Gives the holds on the adapters' generations back. */
   readonly release: () => void;
 }
 
@@ -110,7 +110,7 @@ class PromptPart {
 export class GenerationRun implements Generation {
   readonly id: string;
   readonly arrivalMs: number;
-  readonly adapter: AdapterRecord | undefined;
+  readonly adapters: readonly ChosenAdapter[];
   readonly choices: number;
   onFailure: (() => void) | undefined;
   readonly #options: RunOptions;
@@ -127,7 +127,7 @@ export class GenerationRun implements Generation {
   constructor(options: RunOptions) {
     this.id = options.id;
     this.arrivalMs = options.arrivalMs;
-    this.adapter = options.adapter;
+    this.adapters = options.adapters;
     this.choices = options.request.prompts.length * options.request.n;
     this.#unfinished = this.choices;
     this.#options = options;

@@ -1,15 +1,15 @@
 /** One request's life: resolve, encode, submit, and turn the engine's tokens into text events. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { AdapterService } from '../adapters/service-types.ts';
-import type { AdapterGeneration, AdapterRecord } from '../adapters/types.ts';
+import type { AdapterGeneration } from '../adapters/types.ts';
 import type { Engine, EngineRequest, SamplingParams } from '../engine/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { type Bans, bansOf } from './bans.ts';
 import { GenerationRun, type RunObserver } from './generation-run.ts';
 import { checkTokenIds, type EncodedPrompt, encodePrompts } from './prompts.ts';
-import { resolveTarget, type TargetRequest } from './target.ts';
-import type { Generation, GenerationRequest } from './types.ts';
+import { areSame, resolveTarget, type TargetRequest } from './target.ts';
+import type { ChosenAdapter, Generation, GenerationRequest } from './types.ts';
 
 /** Renderings of one chat, when its adapter is replaced again and again meanwhile. */
 const RENDERS_MAX = 4;
@@ -39,7 +39,7 @@ export interface GeneratorServices {
   readonly engine: Engine;
   readonly limits: GeneratorLimits;
   /** One observer per request: metrics. */
-  readonly observe: (adapter: AdapterRecord | undefined, arrivalMs: number) => RunObserver;
+  readonly observe: (adapters: readonly ChosenAdapter[], arrivalMs: number) => RunObserver;
 }
 
 export interface Generator {
@@ -116,8 +116,10 @@ export function createGenerator(services: GeneratorServices): Generator {
       const engineRequest: EngineRequest = {
         id: `${run.id}-${i}`,
         promptTokenIds: prompt.tokenIds,
-        adapter: run.adapter?.generation,
-        adapterScale: request.adapterScale,
+        adapters: run.adapters.map(({ record, weight }) => ({
+          generation: record.generation,
+          weight,
+        })),
         sampling,
         n: request.n,
         cacheSalt: request.cacheSalt,
@@ -130,30 +132,46 @@ export function createGenerator(services: GeneratorServices): Generator {
   }
 
   /**
-   * The prompts, and the adapter that answers. A chat is rendered again where the name has moved
-   * to another generation meanwhile, whose template may be another.
+   * The prompts, and the adapters that answer. A chat is rendered again where a name has moved to
+   * another generation meanwhile, whose template may be another.
    */
   async function encodeFor(
     request: GenerationRequest,
     target: TargetRequest,
-    named: AdapterRecord | undefined,
-  ): Promise<{ prompts: EncodedPrompt[]; adapter: AdapterRecord | undefined }> {
+    named: readonly ChosenAdapter[],
+  ): Promise<{ prompts: EncodedPrompt[]; chosen: readonly ChosenAdapter[] }> {
     const size = { vocabSize: model.vocabSize, maxModelLen: engine.limits.maxModelLen };
     const isChat = request.prompts.some(({ kind }) => kind === 'chat');
     let rendered = named;
     for (let renders = 1; ; renders++) {
-      const prompts = await encodePrompts(tokenizer, request, size, rendered);
-      const adapter = resolveTarget(adapters, model.name, target);
-      const moved = adapter?.generation.digest !== rendered?.generation.digest;
-      if (!isChat || !moved) return { prompts, adapter };
+      // Several have no template in common but the base's.
+      const only = rendered.length === 1 ? rendered[0]!.record : undefined;
+      const prompts = await encodePrompts(tokenizer, request, size, only);
+      const chosen = resolveTarget(adapters, model.name, target);
+      if (!isChat || areSame(chosen, rendered)) return { prompts, chosen };
       if (renders === RENDERS_MAX) {
         throw new LoramuxError(
           'registry_conflict',
           `${request.model} changed ${RENDERS_MAX} times while its prompt was made; retry`,
         );
       }
-      rendered = adapter;
+      rendered = chosen;
     }
+  }
+
+  /** Keeps the generations for as long as the request runs. */
+  function holdAll(chosen: readonly ChosenAdapter[]): () => void {
+    const releases: (() => void)[] = [];
+    const release = () => {
+      for (const one of releases) one();
+    };
+    try {
+      for (const { record } of chosen) releases.push(adapters.hold(record.generation));
+    } catch (error) {
+      release();
+      throw error;
+    }
+    return release;
   }
 
   return {
@@ -167,20 +185,20 @@ export function createGenerator(services: GeneratorServices): Generator {
       const target = { ...request, splitKey: request.splitKey ?? id };
       // Before the work of encoding, and again below: the name may have moved meanwhile.
       const named = resolveTarget(adapters, model.name, target);
-      if (named !== undefined) services.prefetch(named.generation);
+      for (const { record } of named) services.prefetch(record.generation);
       const stops = stopTokensOf(request, model.eosTokenIds);
       const bans = await bansOf(request, tokenizer, model.vocabSize, stops);
-      const { prompts, adapter } = await encodeFor(request, target, named);
+      const { prompts, chosen } = await encodeFor(request, target, named);
       // First, since it may be refused, and then nothing may be counted as begun.
-      const release = adapter === undefined ? () => {} : adapters.hold(adapter.generation);
+      const release = holdAll(chosen);
       const run = new GenerationRun({
         id,
         arrivalMs,
-        adapter,
+        adapters: chosen,
         request,
         tokenizer,
         streamBufferBytes: limits.streamBufferBytes,
-        observer: services.observe(adapter, arrivalMs),
+        observer: services.observe(chosen, arrivalMs),
         release,
       });
       try {

@@ -1,15 +1,15 @@
-/** Which model a request means: the base or one adapter. Anything unknown is an error. */
+/** Which model a request means: the base, or adapters on it. Anything unknown is an error. */
 import type { AdapterService } from '../adapters/service-types.ts';
 import type { AdapterRecord } from '../adapters/types.ts';
 import { type ErrorCode, LoramuxError } from '../errors.ts';
-import type { AdapterRef } from './types.ts';
+import type { AdapterChoice, AdapterRef, ChosenAdapter } from './types.ts';
 
 /** Between the base's name and an adapter's in `model`, as SGLang's clients write it. */
 const SEPARATOR = ':';
 
 export interface TargetRequest {
   readonly model: string;
-  readonly adapter: AdapterRef | undefined;
+  readonly adapter: AdapterChoice;
   /** Chooses the side of a split name: calls with equal keys agree. */
   readonly splitKey: string;
 }
@@ -56,24 +56,16 @@ function namedByModel(
   }
 }
 
-function unknownModel(model: string, baseName: string): LoramuxError {
+function otherModel(model: string, baseName: string, rule: string): LoramuxError {
   return new LoramuxError(
     'model_not_found',
-    `model ${JSON.stringify(model)} is not the base model ${JSON.stringify(baseName)}; ` +
-      'a request with "adapter" names the base (or the same adapter) as its model',
+    `model ${JSON.stringify(model)} is not the base model ${JSON.stringify(baseName)}; ${rule}`,
     { param: 'model' },
   );
 }
 
-function namedByAdapter(
-  adapters: Names,
-  baseName: string,
-  name: string,
-  { model, splitKey }: TargetRequest,
-): AdapterRecord {
-  if (model !== baseName && model !== name && behindBase(model, baseName) !== name) {
-    throw unknownModel(model, baseName);
-  }
+/** @param param the field that names it */
+function byName(adapters: Names, name: string, splitKey: string, param: string): AdapterRecord {
   try {
     return adapters.resolve(name, splitKey);
   } catch (error) {
@@ -81,31 +73,50 @@ function namedByAdapter(
     throw new LoramuxError(
       'adapter_not_found',
       `no adapter ${JSON.stringify(name)} is registered; GET /v1/adapters lists them`,
-      { param: 'adapter', cause: error },
+      { param, cause: error },
     );
   }
 }
 
-/** Where `model` names an adapter too, the generation must be one of those that it keeps. */
-function namedByGeneration(
+/** @param name must keep the generation, where one is given */
+function byGeneration(
   adapters: Names,
-  baseName: string,
   digest: string,
-  request: TargetRequest,
+  name: string | undefined,
+  param: string,
 ): AdapterRecord {
-  const { model } = request;
-  const name = model === baseName ? undefined : namedByModel(adapters, baseName, request).name;
   try {
     return adapters.resolveGeneration(digest, name);
   } catch (error) {
     if (!hasCode(error, 'generation_not_found')) throw error;
     const { code, message } = error as LoramuxError;
-    throw new LoramuxError(code, message, { param: 'adapter', cause: error });
+    throw new LoramuxError(code, message, { param, cause: error });
   }
 }
 
+/** The one of `adapter`. Where `model` names an adapter too, both must mean the same. */
+function named(
+  adapters: Names,
+  baseName: string,
+  ref: AdapterRef,
+  request: TargetRequest,
+): AdapterRecord {
+  const { model, splitKey } = request;
+  if (ref.by === 'generation') {
+    const name = model === baseName ? undefined : namedByModel(adapters, baseName, request).name;
+    return byGeneration(adapters, ref.digest, name, 'adapter');
+  }
+  const { name } = ref;
+  if (model !== baseName && model !== name && behindBase(model, baseName) !== name) {
+    const rule = 'a request with "adapter" names the base (or the same adapter) as its model';
+    throw otherModel(model, baseName, rule);
+  }
+  return byName(adapters, name, splitKey, 'adapter');
+}
+
 /**
- * The adapter a request names, with the generation that is to answer; undefined for the base.
+ * The adapters a request names, with the generations that are to answer, in its order; none is the
+ * base. A name of a sum is split by the request's key like any other.
  * @throws LoramuxError model_not_found, adapter_not_found, generation_not_found, store_corrupt,
  *   registry_unavailable
  */
@@ -113,11 +124,32 @@ export function resolveTarget(
   adapters: Names,
   baseName: string,
   request: TargetRequest,
-): AdapterRecord | undefined {
-  const { model, adapter } = request;
-  if (adapter?.by === 'name') return namedByAdapter(adapters, baseName, adapter.name, request);
-  if (adapter?.by === 'generation') {
-    return namedByGeneration(adapters, baseName, adapter.digest, request);
+): readonly ChosenAdapter[] {
+  const { model, adapter, splitKey } = request;
+  if (adapter.kind === 'sum') {
+    if (model !== baseName) {
+      throw otherModel(model, baseName, 'a request with "adapters" names the base as its model');
+    }
+    return adapter.parts.map(({ ref, weight }, i) => {
+      const record =
+        ref.by === 'name'
+          ? byName(adapters, ref.name, splitKey, `adapters.${i}.name`)
+          : byGeneration(adapters, ref.digest, undefined, `adapters.${i}.generation`);
+      return { record, weight };
+    });
   }
-  return model === baseName ? undefined : namedByModel(adapters, baseName, request);
+  const { weight } = adapter;
+  if (adapter.kind === 'one') {
+    return [{ record: named(adapters, baseName, adapter.ref, request), weight }];
+  }
+  if (model === baseName) return [];
+  return [{ record: namedByModel(adapters, baseName, request), weight }];
+}
+
+/** Whether one request, resolved twice, came to the same generations. */
+export function areSame(a: readonly ChosenAdapter[], b: readonly ChosenAdapter[]): boolean {
+  return (
+    a.length === b.length &&
+    a.every(({ record }, i) => record.generation.digest === b[i]!.record.generation.digest)
+  );
 }

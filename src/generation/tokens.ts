@@ -26,8 +26,12 @@ export function createTokenService(
   const { model: base, adapters, tokenizer } = services;
   const resolve = (model: string) => {
     // As if it were one request of many: a split name answers with either side.
-    const target = { model, adapter: undefined, splitKey: randomUUID() };
-    return resolveTarget(adapters, base.name, target);
+    const target = {
+      model,
+      adapter: { kind: 'model', weight: 1 },
+      splitKey: randomUUID(),
+    } as const;
+    return resolveTarget(adapters, base.name, target)[0]?.record;
   };
   return {
     async encode(model, prompt, addSpecialTokens) {

@@ -20,13 +20,29 @@ export type AdapterRef =
   | { readonly by: 'name'; readonly name: string }
   | { readonly by: 'generation'; readonly digest: string };
 
+/** What a request says of adapters beside its `model`. */
+export type AdapterChoice =
+  /** Nothing: an adapter that `model` names has this weight. */
+  | { readonly kind: 'model'; readonly weight: number }
+  /** One, where `model` names the base or agrees. */
+  | { readonly kind: 'one'; readonly ref: AdapterRef; readonly weight: number }
+  /** Their weighted sum; `model` names the base. */
+  | {
+      readonly kind: 'sum';
+      readonly parts: readonly { readonly ref: AdapterRef; readonly weight: number }[];
+    };
+
+/** An adapter that answers, with its weight. */
+export interface ChosenAdapter {
+  readonly record: AdapterRecord;
+  readonly weight: number;
+}
+
 /** One client request: every prompt gets `n` choices. Ranges are checked by the transport. */
 export interface GenerationRequest {
   /** The base's name, an adapter's, or both with a colon between them. */
   model: string;
-  /** Chooses the adapter where `model` names the base, and must agree with it where it does not. */
-  adapter: AdapterRef | undefined;
-  adapterScale: number;
+  adapter: AdapterChoice;
   /** Requests with equal keys get the same side of a split name; drawn when there is none. */
   splitKey?: string | undefined;
   prompts: readonly Prompt[];
@@ -120,7 +136,8 @@ export interface Usage {
 /** A running request. Exactly one reader. */
 export interface Generation {
   readonly id: string;
-  readonly adapter: AdapterRecord | undefined;
+  /** In the order of the request; none is the base. */
+  readonly adapters: readonly ChosenAdapter[];
   readonly choices: number;
   /**
    * The events since the last call, `eventsMax` of them at most, or the next ones; undefined after

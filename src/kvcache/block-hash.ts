@@ -2,12 +2,12 @@
  * Content addresses of KV blocks. A block's keys and values are determined by the tokens up to its
  * end and by what computed them, so its hash covers exactly that:
  *
- *   root    = H("loramux.kv.v1" | adapter digest or base | adapter scale | cache salt)
+ *   root    = H("loramux.kv.v2" | digest and weight of each adapter | cache salt)
  *   hash[i] = H(hash[i - 1] or root | token ids of block i)
  *
  * H is SHA-256 cut to 128 bits: a stale or foreign block would answer with wrong text and leak
  * another caller's prompt, so a fast non-cryptographic hash that clients can collide is not enough.
- * The adapter enters as the digest of its bytes, never as its name.
+ * An adapter enters as the digest of its bytes, never as its name; the base has none.
  */
 import { hash } from 'node:crypto';
 
@@ -15,28 +15,24 @@ import { hash } from 'node:crypto';
 export type BlockHash = string;
 
 const HASH_BYTES = 16;
-const DOMAIN = 'loramux.kv.v1';
+const DOMAIN = 'loramux.kv.v2';
 
 /** What, besides the tokens, determines the keys and values of a sequence. */
 export interface CacheIdentity {
-  /** Content digest of the adapter generation; undefined is the base. */
-  adapterDigest: string | undefined;
-  /** Weight on the adapter's delta; ignored for the base. */
-  adapterScale: number;
+  /** Whose weighted deltas are added, ordered by digest; none is the base. */
+  adapters: readonly {
+    readonly generation: { readonly digest: string };
+    readonly weight: number;
+  }[];
   /** Keeps unrelated callers apart. */
   cacheSalt: string;
 }
 
-/** Root of a hash chain. Two identities share blocks only if all three fields agree. */
-export function rootHash(identity: CacheIdentity): BlockHash {
-  const base = identity.adapterDigest === undefined;
+/** Root of a hash chain. Two identities share blocks only if all of them agrees. */
+export function rootHash({ adapters, cacheSalt }: CacheIdentity): BlockHash {
+  const parts = adapters.map(({ generation, weight }) => [generation.digest, weightBits(weight)]);
   // JSON quotes and escapes its strings, so no two identities serialise alike.
-  const text = JSON.stringify([
-    DOMAIN,
-    base ? null : identity.adapterDigest,
-    base ? null : scaleBits(identity.adapterScale),
-    identity.cacheSalt,
-  ]);
+  const text = JSON.stringify([DOMAIN, parts, cacheSalt]);
   return hash('sha256', text, 'binary').slice(0, HASH_BYTES);
 }
 
@@ -65,9 +61,9 @@ export class BlockHasher {
   }
 }
 
-/** The float64 bits: scales that print alike but differ must not share blocks. */
-function scaleBits(scale: number): string {
+/** The float64 bits: weights that print alike but differ must not share blocks. */
+function weightBits(weight: number): string {
   const bytes = Buffer.alloc(8);
-  bytes.writeDoubleBE(scale);
+  bytes.writeDoubleBE(weight);
   return bytes.toString('hex');
 }

@@ -1,7 +1,6 @@
 /** The server's Prometheus metrics: one registry of its own, nothing global. */
 import { collectDefaultMetrics, Histogram, Registry } from 'prom-client';
 import type { ResidencyEvent } from '../adapters/residency/types.ts';
-import type { AdapterRecord } from '../adapters/types.ts';
 import type { RunObserver } from '../generation/generation-run.ts';
 import { LabelCap } from './label-cap.ts';
 import { mirrorFamilies } from './mirrors.ts';
@@ -14,7 +13,10 @@ export type { AdapterInMemory, AdapterSources, MetricsOptions } from './sources.
 
 /** The label of requests without an adapter. */
 export const BASE_LABEL = 'base';
-const BASE = { name: undefined, label: { text: BASE_LABEL } };
+/** The label of requests with several. */
+export const SEVERAL_LABEL = 'several';
+const BASE = { names: new Set<string>(), label: { text: BASE_LABEL } };
+const SEVERAL = { text: SEVERAL_LABEL };
 
 /** What /health tells of adapters. */
 export interface AdapterStats {
@@ -28,8 +30,8 @@ export interface Metrics {
   /** Text in Prometheus format. */
   scrape(): Promise<string>;
   httpRequest(route: string, method: string, status: number, seconds: number): void;
-  /** One observer per generation request; the arrival is on the clock of performance.now(). */
-  observe(adapter: Pick<AdapterRecord, 'name'> | undefined, arrivalMs: number): RunObserver;
+  /** One observer per generation request, by its adapters' names; the arrival is on the clock of performance.now(). */
+  observe(names: readonly string[], arrivalMs: number): RunObserver;
   /** For `ResidencyOptions.onEvent`. */
   residencyEvent(event: ResidencyEvent): void;
   /** Drops the series of a removed adapter. Names that are gone are also noticed at a scrape. */
@@ -41,7 +43,7 @@ export interface Metrics {
 export function createMetrics(options: MetricsOptions): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: PREFIX });
-  const labels = new LabelCap(options.maxAdapterLabels, [BASE_LABEL]);
+  const labels = new LabelCap(options.maxAdapterLabels, [BASE_LABEL, SEVERAL_LABEL]);
   const updateMirrors = mirrorFamilies(registry, options);
   const requests = new RequestMetrics(registry);
   const residency = new ResidencyMetrics(registry, options.adapters, labels);
@@ -73,10 +75,11 @@ export function createMetrics(options: MetricsOptions): Metrics {
     },
     httpRequest: (route, method, status, seconds) =>
       http.observe({ route, method, status }, seconds),
-    observe: (adapter, arrivalMs) => {
-      if (adapter === undefined) return requests.observe(BASE, arrivalMs);
-      const { name } = adapter;
-      return requests.observe({ name, label: labels.label(name) }, arrivalMs);
+    observe: (names, arrivalMs) => {
+      const [name] = names;
+      if (name === undefined) return requests.observe(BASE, arrivalMs);
+      const label = names.length === 1 ? labels.label(name) : SEVERAL;
+      return requests.observe({ names: new Set(names), label }, arrivalMs);
     },
     residencyEvent: (event) => residency.event(event),
     forgetAdapter,

@@ -83,8 +83,8 @@ class LiveRequests {
 }
 
 interface Target {
-  /** undefined is the base. */
-  readonly name: string | undefined;
+  /** None is the base. */
+  readonly names: ReadonlySet<string>;
   readonly label: Label;
 }
 
@@ -104,7 +104,7 @@ class RequestObserver implements RunObserver {
     this.#live = live;
     this.#target = target;
     this.#arrivalMs = arrivalMs;
-    if (target.name !== undefined) live.change(target.name, 1, 0);
+    this.#count(1, 0);
   }
 
   prompt(numTokens: number): void {
@@ -112,11 +112,10 @@ class RequestObserver implements RunObserver {
   }
 
   scheduled(waitMs: number): void {
-    const { name, label } = this.#target;
-    this.#families.adapterQueueWait.observe({ adapter: label.text }, waitMs / 1000);
+    this.#families.adapterQueueWait.observe({ adapter: this.#target.label.text }, waitMs / 1000);
     if (this.#scheduled) return;
     this.#scheduled = true;
-    if (name !== undefined) this.#live.change(name, -1, 1);
+    this.#count(-1, 1);
   }
 
   token(index: number): void {
@@ -135,17 +134,20 @@ class RequestObserver implements RunObserver {
 
   end(outcome: Outcome, error: { code: string } | undefined): void {
     const { requests, errors, latency, adapterRequests, adapterTokens } = this.#families;
-    const { name, label } = this.#target;
-    const adapter = label.text;
+    const adapter = this.#target.label.text;
     requests.inc({ outcome });
     if (error !== undefined) errors.inc({ code: error.code });
     latency.observe((performance.now() - this.#arrivalMs) / 1000);
     adapterRequests.inc({ adapter });
     adapterTokens.inc({ adapter, kind: 'prompt' }, this.#promptTokens);
     adapterTokens.inc({ adapter, kind: 'generation' }, this.#tokens);
-    if (name === undefined) return;
-    if (this.#scheduled) this.#live.change(name, 0, -1);
-    else this.#live.change(name, -1, 0);
+    if (this.#scheduled) this.#count(0, -1);
+    else this.#count(-1, 0);
+  }
+
+  /** The request is live under each of its adapters. */
+  #count(waiting: number, running: number): void {
+    for (const name of this.#target.names) this.#live.change(name, waiting, running);
   }
 }
 

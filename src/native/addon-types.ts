@@ -198,11 +198,14 @@ export interface StepPacket {
   blockCopies: Int32Array;
   numBlockCopies: number;
 
-  /** int32 [G+1], [G], float32 [G]: runs of tokens that use one adapter slot; -1 is the base. */
+  /** int32 [G+1]: runs of tokens that use the same adapters. */
   segmentStart: Int32Array;
-  segmentSlot: Int32Array;
-  /** Weight on the adapter's delta; 1 is the adapter as trained. */
-  segmentScale: Float32Array;
+  /** int32 [G+1]: each run's adapters among the E entries below; a run without any is the base's. */
+  segmentAdapterStart: Int32Array;
+  /** int32 [E]: slots, distinct within a run. Their deltas are added to a row in this order. */
+  adapterSlot: Int32Array;
+  /** float32 [E]: weight on the adapter's delta; 1 is the adapter as trained. */
+  adapterScale: Float32Array;
 
   /** int32 [R]: token rows (0..T-1) whose logits are needed; ascending. */
   logitRows: Int32Array;

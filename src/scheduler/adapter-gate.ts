@@ -1,8 +1,11 @@
-/** One adapter reference per group, held while any of its sequences is in the batch. */
+/**
+ * One reference per group to each of its adapters, all or none, held while any of its sequences is in
+ * the batch.
+ */
 import type { AdapterResidency } from '../adapters/types.ts';
 import { LoramuxError } from '../errors.ts';
 import type { Lane } from './lane.ts';
-import type { Sequence, SequenceGroup } from './sequence.ts';
+import { NO_SLOTS, type Sequence, type SequenceGroup } from './sequence.ts';
 
 export class AdapterGate {
   readonly #residency: AdapterResidency | undefined;
@@ -16,43 +19,42 @@ export class AdapterGate {
   }
 
   /**
-   * Makes the group's adapter usable. 'ready' took a reference if the group had none (`settle` gives
-   * an unused one back); 'wait' means the adapter is not resident yet; an error is final.
+   * Makes the group's adapters usable. 'ready' took references if the group had none (`settle` gives
+   * unused ones back); 'wait' means they are not all resident yet; an error is final.
    */
   open(group: SequenceGroup): 'ready' | 'wait' | LoramuxError {
     const { lane } = group;
-    if (lane.generation === undefined || group.numRunning > 0) return 'ready';
+    if (lane.generations.length === 0 || group.numRunning > 0) return 'ready';
     if (this.#residency === undefined) {
       return new LoramuxError('internal_error', 'This engine was built without adapters.');
     }
-    const slot = this.#residency.tryAcquire(lane.generation);
-    if (slot === undefined) {
+    const slots = this.#residency.tryAcquire(lane.generations);
+    if (slots === undefined) {
       lane.loadWanted = true;
       return 'wait';
     }
     lane.loadWanted = false;
-    if (slot instanceof LoramuxError) return slot;
-    group.slot = slot;
+    if (slots instanceof LoramuxError) return slots;
+    group.slots = slots;
     return 'ready';
   }
 
-  /** Others that go first may keep the room that the lane's adapter waits for. */
-  waitsForRoom({ generation }: Lane<Sequence>): boolean {
-    return generation !== undefined && this.#residency?.waitsForRoom(generation) === true;
+  /** Others that go first may keep the room that the lane's adapters wait for. */
+  waitsForRoom({ generations }: Lane<Sequence>): boolean {
+    return generations.length > 0 && this.#residency?.waitsForRoom(generations) === true;
   }
 
-  /** Gives the reference back unless a sequence of the group runs. */
+  /** Gives the references back unless a sequence of the group runs. */
   settle(group: SequenceGroup): void {
-    const { generation } = group.lane;
-    if (generation === undefined || group.numRunning > 0 || group.slot < 0) return;
-    group.slot = -1;
-    this.#residency?.release(generation);
+    if (group.slots.length === 0 || group.numRunning > 0) return;
+    group.slots = NO_SLOTS;
+    this.#residency?.release(group.lane.generations);
   }
 
-  /** Nobody who waits may use the lane's adapter now: a load for it may be dropped. */
+  /** Nobody who waits may use the lane's adapters now: loads for them may be dropped. */
   withdraw(lane: Lane<Sequence>): void {
-    if (!lane.loadWanted || lane.generation === undefined) return;
+    if (!lane.loadWanted) return;
     lane.loadWanted = false;
-    this.#residency?.forget(lane.generation);
+    this.#residency?.forget(lane.generations);
   }
 }

@@ -1,6 +1,7 @@
 /**
  * Fair choice among adapters: the virtual token counter of Sheng et al. 2024 (arXiv 2401.00588).
- * The base counts as one adapter.
+ * The base counts as one adapter, and so does each set of adapters that requests name together,
+ * whatever their weights: it has a counter of its own, beside those of its adapters.
  *
  * Each adapter's counter grows by INPUT_TOKEN_WEIGHT per prompt token computed for it (charged at
  * admission; tokens from the prefix cache are free) and by OUTPUT_TOKEN_WEIGHT per generated token.

@@ -1,4 +1,7 @@
-/** The waiting sequences of one adapter (or of the base), first come first served. */
+/**
+ * The waiting sequences of one adapter, of the base, or of one set of adapters whatever their weights,
+ * first come first served.
+ */
 import type { AdapterGeneration } from '../adapters/types.ts';
 
 /** What the order of a queue depends on. */
@@ -21,8 +24,8 @@ export function insertByArrival<T extends Queued>(sorted: T[], item: T): void {
 
 export class Lane<T extends Queued> {
   readonly key: string;
-  /** undefined is the base. */
-  readonly generation: AdapterGeneration | undefined;
+  /** Ordered by digest; none is the base. */
+  readonly generations: readonly AdapterGeneration[];
   /** Virtual counter: weighted tokens this adapter was served (see fairness.ts). */
   served = 0;
   /** Ordered by arrival; preempted sequences keep their first place. */
@@ -32,9 +35,9 @@ export class Lane<T extends Queued> {
   /** The residency was asked, answered "not yet" and still works for this lane. */
   loadWanted = false;
 
-  constructor(key: string, generation: AdapterGeneration | undefined) {
+  constructor(key: string, generations: readonly AdapterGeneration[]) {
     this.key = key;
-    this.generation = generation;
+    this.generations = generations;
   }
 
   get head(): T | undefined {

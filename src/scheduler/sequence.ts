@@ -36,6 +36,8 @@ export class Sequence {
   numRegistered = 0;
   /** Set between steps; the choice ends with this reason at the next border. */
   endRequested: FinishReason | undefined = undefined;
+  /** Ended because that was asked for: tokens of it that nobody has heard of are dropped. */
+  isSilenced = false;
 
   constructor(group: SequenceGroup, index: number) {
     this.group = group;
@@ -86,6 +88,9 @@ export class Sequence {
   }
 }
 
+/** Of the base, and of who waits. */
+export const NO_SLOTS: readonly number[] = [];
+
 const LOW_32 = 0xffff_ffffn;
 
 export class SequenceGroup {
@@ -104,10 +109,10 @@ export class SequenceGroup {
   carrier: Sequence | undefined;
   /** Choices that have not finished. */
   numLive: number;
-  /** Sequences in the batch; the group holds one adapter reference while it is above 0. */
+  /** Sequences in the batch; the group holds its adapter references while it is above 0. */
   numRunning = 0;
-  /** Adapter slot while running, -1 for the base. */
-  slot = -1;
+  /** Slots of the request's adapters, in their order, while a sequence runs. */
+  slots: readonly number[] = NO_SLOTS;
   /** Prompt tokens taken from the prefix cache at the first admission; undefined before it. */
   cachedPromptTokens: number | undefined = undefined;
   /** Prompt positions [0, numScored) whose log-probabilities are known. */

@@ -1,4 +1,5 @@
 /** What one step will run: which sequences, how many tokens of each, which rows of logits. */
+import type { WeightedAdapter } from '../adapters/types.ts';
 import type { LoramuxError } from '../errors.ts';
 import type { StepReservation } from '../kvcache/reservation.ts';
 import { byArrival } from './lane.ts';
@@ -66,7 +67,7 @@ export class StepPlan {
     this.#spare.push(entry);
   }
 
-  /** Base first, then by adapter slot and scale, so that segments are few and long. */
+  /** Base first, then by adapter slots and weights, so that segments are few and long. */
   sort(): void {
     this.entries.sort(bySegment);
   }
@@ -75,9 +76,27 @@ export class StepPlan {
 function bySegment(a: ScheduledSequence, b: ScheduledSequence): number {
   const groupA = a.sequence.group;
   const groupB = b.sequence.group;
-  return (
-    groupA.slot - groupB.slot ||
-    groupA.request.adapterScale - groupB.request.adapterScale ||
-    byArrival(a.sequence, b.sequence)
-  );
+  const order =
+    groupA.lane === groupB.lane
+      ? byWeights(groupA.request.adapters, groupB.request.adapters)
+      : bySlots(groupA.slots, groupB.slots);
+  return order || byArrival(a.sequence, b.sequence);
+}
+
+/** As words by their letters: the base has none, and is first. */
+function bySlots(a: readonly number[], b: readonly number[]): number {
+  for (let i = 0; ; i++) {
+    const slot = a[i] ?? -1;
+    const other = b[i] ?? -1;
+    if (slot !== other || slot < 0) return slot - other;
+  }
+}
+
+/** Of the same adapters. */
+function byWeights(a: readonly WeightedAdapter[], b: readonly WeightedAdapter[]): number {
+  for (let i = 0; i < a.length; i++) {
+    const difference = a[i]!.weight - b[i]!.weight;
+    if (difference !== 0) return difference;
+  }
+  return 0;
 }

@@ -2,7 +2,7 @@
  * Everything that waits, in one lane per adapter. A lane whose adapter is not resident is *parked*:
  * nobody looks at it again until the residency reports a change, so a step costs nothing for it.
  */
-import type { AdapterGeneration } from '../adapters/types.ts';
+import type { WeightedAdapter } from '../adapters/types.ts';
 import { FairShare } from './fairness.ts';
 import { Lane as LaneOf } from './lane.ts';
 import { MAX_IDLE_LANES } from './limits.ts';
@@ -11,6 +11,11 @@ import type { Sequence, SequenceGroup } from './sequence.ts';
 type Lane = LaneOf<Sequence>;
 
 const BASE_KEY = '';
+
+function keyOf(adapters: readonly WeightedAdapter[]): string {
+  if (adapters.length < 2) return adapters[0]?.generation.digest ?? BASE_KEY;
+  return adapters.map(({ generation }) => generation.digest).join();
+}
 
 export class WaitingQueue {
   readonly fairShare = new FairShare();
@@ -40,12 +45,13 @@ export class WaitingQueue {
     return this.#numNew;
   }
 
-  /** The lane of an adapter, for a new group. */
-  laneFor(generation: AdapterGeneration | undefined): Lane {
-    const key = generation?.digest ?? BASE_KEY;
+  /** The lane of these adapters, which are ordered by digest, for a new group. */
+  laneFor(adapters: readonly WeightedAdapter[]): Lane {
+    const key = keyOf(adapters);
     let lane = this.#lanes.get(key);
     if (lane === undefined) {
-      lane = new LaneOf<Sequence>(key, generation);
+      const generations = adapters.map(({ generation }) => generation);
+      lane = new LaneOf<Sequence>(key, generations);
       this.#lanes.set(key, lane);
     }
     return lane;

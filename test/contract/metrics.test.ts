@@ -33,7 +33,7 @@ beforeAll(async () => {
   // Every family gets a sample, so that its labels can be seen.
   metrics.httpRequest('/', 'GET', 200, 1);
   metrics.residencyEvent({ kind: 'loaded', digest: 'd', bytes: 1, ms: 1, tier: 'disk' });
-  const observer = metrics.observe({ name: 'a' }, 0);
+  const observer = metrics.observe(['a'], 0);
   observer.scheduled(1);
   observer.token(0);
   observer.end('error', { code: 'engine_failed' } as never);

@@ -68,7 +68,8 @@ describe.each(MODELS)('%s', (model) => {
     const slots = new Map<string, number>();
     for (const name of names) {
       const { generation } = stack.adapters.resolve(name);
-      slots.set(name, stack.residency.tryAcquire(generation) as number);
+      const [slot] = stack.residency.tryAcquire([generation]) as readonly number[];
+      slots.set(name, slot!);
     }
     for (const prompt of new Set(cases.map((golden) => golden.prompt))) {
       await checkOneStep(
@@ -76,7 +77,7 @@ describe.each(MODELS)('%s', (model) => {
         slots,
       );
     }
-    for (const name of names) stack.residency.release(stack.adapters.resolve(name).generation);
+    for (const name of names) stack.residency.release([stack.adapters.resolve(name).generation]);
   });
 
   /** The same prompt of the base and of every adapter in one step, all rows scored. */

@@ -15,11 +15,20 @@ const MIXES: Record<string, Omit<FuzzOptions, 'seed'>> = {
   'roomy pool': { numRequests: 40, numAdapters: 3, maxSlots: 4, numBlocks: 200 },
   'tiny pool': { numRequests: 40, numAdapters: 3, maxSlots: 2, numBlocks: 24, interruption: 0.3 },
   'one slot, many adapters': { numRequests: 30, numAdapters: 6, maxSlots: 1, numBlocks: 40 },
+  'sums of adapters': {
+    numRequests: 40,
+    numAdapters: 5,
+    maxSlots: 3,
+    numBlocks: 60,
+    sums: 0.5,
+    interruption: 0.2,
+  },
   'failing steps': {
     numRequests: 40,
     numAdapters: 4,
     maxSlots: 2,
     numBlocks: 30,
+    sums: 0.2,
     failure: 0.05,
     interruption: 0.3,
   },
@@ -75,8 +84,16 @@ describe('engine under random load', () => {
 describe('mutation check: the fuzz goes red when a field leaves the block hash', () => {
   const mix = { numRequests: 60, numAdapters: 3, maxSlots: 4, numBlocks: 200 };
   const broken: Record<string, (identity: CacheIdentity) => string> = {
-    'adapter digest': (identity) => rootHash({ ...identity, adapterDigest: 'same' }),
-    'adapter scale': (identity) => rootHash({ ...identity, adapterScale: 1 }),
+    'adapter digest': (identity) =>
+      rootHash({
+        ...identity,
+        adapters: identity.adapters.map(({ weight }) => ({ generation: { digest: '' }, weight })),
+      }),
+    'adapter scale': (identity) =>
+      rootHash({
+        ...identity,
+        adapters: identity.adapters.map(({ generation }) => ({ generation, weight: 1 })),
+      }),
   };
   for (const [field, identify] of Object.entries(broken)) {
     it(field, async () => {

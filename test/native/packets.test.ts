@@ -26,6 +26,15 @@ beforeAll(async () => {
 });
 afterAll(() => session.close());
 
+/** The fields that say which adapters the two segments of `validPacket` have. */
+function adaptersOf(slots: number[], starts: number[], scales = slots.map(() => 1)) {
+  return {
+    segmentAdapterStart: Int32Array.from(starts),
+    adapterSlot: Int32Array.from(slots),
+    adapterScale: Float32Array.from(scales),
+  };
+}
+
 /** Two sequences, an adapter and the base, penalties, bias and a block copy. */
 function validPacket(): StepPacket {
   return packStep(
@@ -114,10 +123,17 @@ describe('a packet is refused', () => {
     ['segmentStart', (p) => p.segmentStart.set([1], 0)],
     ['segmentStart', (p) => p.segmentStart.set([3], 2)],
     ['segmentStart', (p) => p.segmentStart.set([9], 1)],
-    ['segmentSlot', (p) => p.segmentSlot.set([1], 0)],
-    ['segmentSlot', (p) => p.segmentSlot.set([-2], 0)],
-    ['segmentSlot', (p) => p.segmentSlot.set([4], 0)],
-    ['segmentScale', (p) => p.segmentScale.set([Number.NaN], 0)],
+    ['segmentAdapterStart', (p) => p.segmentAdapterStart.set([1], 0)],
+    ['segmentAdapterStart', (p) => Object.assign(p, adaptersOf([0], [0, 1, 0]))],
+    ['segmentAdapterStart', (p) => Object.assign(p, { segmentAdapterStart: new Int32Array(2) })],
+    ['adapterSlot', (p) => Object.assign(p, adaptersOf([0, 0], [0, 2, 2]))],
+    ['adapterSlot', (p) => Object.assign(p, adaptersOf([1], [0, 1, 1]))],
+    ['adapterSlot', (p) => Object.assign(p, adaptersOf([-1], [0, 1, 1]))],
+    ['adapterSlot', (p) => Object.assign(p, adaptersOf([4], [0, 0, 1]))],
+    ['adapterSlot', (p) => p.segmentAdapterStart.set([2 ** 31 - 1], 2)],
+    ['adapterSlot', (p) => p.segmentAdapterStart.set([2, 2], 1)],
+    ['adapterScale', (p) => Object.assign(p, adaptersOf([0], [0, 1, 1], [Number.NaN]))],
+    ['adapterScale', (p) => Object.assign(p, adaptersOf([0], [0, 1, 1], []))],
     ['logitRows', (p) => p.logitRows.set([4], 2)],
     ['logitRows', (p) => p.logitRows.set([2, 1], 0)],
     ['targetIds', (p) => p.sampling.targetIds.set([320], 0)],

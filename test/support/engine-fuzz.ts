@@ -6,6 +6,7 @@
  */
 
 import { isDeepStrictEqual } from 'node:util';
+import type { WeightedAdapter } from '../../src/adapters/types.ts';
 import type { EngineOptions } from '../../src/engine/options.ts';
 import { engineViolations } from '../../src/engine/snapshot.ts';
 import type { SamplingParams } from '../../src/engine/types.ts';
@@ -28,6 +29,8 @@ export interface FuzzOptions {
   numAdapters: number;
   maxSlots: number;
   numBlocks: number;
+  /** Chance that a request has several adapters; one more than there are slots now and then. */
+  sums?: number;
   /** Chance that a step fails. */
   failure?: number;
   /** Chance that a step puts the session at fault, and it is replaced. */
@@ -51,6 +54,8 @@ export interface FuzzReport {
   maxAdaptersInOneStep: number;
 }
 
+/** What can never run says so at once. */
+const REFUSALS = new Set(['capacity_exceeded', 'adapter_never_fits']);
 const MAX_MODEL_LEN = 96;
 const NAN_TOKEN = 60;
 
@@ -87,9 +92,9 @@ export async function fuzzEngine(options: FuzzOptions): Promise<FuzzReport> {
       try {
         requests.push(submitWithInterruptions(harness, spec, random, options.interruption ?? 0));
       } catch (error) {
-        const { code } = error as { code?: string };
+        const { code } = error as { code: string };
         if (code === 'session_restarting') refused += 1;
-        else if (code !== 'capacity_exceeded') throw error;
+        else if (!REFUSALS.has(code)) throw error;
         requests.push({ spec, tokens: [], finishes: [], violations: [] } as unknown as Recorded);
       }
     }
@@ -159,14 +164,25 @@ function randomSpec(random: Random, prefixes: number[][], options: FuzzOptions):
     logitBias: new Map([[NAN_TOKEN, Number.NEGATIVE_INFINITY]]),
   };
   const index = random.int(0, options.numAdapters);
+  const isSum = options.sums !== undefined && random.chance(options.sums);
   return {
     prompt,
     adapter: index === 0 ? undefined : generation(`a${index}`),
+    adapters: isSum ? randomSum(random, options) : undefined,
     scale: random.chance(0.15) ? 0.5 : 1,
     salt: random.chance(0.1) ? 'tenant' : '',
     n,
     sampling,
   };
+}
+
+/** Two and more, in any order, sometimes one of them twice. */
+function randomSum(random: Random, options: FuzzOptions): WeightedAdapter[] {
+  const count = random.int(2, options.maxSlots + (random.chance(0.1) ? 1 : 0));
+  return Array.from({ length: count }, () => ({
+    generation: generation(`a${random.int(1, options.numAdapters)}`),
+    weight: random.pick([1, 1, 0.5, -2]),
+  }));
 }
 
 function submitWithInterruptions(
@@ -214,6 +230,7 @@ async function requestViolations(request: Recorded, options: FuzzOptions): Promi
       dynamicRopeMaxPositions: options.dynamicRopeMaxPositions,
     },
     native: { nanTokenId: NAN_TOKEN },
+    maxSlots: options.maxSlots,
   });
   for (const [choice, expected] of alone.tokens.entries()) {
     const got = request.tokens[choice]!;

@@ -1,5 +1,5 @@
 /** An engine over the fake session and residency, and listeners that record what they hear. */
-import type { AdapterGeneration } from '../../src/adapters/types.ts';
+import type { AdapterGeneration, WeightedAdapter } from '../../src/adapters/types.ts';
 import { EngineLoop, type StepRunner } from '../../src/engine/engine.ts';
 import type { EngineOptions } from '../../src/engine/options.ts';
 import { engineViolations } from '../../src/engine/snapshot.ts';
@@ -45,6 +45,8 @@ export interface RequestSpec {
   prompt: readonly number[];
   adapter?: AdapterGeneration | undefined;
   scale?: number;
+  /** Several, instead of one. */
+  adapters?: readonly WeightedAdapter[] | undefined;
   n?: number;
   salt?: string;
   sampling?: Partial<SamplingParams>;
@@ -66,6 +68,11 @@ export interface Recorded {
 
 export function generation(name: string): AdapterGeneration {
   return { digest: `digest-${name}`, rank: 8, residentBytes: 1024 };
+}
+
+/** One adapter as a list of them; none is the base. */
+export function weighted(adapter: AdapterGeneration | undefined, weight = 1): WeightedAdapter[] {
+  return adapter === undefined ? [] : [{ generation: adapter, weight }];
 }
 
 export function samplingParams(overrides: Partial<SamplingParams> = {}): SamplingParams {
@@ -164,8 +171,7 @@ export function engineRequest(spec: RequestSpec, id: string): EngineRequest {
   return {
     id,
     promptTokenIds: Int32Array.from(spec.prompt),
-    adapter: spec.adapter,
-    adapterScale: spec.scale ?? 1,
+    adapters: spec.adapters ?? weighted(spec.adapter, spec.scale),
     sampling: samplingParams(spec.sampling),
     n: spec.n ?? 1,
     cacheSalt: spec.salt ?? '',

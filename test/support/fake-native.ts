@@ -141,11 +141,15 @@ export class FakeNative {
   #adapterOf(packet: StepPacket, token: number): number {
     let g = 0;
     while (packet.segmentStart[g + 1]! <= token) g += 1;
-    const slot = packet.segmentSlot[g]!;
-    if (slot < 0) return 0;
-    const content = this.slots[slot];
-    if (content === undefined) throw new Error(`segment ${g} uses slot ${slot}, which is empty`);
-    return mix(hashText(content), Math.round(packet.segmentScale[g]! * 4096));
+    let adapters = 0;
+    for (let e = packet.segmentAdapterStart[g]!; e < packet.segmentAdapterStart[g + 1]!; e++) {
+      const slot = packet.adapterSlot[e]!;
+      const content = this.slots[slot];
+      if (content === undefined) throw new Error(`segment ${g} uses slot ${slot}, which is empty`);
+      // The order counts, as in sums of floating point numbers.
+      adapters = mix(adapters, mix(hashText(content), Math.round(packet.adapterScale[e]! * 4096)));
+    }
+    return adapters;
   }
 
   #rope(length: number): number {

@@ -1,7 +1,8 @@
 /**
  * Adapter slots without files: a load takes some turns of the event loop and writes the generation's
- * digest into the fake session's slot. Evicts the least recently used slot without references. A
- * loaded adapter is kept for who asked until it is acquired or forgotten.
+ * digest into the fake session's slot. Evicts the least recently used slot without references. Whoever
+ * asks is served in the order of asking, and what was loaded is kept for them until it is acquired or
+ * forgotten.
  */
 import type { AdapterGeneration, SessionResidency } from '../../src/adapters/types.ts';
 import { LoramuxError } from '../../src/errors.ts';
@@ -10,7 +11,6 @@ interface Slot {
   digest: string | undefined;
   loading: boolean;
   references: number;
-  wanted: boolean;
   lastUse: number;
 }
 
@@ -22,6 +22,9 @@ export interface FakeResidencyOptions {
   schedule?: (run: () => void) => void;
 }
 
+const keyOf = (generations: readonly AdapterGeneration[]) =>
+  generations.map(({ digest }) => digest).join();
+
 export class FakeResidency implements SessionResidency {
   readonly maxSlots: number;
   /** Generations whose load fails. */
@@ -32,9 +35,8 @@ export class FakeResidency implements SessionResidency {
   readonly #slots: Slot[];
   readonly #contents: (string | undefined)[];
   readonly #schedule: (run: () => void) => void;
-  /** Generations asked for and without a slot yet, in the order of asking. */
-  readonly #queue = new Map<string, AdapterGeneration>();
-  readonly #generations = new Map<string, AdapterGeneration>();
+  /** What was asked for together and not acquired yet, in the order of asking. */
+  readonly #claims = new Map<string, readonly AdapterGeneration[]>();
   #onChange: () => void = () => {};
   #clock = 0;
   #epoch = 0;
@@ -47,7 +49,6 @@ export class FakeResidency implements SessionResidency {
       digest: undefined,
       loading: false,
       references: 0,
-      wanted: false,
       lastUse: 0,
     }));
   }
@@ -57,47 +58,53 @@ export class FakeResidency implements SessionResidency {
     return new Map(held.map(({ digest, references }) => [digest!, references]));
   }
 
-  /** Generations somebody still waits for. */
+  /** Requests for adapters that are still waited for. */
   get numWanted(): number {
-    return this.#queue.size + this.#slots.filter(({ wanted }) => wanted).length;
+    return this.#claims.size;
   }
 
-  tryAcquire(generation: AdapterGeneration): number | undefined | LoramuxError {
-    if (this.failing.has(generation.digest)) {
-      return new LoramuxError('adapter_load_failed', `The load of ${generation.digest} failed.`);
+  tryAcquire(
+    generations: readonly AdapterGeneration[],
+  ): readonly number[] | undefined | LoramuxError {
+    const failing = generations.find(({ digest }) => this.failing.has(digest));
+    if (failing !== undefined) {
+      this.#claims.delete(keyOf(generations));
+      return new LoramuxError('adapter_load_failed', `The load of ${failing.digest} failed.`);
     }
-    const index = this.#slots.findIndex(({ digest }) => digest === generation.digest);
-    if (index >= 0) {
-      const slot = this.#slots[index]!;
-      if (slot.loading) return undefined;
-      slot.references += 1;
-      slot.wanted = false;
-      slot.lastUse = ++this.#clock;
-      return index;
+    const slots = generations.map(({ digest }) => this.#find(digest));
+    if (slots.every((slot) => slot !== undefined && !slot.loading)) {
+      this.#claims.delete(keyOf(generations));
+      return slots.map((slot) => {
+        slot!.references += 1;
+        slot!.lastUse = ++this.#clock;
+        return this.#slots.indexOf(slot!);
+      });
     }
-    this.#queue.set(generation.digest, generation);
+    const key = keyOf(generations);
+    if (!this.#claims.has(key)) this.#claims.set(key, generations);
     this.#pump();
     return undefined;
   }
 
-  waitsForRoom({ digest }: AdapterGeneration): boolean {
-    return this.#queue.has(digest);
+  waitsForRoom(generations: readonly AdapterGeneration[]): boolean {
+    const isMissing = generations.some(({ digest }) => this.#find(digest) === undefined);
+    return isMissing && this.#claims.has(keyOf(generations));
   }
 
-  release(generation: AdapterGeneration): void {
-    const slot = this.#slots.find(({ digest }) => digest === generation.digest);
-    if (slot === undefined || slot.references === 0) {
-      throw new Error(`${generation.digest} is released but not referenced`);
+  release(generations: readonly AdapterGeneration[]): void {
+    for (const { digest } of generations) {
+      const slot = this.#find(digest);
+      if (slot === undefined || slot.references === 0) {
+        throw new Error(`${digest} is released but not referenced`);
+      }
+      slot.references -= 1;
     }
-    slot.references -= 1;
     this.#pump();
   }
 
-  forget(generation: AdapterGeneration): void {
+  forget(generations: readonly AdapterGeneration[]): void {
     this.forgotten += 1;
-    this.#queue.delete(generation.digest);
-    const slot = this.#slots.find(({ digest }) => digest === generation.digest);
-    if (slot !== undefined) slot.wanted = false;
+    this.#claims.delete(keyOf(generations));
     this.#pump();
   }
 
@@ -107,8 +114,7 @@ export class FakeResidency implements SessionResidency {
     this.#epoch += 1;
     for (const [index, slot] of this.#slots.entries()) {
       if (slot.references > 0) throw new Error(`${slot.digest} is lost with references`);
-      if (slot.wanted) this.#queue.set(slot.digest!, this.#generations.get(slot.digest!)!);
-      Object.assign(slot, { digest: undefined, loading: false, wanted: false });
+      Object.assign(slot, { digest: undefined, loading: false });
       this.#contents[index] = undefined;
     }
     this.#pump();
@@ -119,31 +125,48 @@ export class FakeResidency implements SessionResidency {
     this.#onChange = listener;
   }
 
-  /** Starts loads for as many waiting generations as there are slots to give. */
+  #find(digest: string): Slot | undefined {
+    return this.#slots.find((slot) => slot.digest === digest);
+  }
+
+  /** Starts loads for as many who wait as there are slots to give; nobody passes another. */
   #pump(): void {
-    const epoch = this.#epoch;
-    for (const [digest, generation] of this.#queue) {
-      const slot = this.#victim();
-      if (slot === undefined) return;
-      this.#queue.delete(digest);
-      if (slot.digest !== undefined) this.evictions += 1;
-      const index = this.#slots.indexOf(slot);
-      this.#generations.set(digest, generation);
-      this.#contents[index] = undefined;
-      Object.assign(slot, { digest, loading: true, wanted: true, lastUse: ++this.#clock });
-      this.#schedule(() => {
-        if (epoch !== this.#epoch) return;
-        slot.loading = false;
-        this.#contents[index] = digest;
-        this.loads += 1;
-        this.#onChange();
-      });
+    const kept = new Set<string>();
+    for (const generations of this.#claims.values()) {
+      const digests = generations.map(({ digest }) => digest);
+      const isThere = digests.every((digest) => this.#find(digest)?.loading === false);
+      if (isThere) for (const digest of digests) kept.add(digest);
+    }
+    for (const generations of this.#claims.values()) {
+      for (const { digest } of generations) kept.add(digest);
+      for (const { digest } of generations) {
+        if (this.#find(digest) !== undefined) continue;
+        const slot = this.#victim(kept);
+        if (slot === undefined) return;
+        this.#load(slot, digest);
+      }
     }
   }
 
-  #victim(): Slot | undefined {
+  #load(slot: Slot, digest: string): void {
+    if (slot.digest !== undefined) this.evictions += 1;
+    const index = this.#slots.indexOf(slot);
+    this.#contents[index] = undefined;
+    Object.assign(slot, { digest, loading: true, lastUse: ++this.#clock });
+    const epoch = this.#epoch;
+    this.#schedule(() => {
+      if (epoch !== this.#epoch) return;
+      slot.loading = false;
+      this.#contents[index] = digest;
+      this.loads += 1;
+      this.#onChange();
+    });
+  }
+
+  #victim(kept: ReadonlySet<string>): Slot | undefined {
     const free = this.#slots.filter(
-      ({ references, loading, wanted }) => references === 0 && !loading && !wanted,
+      ({ references, loading, digest }) =>
+        references === 0 && !loading && !(digest !== undefined && kept.has(digest)),
     );
     return free.sort((a, b) => a.lastUse - b.lastUse)[0];
   }

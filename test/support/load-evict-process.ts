@@ -104,15 +104,16 @@ async function cycle(): Promise<void> {
 let stepping = Promise.resolve();
 
 async function use(meta: GenerationMeta): Promise<void> {
-  const slot = residency.tryAcquire(meta);
-  if (typeof slot !== 'number') {
-    residency.forget(meta);
+  const slots = residency.tryAcquire([meta]);
+  if (!Array.isArray(slots)) {
+    residency.forget([meta]);
     return;
   }
+  const [slot] = slots;
   const packet = packStep([{ tokens: [1, 2, 3], cached: 0, blocks: [0], slot }]);
   stepping = stepping.then(async () => {
     await session.step(packet);
-    residency.release(meta);
+    residency.release([meta]);
   });
   await stepping;
 }

@@ -35,8 +35,9 @@ function lengthViolations(p: StepPacket, limits: PacketLimits): string[] {
   need('contextLens', p.contextLens.length, p.numSequences);
   need('blockTables', p.blockTables.length, p.numSequences * p.maxBlocksPerSequence);
   need('segmentStart', p.segmentStart.length, p.numSegments + 1);
-  need('segmentSlot', p.segmentSlot.length, p.numSegments);
-  need('segmentScale', p.segmentScale.length, p.numSegments);
+  need('segmentAdapterStart', p.segmentAdapterStart.length, p.numSegments + 1);
+  need('adapterSlot', p.adapterSlot.length, p.segmentAdapterStart[p.numSegments]!);
+  need('adapterScale', p.adapterScale.length, p.segmentAdapterStart[p.numSegments]!);
   need('logitRows', p.logitRows.length, p.numRows);
   need('blockCopies', p.blockCopies.length, p.numBlockCopies * 2);
   need('historyStart', p.sampling.historyStart.length, p.numRows + 1);
@@ -106,20 +107,33 @@ function segmentViolations(p: StepPacket, limits: PacketLimits): string[] {
   const borders = new Set(p.queryStart.subarray(0, p.numSequences + 1));
   if (p.segmentStart[0] !== 0) violations.push('segments do not begin at 0');
   if (p.segmentStart[p.numSegments] !== p.numTokens) violations.push('segments do not end at T');
+  if (p.segmentAdapterStart[0] !== 0) violations.push('adapters do not begin at 0');
   const seen = new Set<string>();
-  let previousSlot = Number.NEGATIVE_INFINITY;
+  let previous: readonly number[] = [];
   for (let g = 0; g < p.numSegments; g++) {
-    const slot = p.segmentSlot[g]!;
+    const [from, to] = [p.segmentAdapterStart[g]!, p.segmentAdapterStart[g + 1]!];
+    const slots = [...p.adapterSlot.subarray(from, to)];
     if (p.segmentStart[g + 1]! <= p.segmentStart[g]!) violations.push(`segment ${g} is empty`);
     if (!borders.has(p.segmentStart[g]!)) violations.push(`segment ${g} cuts a sequence`);
-    if (slot < -1 || slot >= limits.maxSlots) violations.push(`segment ${g} has slot ${slot}`);
-    if (slot < previousSlot) violations.push(`segment ${g} is not in slot order`);
-    previousSlot = slot;
-    const key = `${slot}/${p.segmentScale[g]}`;
+    if (to < from) violations.push(`segment ${g} has ${to - from} adapters`);
+    if (new Set(slots).size < slots.length) violations.push(`segment ${g} has a slot twice`);
+    for (const slot of slots) {
+      if (slot < 0 || slot >= limits.maxSlots) violations.push(`segment ${g} has slot ${slot}`);
+    }
+    if (isBefore(slots, previous)) violations.push(`segment ${g} is not in slot order`);
+    previous = slots;
+    const key = `${slots}/${p.adapterScale.subarray(from, to)}`;
     if (seen.has(key)) violations.push(`segment ${g} could be joined with an earlier one`);
     seen.add(key);
   }
   return violations;
+}
+
+/** As words by their letters. */
+function isBefore(a: readonly number[], b: readonly number[]): boolean {
+  const at = a.findIndex((slot, i) => slot !== b[i]);
+  if (at < 0) return a.length < b.length;
+  return a[at]! < (b[at] ?? -1);
 }
 
 function rowViolations(p: StepPacket, limits: PacketLimits): string[] {

@@ -1,5 +1,9 @@
 /** A scheduler without an engine: groups from a few numbers, steps that always succeed. */
-import type { AdapterGeneration, AdapterResidency } from '../../src/adapters/types.ts';
+import type {
+  AdapterGeneration,
+  AdapterResidency,
+  WeightedAdapter,
+} from '../../src/adapters/types.ts';
 import type { SamplingParams } from '../../src/engine/types.ts';
 import { rootHash } from '../../src/kvcache/block-hash.ts';
 import type { SchedulerLimits } from '../../src/scheduler/limits.ts';
@@ -11,6 +15,8 @@ import { engineRequest } from './engine-harness.ts';
 export interface GroupSpec {
   prompt: readonly number[];
   adapter?: AdapterGeneration;
+  /** Several, instead of one; ordered by digest. */
+  adapters?: readonly WeightedAdapter[];
   n?: number;
   sampling?: Partial<SamplingParams>;
 }
@@ -40,8 +46,9 @@ export class SchedulerHarness {
   submit(spec: GroupSpec): SequenceGroup {
     const order = this.#numGroups++;
     const request = engineRequest(spec, String(order));
-    const lane = this.scheduler.waiting.laneFor(spec.adapter);
-    const root = rootHash({ adapterDigest: spec.adapter?.digest, adapterScale: 1, cacheSalt: '' });
+    const { adapters } = request;
+    const lane = this.scheduler.waiting.laneFor(adapters);
+    const root = rootHash({ adapters, cacheSalt: '' });
     const group = new SequenceGroup(request, order, lane, root);
     this.scheduler.submit(group);
     return group;

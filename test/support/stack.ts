@@ -50,6 +50,8 @@ export interface Ask {
   /** Registered name; undefined is the base. */
   adapter?: string | undefined;
   scale?: number;
+  /** Several with their weights, instead of one. */
+  adapters?: readonly (readonly [name: string, weight: number])[];
   n?: number;
   sampling?: Partial<SamplingParams>;
 }
@@ -161,8 +163,12 @@ export class Stack {
   /** Submits without waiting. */
   ask(ask: Ask): Asked {
     const n = ask.n ?? 1;
-    const record = ask.adapter === undefined ? undefined : this.adapters.resolve(ask.adapter);
-    const release = record === undefined ? undefined : this.adapters.hold(record.generation);
+    const one = ask.adapter === undefined ? [] : [[ask.adapter, ask.scale ?? 1] as const];
+    const adapters = (ask.adapters ?? one).map(([name, weight]) => ({
+      generation: this.adapters.resolve(name).generation,
+      weight,
+    }));
+    const releases = adapters.map(({ generation }) => this.adapters.hold(generation));
     const answer: Answer = {
       tokens: Array.from({ length: n }, () => []),
       logprobs: Array.from({ length: n }, () => []),
@@ -175,8 +181,7 @@ export class Stack {
       {
         id: `ask-${this.#asked++}`,
         promptTokenIds: Int32Array.from(ask.prompt),
-        adapter: record?.generation,
-        adapterScale: ask.scale ?? 1,
+        adapters,
         sampling: { ...GREEDY, ...ask.sampling },
         n,
         cacheSalt: '',
@@ -194,7 +199,7 @@ export class Stack {
           answer.finishes.push(finish);
           if (answer.finishes.length < n) return;
           answer.cachedPromptTokens = handle.cachedPromptTokens;
-          release?.();
+          for (const release of releases) release();
           resolve(answer);
         },
       },

@@ -31,13 +31,15 @@ export interface ChunkSpec {
   /** Adapter slot, -1 for the base. */
   slot?: number;
   scale?: number;
+  /** Several slots with their scales, instead of one. */
+  adapters?: readonly (readonly [slot: number, scale: number])[];
   /** Length for dynamic rope; default is each token's position + 1. */
   ropeLength?: number;
   /** Rows within the chunk whose logits are wanted; default is the last token. */
   rows?: { at: number; row?: RowSpec }[];
 }
 
-/** Packs chunks in the given order; neighbours with the same slot and scale share a segment. */
+/** Packs chunks in the given order; neighbours with the same slots and scales share a segment. */
 export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = []): StepPacket {
   const inputIds: number[] = [];
   const positions: number[] = [];
@@ -45,17 +47,17 @@ export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = 
   const queryStart = [0];
   const contextLens: number[] = [];
   const slotMapping: number[] = [];
-  const segments: { start: number; slot: number; scale: number }[] = [];
+  const segments: { start: number; adapters: NonNullable<ChunkSpec['adapters']> }[] = [];
   const logitRows: number[] = [];
   const rows: RowSpec[] = [];
   const maxBlocks = Math.max(...chunks.map((chunk) => chunk.blocks.length));
   const blockTables: number[] = [];
   for (const chunk of chunks) {
     const start = inputIds.length;
-    const slot = chunk.slot ?? -1;
-    const scale = chunk.scale ?? 1;
+    const { slot = -1, scale = 1 } = chunk;
+    const adapters = chunk.adapters ?? (slot < 0 ? [] : [[slot, scale] as const]);
     const last = segments.at(-1);
-    if (last?.slot !== slot || last.scale !== scale) segments.push({ start, slot, scale });
+    if (String(last?.adapters) !== String(adapters)) segments.push({ start, adapters });
     for (const [i, token] of chunk.tokens.entries()) {
       const place = chunk.cached + i;
       inputIds.push(token);
@@ -72,6 +74,7 @@ export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = 
     contextLens.push(chunk.cached + chunk.tokens.length);
     blockTables.push(...chunk.blocks, ...Array(maxBlocks - chunk.blocks.length).fill(-1));
   }
+  const entries = segments.flatMap((s) => s.adapters);
   return {
     numTokens: inputIds.length,
     numSequences: chunks.length,
@@ -88,24 +91,27 @@ export function packStep(chunks: ChunkSpec[], blockCopies: [number, number][] = 
     slotMapping: Int32Array.from(slotMapping),
     blockCopies: Int32Array.from(blockCopies.flat()),
     segmentStart: Int32Array.from([...segments.map((s) => s.start), inputIds.length]),
-    segmentSlot: Int32Array.from(segments, (s) => s.slot),
-    segmentScale: Float32Array.from(segments, (s) => s.scale),
+    segmentAdapterStart: starts(segments.map((s) => s.adapters.length)),
+    adapterSlot: Int32Array.from(entries, ([slot]) => slot),
+    adapterScale: Float32Array.from(entries, ([, scale]) => scale),
     logitRows: Int32Array.from(logitRows),
     sampling: packSampling(rows),
   };
 }
 
+/** Where each of some lists begins when they stand one after another, and where the last one ends. */
+function starts(lengths: readonly number[]): Int32Array {
+  let sum = 0;
+  return Int32Array.from([
+    0,
+    ...lengths.map((length) => {
+      sum += length;
+      return sum;
+    }),
+  ]);
+}
+
 function packSampling(rows: RowSpec[]): SamplingArrays {
-  const starts = (lengths: number[]): Int32Array => {
-    let sum = 0;
-    return Int32Array.from([
-      0,
-      ...lengths.map((length) => {
-        sum += length;
-        return sum;
-      }),
-    ]);
-  };
   const history = rows.map((row) => row.history ?? []);
   const bias = rows.map((row) => row.bias ?? []);
   return {

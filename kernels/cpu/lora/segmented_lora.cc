@@ -1,6 +1,7 @@
 // Cuts SegmentedLora into units of like cost and runs them. A piece is a part of one segment: a
 // block of its rows times a part of the adapter. A unit is a run of pieces, so that many small ones
-// (low ranks, narrow modules) do not cost a hand-over each.
+// (low ranks, narrow modules) do not cost a hand-over each. Segments with the same rows are a
+// chain: an expand piece is of all its segments, one after another, so that units never collide.
 #include "loramux/segmented_lora.h"
 
 #include "cpu/kernel_table.h"
@@ -27,6 +28,8 @@ struct SegmentShape {
   int64_t segment = 0;
   int64_t rows = 0;
   int64_t row_block = 1;
+  int64_t chain = 1;  // segments whose expand pieces are cut here; 0: those of an earlier one are
+  int64_t expand_rows = 1;  // the smallest row_block of the chain
   int64_t panel = 0;  // ranks
   int64_t panels = 0;
   int64_t chunk = 0;  // inputs
@@ -36,7 +39,10 @@ struct SegmentShape {
   int64_t h_offset = 0;  // floats; h is [chunks, rows, rank]
 
   int64_t Parts(bool expand) const { return expand ? column_parts : panels * chunks; }
-  int64_t Pieces(bool expand) const { return CeilDiv(rows, row_block) * Parts(expand); }
+  int64_t RowBlock(bool expand) const { return expand ? expand_rows : row_block; }
+  int64_t Pieces(bool expand) const {
+    return expand && chain == 0 ? 0 : CeilDiv(rows, RowBlock(expand)) * Parts(expand);
+  }
 };
 
 struct UnitStart {
@@ -67,19 +73,46 @@ SegmentShape Measure(const SegmentedLoraArgs& args, const LoraSegment& s) {
     shape.chunk = args.in;
     shape.columns = is_long ? 256 : 1024;
   }
+  shape.expand_rows = shape.row_block;
   shape.panels = CeilDiv(s.rank, shape.panel);
   shape.chunks = CeilDiv(args.in, shape.chunk);
   shape.column_parts = CeilDiv(args.out, shape.columns);
   return shape;
 }
 
-int64_t PieceCost(const SegmentedLoraArgs& args, const SegmentShape& shape, bool expand) {
-  const LoraSegment& s = args.segments[shape.segment];
-  const int64_t weights = expand
-                              ? s.rank * MinOf(shape.columns, args.out)
-                              : MinOf<int64_t>(shape.panel, s.rank) * MinOf(shape.chunk, args.in);
-  return weights * ElementBytes(s.dtype) +
-         weights * MinOf(shape.row_block, shape.rows) / kMultiplyAddsPerByte;
+bool HaveSameRows(const LoraSegment& a, const LoraSegment& b) {
+  return a.begin == b.begin && a.end == b.end;
+}
+
+// Takes the next segment with the same rows into the chain that begins with `first`. Its pieces are
+// cut as the finest of the chain needs; all multiples of a panel are columns to cut at.
+void Join(const SegmentedLoraArgs& args, SegmentShape* first, SegmentShape* next) {
+  ++first->chain;
+  next->chain = 0;
+  first->expand_rows = MinOf(first->expand_rows, next->row_block);
+  first->columns = MinOf(first->columns, next->columns);
+  first->column_parts = CeilDiv(args.out, first->columns);
+}
+
+// Bytes that are read, and the time of the arithmetic as bytes.
+int64_t CostOf(const LoraSegment& s, int64_t weights, int64_t rows) {
+  return weights * ElementBytes(s.dtype) + weights * rows / kMultiplyAddsPerByte;
+}
+
+// Of a shrink piece, or of an expand piece with the rest of the chain.
+int64_t PieceCost(const SegmentedLoraArgs& args, const SegmentShape* shape, bool expand) {
+  if (!expand) {
+    const LoraSegment& s = args.segments[shape->segment];
+    const int64_t weights = MinOf<int64_t>(shape->panel, s.rank) * MinOf(shape->chunk, args.in);
+    return CostOf(s, weights, MinOf(shape->row_block, shape->rows));
+  }
+  int64_t cost = 0;
+  for (int64_t i = 0; i < shape->chain; ++i) {
+    const LoraSegment& s = args.segments[shape[i].segment];
+    cost += CostOf(s, s.rank * MinOf(shape->columns, args.out),
+                   MinOf(shape->expand_rows, shape->rows));
+  }
+  return cost;
 }
 
 // Fills starts[0 .. units], the last one being the end of all pieces, and returns the units.
@@ -88,8 +121,9 @@ int64_t CutUnits(const SegmentedLoraArgs& args, const SegmentShape* shapes, int3
   int64_t units = 0;
   int64_t cost = kUnitCost;
   for (int32_t i = 0; i < count; ++i) {
-    const int64_t piece_cost = PieceCost(args, shapes[i], expand);
     const int64_t pieces = shapes[i].Pieces(expand);
+    if (pieces == 0) continue;
+    const int64_t piece_cost = PieceCost(args, shapes + i, expand);
     for (int64_t piece = 0; piece < pieces; ++piece) {
       if (cost + piece_cost > kUnitCost) {
         starts[units++] = {i, static_cast<int32_t>(piece)};
@@ -111,14 +145,22 @@ struct Layout {
 
 Layout MeasureWorkspace(const SegmentedLoraArgs& args) {
   int64_t shapes = 0, shrink = 1, expand = 1, floats = 0;
+  SegmentShape first;  // of the chain that is being measured
   for (int64_t i = 0; i < args.num_segments; ++i) {
-    const SegmentShape shape = Measure(args, args.segments[i]);
+    SegmentShape shape = Measure(args, args.segments[i]);
     if (shape.rows == 0) continue;
+    shape.segment = i;
     ++shapes;
     shrink += shape.Pieces(false);
-    expand += shape.Pieces(true);
     floats += shape.chunks * shape.rows * args.segments[i].rank;
+    if (first.rows > 0 && HaveSameRows(args.segments[first.segment], args.segments[i])) {
+      Join(args, &first, &shape);
+    } else {
+      expand += first.Pieces(true);
+      first = shape;
+    }
   }
+  expand += first.Pieces(true);
   Layout layout;
   if (shapes == 0) return layout;
   const auto starts = static_cast<int64_t>(sizeof(UnitStart));
@@ -141,42 +183,45 @@ const lora::LoraKernels& KernelsOf(Isa isa, LoraDtype dtype) {
                                      : kernels.lora_i8;
 }
 
-void RunShrinkPiece(const SegmentedLoraPlan& plan, const SegmentShape& shape, int64_t index) {
+void RunShrinkPiece(const SegmentedLoraPlan& plan, const SegmentShape* shape, int64_t index) {
   const SegmentedLoraArgs& args = plan.args;
-  const LoraSegment& s = args.segments[shape.segment];
-  const int64_t row = index / shape.Parts(false) * shape.row_block;
-  const int64_t part = index % shape.Parts(false);
-  const int64_t chunk = part % shape.chunks;
+  const LoraSegment& s = args.segments[shape->segment];
+  const int64_t row = index / shape->Parts(false) * shape->row_block;
+  const int64_t part = index % shape->Parts(false);
+  const int64_t chunk = part % shape->chunks;
   ShrinkPiece piece;
   piece.segment = &s;
   piece.x = args.x + (s.begin + row) * args.x_stride;
   piece.x_stride = args.x_stride;
-  piece.rows = MinOf(shape.row_block, shape.rows - row);
+  piece.rows = MinOf(shape->row_block, shape->rows - row);
   piece.in = args.in;
-  piece.first_rank = part / shape.chunks * shape.panel;
-  piece.last_rank = MinOf<int64_t>(s.rank, piece.first_rank + shape.panel);
-  piece.first_in = chunk * shape.chunk;
-  piece.last_in = MinOf(args.in, piece.first_in + shape.chunk);
-  piece.h = plan.h + shape.h_offset + (chunk * shape.rows + row) * s.rank;
+  piece.first_rank = part / shape->chunks * shape->panel;
+  piece.last_rank = MinOf<int64_t>(s.rank, piece.first_rank + shape->panel);
+  piece.first_in = chunk * shape->chunk;
+  piece.last_in = MinOf(args.in, piece.first_in + shape->chunk);
+  piece.h = plan.h + shape->h_offset + (chunk * shape->rows + row) * s.rank;
   KernelsOf(plan.isa, s.dtype).shrink(piece);
 }
 
-void RunExpandPiece(const SegmentedLoraPlan& plan, const SegmentShape& shape, int64_t index) {
+void RunExpandPiece(const SegmentedLoraPlan& plan, const SegmentShape* shape, int64_t index) {
   const SegmentedLoraArgs& args = plan.args;
-  const LoraSegment& s = args.segments[shape.segment];
-  const int64_t row = index / shape.Parts(true) * shape.row_block;
+  const int64_t row = index / shape->Parts(true) * shape->expand_rows;
   ExpandPiece piece;
-  piece.segment = &s;
-  piece.h = plan.h + shape.h_offset + row * s.rank;
-  piece.chunks = shape.chunks;
-  piece.chunk_stride = shape.rows * s.rank;
-  piece.rows = MinOf(shape.row_block, shape.rows - row);
+  piece.rows = MinOf(shape->expand_rows, shape->rows - row);
   piece.out = args.out;
-  piece.first = index % shape.Parts(true) * shape.columns;
-  piece.last = MinOf(args.out, piece.first + shape.columns);
-  piece.y = args.y + (s.begin + row) * args.y_stride;
+  piece.first = index % shape->Parts(true) * shape->columns;
+  piece.last = MinOf(args.out, piece.first + shape->columns);
+  piece.y = args.y + (args.segments[shape->segment].begin + row) * args.y_stride;
   piece.y_stride = args.y_stride;
-  KernelsOf(plan.isa, s.dtype).expand(piece);
+  for (int64_t i = 0; i < shape->chain; ++i) {
+    const SegmentShape& part = shape[i];
+    const LoraSegment& s = args.segments[part.segment];
+    piece.segment = &s;
+    piece.h = plan.h + part.h_offset + row * s.rank;
+    piece.chunks = part.chunks;
+    piece.chunk_stride = part.rows * s.rank;
+    KernelsOf(plan.isa, s.dtype).expand(piece);
+  }
 }
 
 template <typename RunPiece>
@@ -188,7 +233,7 @@ void RunUnit(const SegmentedLoraPlan& plan, const void* starts, int64_t unit, bo
     const int64_t begin = i == range[0].shape ? range[0].piece : 0;
     // The entry past the last shape has piece 0 and is not read.
     const int64_t end = i == range[1].shape ? range[1].piece : shapes[i].Pieces(expand);
-    for (int64_t piece = begin; piece < end; ++piece) run(plan, shapes[i], piece);
+    for (int64_t piece = begin; piece < end; ++piece) run(plan, shapes + i, piece);
   }
 }
 
@@ -209,6 +254,7 @@ SegmentedLoraPlan PlanSegmentedLora(const SegmentedLoraArgs& args, Isa isa) {
   auto* shrink_starts = reinterpret_cast<UnitStart*>(base + layout.shrink_starts);
   auto* expand_starts = reinterpret_cast<UnitStart*>(base + layout.expand_starts);
   int32_t count = 0;
+  int32_t first = 0;  // of the chain that is being measured
   int64_t floats = 0;
   for (int64_t i = 0; i < args.num_segments; ++i) {
     SegmentShape shape = Measure(args, args.segments[i]);
@@ -219,6 +265,11 @@ SegmentedLoraPlan PlanSegmentedLora(const SegmentedLoraArgs& args, Isa isa) {
     floats += shape.chunks * elements;
     plan.shrink_cost += elements * args.in;
     plan.expand_cost += elements * args.out;
+    if (count > 0 && HaveSameRows(args.segments[shapes[first].segment], args.segments[i])) {
+      Join(args, &shapes[first], &shape);
+    } else {
+      first = count;
+    }
     shapes[count++] = shape;
   }
   plan.shrink_units = CutUnits(args, shapes, count, false, shrink_starts);

@@ -1,4 +1,5 @@
-// Segmented LoRA: y[t] += scale * B (A x[t]) for runs of rows that use one adapter.
+// Segmented LoRA: y[t] += scale * B (A x[t]) for runs of rows that use one adapter, or the sum of
+// that over several adapters.
 // After SGMV (Chen et al., Punica, arXiv 2310.18547) with ragged, unpadded ranks (S-LoRA,
 // 2311.03285).
 #pragma once
@@ -9,7 +10,8 @@
 namespace loramux {
 
 // A run of rows [begin, end) under one adapter. rank 0: the adapter does not change this module,
-// rows are left untouched bit for bit.
+// rows are left untouched bit for bit. Several adapters on the same rows are that many segments in
+// a row with the same bounds: a row's deltas are added to it one after another, in that order.
 struct LoraSegment {
   int32_t begin = 0;
   int32_t end = 0;
@@ -28,7 +30,9 @@ struct SegmentedLoraArgs {
   int64_t rows = 0;
   int64_t in = 0;  // >= 1
   int64_t out = 0;
-  const LoraSegment* segments = nullptr;  // disjoint, ascending; rows in none are untouched
+  // Ascending; two have the same rows (and stand together) or none in common. Rows in none are
+  // untouched.
+  const LoraSegment* segments = nullptr;
   int64_t num_segments = 0;
   void* workspace = nullptr;  // SegmentedLoraWorkspace(...) bytes, 64-byte aligned
 };
@@ -37,7 +41,7 @@ struct SegmentedLoraArgs {
 // not be initialised and mean nothing afterwards.
 int64_t SegmentedLoraWorkspace(const SegmentedLoraArgs& args);
 
-// A row's result depends only on that row, its adapter and the ISA: never on the other rows, the
+// A row's result depends only on that row, its adapters and the ISA: never on the other rows, the
 // segment's length or the number of threads (bitwise).
 //
 // Two phases with a barrier between them, shrink (h = A x) and expand (y = y + scale * B h).

@@ -1,5 +1,6 @@
 /** Which adapter has which slot, and how many bytes of adapter memory. Numbers only. */
 import type { AdapterGeneration } from '../types.ts';
+import { type Claim, isKept } from './claims.ts';
 import type { LoadWaiter } from './load-waiters.ts';
 import type { ResidencyState } from './types.ts';
 
@@ -11,8 +12,10 @@ export interface SlotEntry {
   slot: number;
   bytes: number;
   references: number;
-  /** A request asked and has neither acquired nor forgotten it. */
-  wanted: boolean;
+  /** Of requests that asked and have neither acquired nor forgotten it. */
+  readonly claims: Set<Claim>;
+  /** Its turn while it waits. */
+  since: number;
   /** Explicit loads that wait for it. */
   readonly waiters: Set<LoadWaiter>;
   pinned: boolean;
@@ -32,7 +35,8 @@ export function newEntry(generation: AdapterGeneration, pinned: boolean, bytes: 
     slot: -1,
     bytes,
     references: 0,
-    wanted: false,
+    claims: new Set(),
+    since: 0,
     waiters: new Set(),
     pinned,
     leaving: undefined,
@@ -43,7 +47,7 @@ export function newEntry(generation: AdapterGeneration, pinned: boolean, bytes: 
 
 /** Somebody has a use for it beyond those that run with it. */
 export function isAwaited(entry: SlotEntry): boolean {
-  return entry.wanted || entry.waiters.size > 0;
+  return entry.claims.size > 0 || entry.waiters.size > 0;
 }
 
 /** Its slot may be freed. */
@@ -51,9 +55,15 @@ export function isIdle(entry: SlotEntry): boolean {
   return entry.state === 'resident' && entry.references === 0 && !isAwaited(entry);
 }
 
-/** It may be freed to make room. */
+/** It may be freed to make room for any other. */
 export function isVictim(entry: SlotEntry): boolean {
   return isIdle(entry) && !entry.pinned && !entry.stuck;
+}
+
+/** It may be freed to make room for `next`, though requests claim it that wait for others besides. */
+function makesWay(entry: SlotEntry, next: SlotEntry): boolean {
+  if (entry.state !== 'resident' || entry.references > 0 || entry.waiters.size > 0) return false;
+  return !entry.pinned && !entry.stuck && entry.claims.size > 0 && !isKept(entry, next);
 }
 
 export class SlotBook {
@@ -128,17 +138,22 @@ export class SlotBook {
     return this.#fits(entry, this.#bytes, this.#freeSlots.length);
   }
 
-  /** Whom to free so that the entry fits, the least recently used first; undefined: not possible yet. */
+  /**
+   * Whom to free so that the entry fits, the least recently used first, those that somebody
+   * claims last; undefined: not possible yet.
+   */
   victims(entry: SlotEntry): SlotEntry[] | undefined {
     const victims: SlotEntry[] = [];
     let bytes = this.#bytes;
     let slots = this.#freeSlots.length;
-    for (const candidate of this.#entries.values()) {
-      if (this.#fits(entry, bytes, slots)) break;
-      if (!isVictim(candidate)) continue;
-      victims.push(candidate);
-      bytes -= candidate.bytes;
-      slots++;
+    for (const mayGo of [isVictim, makesWay]) {
+      for (const candidate of this.#entries.values()) {
+        if (this.#fits(entry, bytes, slots)) return victims;
+        if (!mayGo(candidate, entry)) continue;
+        victims.push(candidate);
+        bytes -= candidate.bytes;
+        slots++;
+      }
     }
     return this.#fits(entry, bytes, slots) ? victims : undefined;
   }

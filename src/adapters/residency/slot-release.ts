@@ -1,4 +1,5 @@
 /** Frees slots: now, as soon as nobody uses them, or later when the session refuses. */
+import { disown } from './claims.ts';
 import { isIdle, type SlotBook, type SlotEntry } from './slot-book.ts';
 import type { ResidencyOptions } from './types.ts';
 
@@ -87,6 +88,10 @@ export class SlotRelease {
     }
     this.#leaving.delete(entry);
     this.#book.remove(entry);
+    const { unhold } = entry;
+    entry.unhold = undefined;
+    disown(entry);
+    unhold?.();
     return true;
   }
 

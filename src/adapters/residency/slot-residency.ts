@@ -2,6 +2,8 @@
  * Which adapters are in the session's slots. Policy only: the session owns the memory, the images
  * bring the bytes.
  *
+ * A request may need several adapters at once: it gets all of them or none (claims.ts).
+ *
  * An adapter is *waiting* for room, *loading*, *resident* or *failed*. Loads start in the order they
  * were asked for; the first that does not fit makes the others wait, so a large adapter is not
  * starved by small ones. Room is made by evicting the least recently used adapter that is not pinned,
@@ -16,18 +18,21 @@
  * defect and freeing is tried again later.
  */
 import { LoramuxError } from '../../errors.ts';
-import type { OpenedImage } from '../service-types.ts';
 import type {
   AdapterGeneration,
   ResidencyControl,
   ResidencyView,
   SessionResidency,
 } from '../types.ts';
-import { LoadFailures, loadError } from './failures.ts';
+import { type Claim, Claims, firstTurn } from './claims.ts';
+import { LoadFailures, loadError, shuttingDown } from './failures.ts';
+import { LoadQueue } from './load-queue.ts';
 import { LoadWaiters } from './load-waiters.ts';
+import { neverFit } from './never-fit.ts';
 import { choosePins, type PinChoice, PinRetries } from './pins.ts';
 import { isAwaited, isIdle, isVictim, newEntry, SlotBook, type SlotEntry } from './slot-book.ts';
 import { slotBytesOf } from './slot-bytes.ts';
+import { SlotLoads } from './slot-loads.ts';
 import { SlotRelease } from './slot-release.ts';
 import { residencyStats, residentAdapters } from './stats.ts';
 import type { AdapterResidencyStats, ResidencyOptions, ResidentAdapter } from './types.ts';
@@ -39,105 +44,113 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
   readonly maxSlots: number;
   readonly #options: ResidencyOptions;
   readonly #loadsMax: number;
-  readonly #now: () => number;
   readonly #book: SlotBook;
   readonly #release: SlotRelease;
-  readonly #waiting = new Set<SlotEntry>();
+  readonly #waiting = new LoadQueue();
   readonly #failures: LoadFailures;
   readonly #waiters = new LoadWaiters();
   readonly #pinRetries: PinRetries;
-  readonly #loads = new Set<Promise<void>>();
-  /** Loads into slots that were lost; they change nothing any more. */
-  readonly #lostLoads = new Set<Promise<void>>();
-  readonly #counts = {
-    hits: 0,
-    misses: 0,
-    loads: 0,
-    loadFailures: 0,
-    loadMsSum: 0,
-    loadsByTier: { host: 0, disk: 0, registry: 0 },
-  };
+  readonly #claims = new Claims();
+  readonly #loads: SlotLoads;
+  #hits = 0;
+  #misses = 0;
   #pins: PinChoice = { pinned: new Map(), leftOut: [], bytes: 0 };
   #listener: () => void = () => undefined;
-  /** Native sessions before this one. */
-  #epoch = 0;
   #closed = false;
 
   constructor(options: ResidencyOptions) {
     this.#options = options;
     this.maxSlots = options.maxSlots;
     this.#loadsMax = options.maxConcurrentLoads ?? DEFAULT_CONCURRENT_LOADS;
-    this.#now = options.now ?? (() => performance.now());
+    const now = options.now ?? (() => performance.now());
     const retryMs = options.failureRetryMs ?? DEFAULT_FAILURE_RETRY_MS;
-    this.#failures = new LoadFailures(retryMs, this.#now);
+    this.#failures = new LoadFailures(retryMs, now);
     this.#pinRetries = new PinRetries(retryMs, (generation) => this.#requestPin(generation));
     this.#book = new SlotBook(options.maxSlots, options.maxBytes);
+    this.#loads = new SlotLoads(options, this.#book, now, {
+      loaded: (entry) => this.#onLoaded(entry),
+      failed: (entry, error) => this.#onLoadFailed(entry, error),
+      over: (entry) => {
+        this.#settle(entry);
+        this.#pump();
+        this.#listener();
+      },
+    });
     this.#release = new SlotRelease(this.#book, options, () => this.#pump());
     options.images.onRetired((digest) => this.#retire(digest));
   }
 
-  tryAcquire(generation: AdapterGeneration): number | undefined | LoramuxError {
-    const { digest } = generation;
-    let entry = this.#book.get(digest);
-    if (entry === undefined) {
-      const refusal = this.#failures.tell(digest) ?? this.#refusal(generation);
-      if (refusal !== undefined) return refusal;
-      entry = this.#newEntry(generation);
+  tryAcquire(
+    generations: readonly AdapterGeneration[],
+  ): readonly number[] | undefined | LoramuxError {
+    const known = this.#claims.get(generations);
+    const entries = this.#ask(generations);
+    if (entries instanceof LoramuxError) {
+      if (known !== undefined) this.#drop(known);
+      this.#pump();
+      return entries;
     }
-    const held = this.#hold(entry);
-    if (held !== undefined) return held;
-    if (entry.state === 'resident') return this.#acquire(entry);
-    if (!entry.wanted) this.#counts.misses++;
-    entry.wanted = true;
-    this.#enqueue(entry);
+    if (entries.every(({ state }) => state === 'resident')) {
+      if (known === undefined) this.#hits += entries.length;
+      else this.#claims.drop(known);
+      return entries.map((entry) => this.#acquire(entry));
+    }
+    if (known === undefined) this.#countMisses(entries);
+    const { since } = this.#claims.add(generations, entries);
+    for (const entry of entries) if (entry.state === 'waiting') this.#enqueue(entry, since);
+    this.#pump();
     return undefined;
   }
 
-  waitsForRoom({ digest }: AdapterGeneration): boolean {
-    return this.#book.get(digest)?.state === 'waiting' && this.#loads.size < this.#loadsMax;
+  waitsForRoom(generations: readonly AdapterGeneration[]): boolean {
+    if (this.#loads.size >= this.#loadsMax) return false;
+    const claim = this.#claims.get(generations);
+    return generations.some(({ digest }) => {
+      const entry = this.#book.get(digest);
+      // One of several had to make way.
+      return entry === undefined ? claim !== undefined : entry.state === 'waiting';
+    });
   }
 
-  release(generation: AdapterGeneration): void {
-    const entry = this.#book.get(generation.digest);
-    if (entry === undefined || entry.references === 0) {
-      throw new LoramuxError(
-        'internal_error',
-        `Adapter ${generation.digest} was released more often than it was acquired.`,
-      );
+  release(generations: readonly AdapterGeneration[]): void {
+    for (const { digest } of generations) {
+      const entry = this.#book.get(digest);
+      if (entry === undefined || entry.references === 0) {
+        throw new LoramuxError(
+          'internal_error',
+          `Adapter ${digest} was released more often than it was acquired.`,
+        );
+      }
+      entry.references--;
+      this.#book.touch(entry);
+      this.#settle(entry);
     }
-    entry.references--;
-    this.#book.touch(entry);
-    this.#settle(entry);
     this.#pump();
   }
 
-  forget(generation: AdapterGeneration): void {
-    const { digest } = generation;
-    this.#failures.nobodyWaits(digest);
-    const entry = this.#book.get(digest);
-    if (entry === undefined) return;
-    entry.wanted = false;
-    this.#settle(entry);
+  forget(generations: readonly AdapterGeneration[]): void {
+    for (const { digest } of generations) this.#failures.nobodyWaits(digest);
+    const claim = this.#claims.get(generations);
+    if (claim === undefined) return;
+    this.#drop(claim);
     this.#pump();
   }
 
   prefetch(generation: AdapterGeneration): void {
     const { digest } = generation;
     if (this.#closed || this.#book.get(digest) !== undefined || this.#failures.has(digest)) return;
-    if (this.#refusal(generation) !== undefined) return;
+    if (this.#refusal([generation]) !== undefined) return;
     const entry = this.#newEntry(generation);
     if (this.#hasRoomToSpare(entry) && this.#hold(entry) === undefined) {
       this.#book.add(entry);
-      this.#start(entry);
+      this.#loads.start(entry);
     } else {
       this.#options.images.prefetchImage(generation);
     }
   }
 
   slotsLost(): void {
-    this.#epoch += 1;
-    for (const load of this.#loads) this.#lostLoads.add(load);
-    this.#loads.clear();
+    this.#loads.lose();
     const entries = [...this.#book.values()];
     const referenced = entries.find(({ references }) => references > 0);
     if (referenced !== undefined) {
@@ -152,7 +165,7 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
       entry.stuck = false;
       if (entry.state === 'waiting') continue;
       entry.state = 'waiting';
-      this.#waiting.add(entry);
+      this.#waiting.add(entry, firstTurn(entry) ?? this.#claims.turn());
       // Drops it, unless somebody waits for it or it is pinned.
       this.#settle(entry);
     }
@@ -180,7 +193,7 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
     const { digest } = generation;
     let entry = this.#book.get(digest);
     if (entry === undefined) {
-      const refusal = this.#refusal(generation);
+      const refusal = this.#refusal([generation]);
       if (refusal !== undefined) throw refusal;
       entry = this.#newEntry(generation);
     }
@@ -200,6 +213,7 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
       this.#pump();
     });
     this.#enqueue(asked);
+    this.#pump();
     await loaded;
   }
 
@@ -250,10 +264,12 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
 
   stats(): AdapterResidencyStats {
     return residencyStats(this.#book, {
-      ...this.#counts,
+      ...this.#loads.counts,
+      loadsByTier: { ...this.#loads.counts.loadsByTier },
+      hits: this.#hits,
+      misses: this.#misses,
       evictions: this.#release.evictions,
       freesRefused: this.#release.refused,
-      loadsByTier: { ...this.#counts.loadsByTier },
       pinned: this.#pins.pinned.size,
       waiting: this.#waiting.size,
       host: this.#options.images.imageStats?.(),
@@ -271,53 +287,75 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
     this.#release.close();
     this.#pinRetries.close();
     const error = shuttingDown();
+    for (const claim of this.#claims.values()) this.#claims.drop(claim);
     for (const entry of this.#waiting) {
-      entry.wanted = false;
       entry.pinned = false;
       this.#waiters.settle(entry, error);
       this.#settle(entry);
     }
-    await Promise.all([...this.#loads, ...this.#lostLoads]);
+    await this.#loads.idle();
+  }
+
+  #countMisses(entries: readonly SlotEntry[]): void {
+    for (const entry of entries) {
+      if (entry.state === 'resident') this.#hits++;
+      else if (entry.claims.size === 0) this.#misses++;
+    }
+  }
+
+  /** An entry for each generation, new ones where there are none, all with their files kept. */
+  #ask(generations: readonly AdapterGeneration[]): SlotEntry[] | LoramuxError {
+    for (const { digest } of generations) {
+      const refusal = this.#book.get(digest) === undefined && this.#failures.tell(digest);
+      if (refusal) return refusal;
+    }
+    const known = generations.map(({ digest }) => this.#book.get(digest));
+    const isNew = known.includes(undefined);
+    const refusal = isNew || generations.length > 1 ? this.#refusal(generations) : undefined;
+    if (refusal !== undefined) return refusal;
+    const entries = known.map((entry, i) => entry ?? this.#newEntry(generations[i]!));
+    for (const entry of entries) {
+      const held = this.#hold(entry);
+      if (held === undefined) continue;
+      for (const other of entries) {
+        if (this.#book.get(other.generation.digest) === other) this.#settle(other);
+        else this.#unhold(other);
+      }
+      return held;
+    }
+    return entries;
   }
 
   #acquire(entry: SlotEntry): number {
-    if (!entry.wanted) this.#counts.hits++;
     // Its name came back.
     if (entry.leaving === 'retired') this.#release.stay(entry);
-    entry.wanted = false;
     entry.references++;
     this.#book.touch(entry);
     return entry.slot;
   }
 
   /** Why a load cannot begin, now or ever. */
-  #refusal(generation: AdapterGeneration): LoramuxError | undefined {
+  #refusal(generations: readonly AdapterGeneration[]): LoramuxError | undefined {
     if (this.#closed) return shuttingDown();
-    return this.#neverFits(generation);
+    return this.#neverFit(generations);
   }
 
-  #neverFits(generation: AdapterGeneration): LoramuxError | undefined {
-    const { maxBytes, loraDtype } = this.#options;
-    if (this.#pins.pinned.has(generation.digest)) return undefined;
-    const slotBytes = slotBytesOf(generation, loraDtype);
-    if (slotBytes <= maxBytes - this.#pins.bytes && this.maxSlots > 0) return undefined;
-    const beside =
-      this.#pins.bytes === 0 ? '' : `, of which ${this.#pins.bytes} belong to pinned adapters`;
-    return new LoramuxError(
-      'adapter_never_fits',
-      `The adapter takes ${slotBytes} bytes of adapter memory, which has ` +
-        `${maxBytes} bytes in ${this.maxSlots} slots${beside}.`,
-    );
+  #neverFit(generations: readonly AdapterGeneration[]): LoramuxError | undefined {
+    return neverFit(generations, this.#book, this.#pins, this.#options.loraDtype);
   }
 
   /** Pins took the room of what waits: it is told now instead of waiting for ever. */
   #refuseWhatNeverFits(): void {
     let refused = false;
     for (const entry of this.#waiting) {
-      const error = this.#neverFits(entry.generation);
+      const error = this.#neverFit([entry.generation]);
       if (error === undefined) continue;
       refused = true;
       this.#fail(entry, error, false);
+    }
+    // Those that do not fit together any more hear it when they ask again.
+    for (const { generations } of this.#claims.values()) {
+      if (this.#neverFit(generations) !== undefined) refused = true;
     }
     if (refused) this.#listener();
   }
@@ -331,13 +369,10 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
     );
   }
 
-  /** Waits for room, unless it is on its way already. */
-  #enqueue(entry: SlotEntry): void {
-    if (this.#book.get(entry.generation.digest) !== entry) {
-      this.#book.add(entry);
-      this.#waiting.add(entry);
-    }
-    this.#pump();
+  /** Waits for room in its turn, unless it is on its way already. */
+  #enqueue(entry: SlotEntry, since = this.#claims.turn()): void {
+    if (this.#book.get(entry.generation.digest) !== entry) this.#book.add(entry);
+    if (entry.state === 'waiting') this.#waiting.add(entry, since);
   }
 
   #requestPin(generation: AdapterGeneration): void {
@@ -352,6 +387,7 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
       return;
     }
     this.#enqueue(entry);
+    this.#pump();
   }
 
   #keepPinned(entry: SlotEntry | undefined): void {
@@ -385,57 +421,24 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
       if (this.#closed || this.#loads.size >= this.#loadsMax || !this.#release.makeRoom(entry))
         return;
       this.#waiting.delete(entry);
-      this.#start(entry);
+      this.#loads.start(entry);
     }
   }
 
-  #start(entry: SlotEntry): void {
-    this.#book.assign(entry);
-    entry.state = 'loading';
-    const epoch = this.#epoch;
-    const load = this.#load(entry, epoch).finally(() => {
-      this.#lostLoads.delete(load);
-      if (epoch !== this.#epoch) return;
-      this.#loads.delete(load);
-      this.#settle(entry);
-      this.#pump();
-      this.#listener();
-    });
-    this.#loads.add(load);
-  }
-
-  async #load(entry: SlotEntry, epoch: number): Promise<void> {
-    const { images, native, onEvent } = this.#options;
+  #onLoaded(entry: SlotEntry): void {
     const { digest } = entry.generation;
-    const startMs = this.#now();
-    let opened: OpenedImage | undefined;
-    try {
-      opened = await images.openImage(entry.generation);
-      if (epoch !== this.#epoch) return;
-      const { bytes } = await native.loadAdapter(entry.slot, opened.image);
-      if (epoch !== this.#epoch) return;
-      this.#book.correctBytes(entry, bytes);
-      entry.state = 'resident';
-      this.#book.touch(entry);
-      const ms = this.#now() - startMs;
-      this.#counts.loads++;
-      this.#counts.loadsByTier[opened.tier]++;
-      this.#counts.loadMsSum += ms;
-      onEvent?.({ kind: 'loaded', digest, bytes, ms, tier: opened.tier });
-      if (!isAwaited(entry) && !entry.pinned) onEvent?.({ kind: 'prefetched', digest });
-      this.#pinRetries.forget(digest);
-      this.#waiters.settle(entry, undefined);
-      // At once: another load that ends now may evict it.
-      this.#settle(entry);
-    } catch (error) {
-      if (epoch !== this.#epoch) return;
-      this.#counts.loadFailures++;
-      onEvent?.({ kind: 'load_failed', digest, error });
-      if (entry.pinned && !this.#closed) this.#pinRetries.failed(entry.generation);
-      this.#fail(entry, loadError(error), true);
-    } finally {
-      opened?.release();
+    if (!isAwaited(entry) && !entry.pinned) {
+      this.#options.onEvent?.({ kind: 'prefetched', digest });
     }
+    this.#pinRetries.forget(digest);
+    this.#waiters.settle(entry, undefined);
+    // At once: another load that ends now may evict it.
+    this.#settle(entry);
+  }
+
+  #onLoadFailed(entry: SlotEntry, error: unknown): void {
+    if (entry.pinned && !this.#closed) this.#pinRetries.failed(entry.generation);
+    this.#fail(entry, loadError(error), true);
   }
 
   /** The load did not succeed, or cannot begin: tells everybody who waits for it. */
@@ -443,7 +446,8 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
     this.#waiting.delete(entry);
     this.#release.stay(entry);
     this.#book.remove(entry);
-    this.#failures.remember(entry.generation.digest, error, entry.wanted, lasting);
+    this.#failures.remember(entry.generation.digest, error, entry.claims.size > 0, lasting);
+    for (const claim of [...entry.claims]) this.#drop(claim);
     this.#waiters.settle(entry, error);
     this.#unhold(entry);
   }
@@ -475,6 +479,10 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
     unhold?.();
   }
 
+  #drop(claim: Claim): void {
+    for (const entry of this.#claims.drop(claim)) this.#settle(entry);
+  }
+
   /** After somebody lost interest: what nobody waits for is dropped, what nobody uses is let go. */
   #settle(entry: SlotEntry): void {
     if (this.#book.get(entry.generation.digest) !== entry) return;
@@ -489,6 +497,3 @@ export class SlotResidency implements SessionResidency, ResidencyControl {
     if (this.#book.get(entry.generation.digest) === entry) this.#release.freeUnused(entry);
   }
 }
-
-const shuttingDown = (): LoramuxError =>
-  new LoramuxError('shutting_down', 'The server is shutting down.');

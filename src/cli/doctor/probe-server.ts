@@ -30,8 +30,10 @@ const NO_OBSERVER = { prompt() {}, scheduled() {}, token() {}, end() {} };
 function requestOf(question: Question, model: string): GenerationRequest {
   return {
     model,
-    adapter: question.adapter === null ? undefined : { by: 'name', name: question.adapter },
-    adapterScale: 1,
+    adapter:
+      question.adapter === null
+        ? { kind: 'model', weight: 1 }
+        : { kind: 'one', ref: { by: 'name', name: question.adapter }, weight: 1 },
     prompts: [question.prompt],
     n: 1,
     echo: false,

@@ -40,6 +40,7 @@ const paramOf = (instancePath: string) => instancePath.slice(1).replaceAll('/', 
 
 /** What a field must be, where the validator's own words would confuse. */
 const EXPECTATIONS: Readonly<Record<string, string>> = {
+  adapters: 'a list of 1 to 8 of {"name" or "generation", "weight"?}, weights from -100 to 100',
   adapter: 'a name, {"name": ...}, {"generation": <64 hexadecimal digits>}, or null',
   prompt: 'a text, a list of texts, a list of token ids, or a list of lists of token ids',
   stop: 'a non-empty text of at most 1024 characters, a list of at most 16 of them, or null',

@@ -2,7 +2,7 @@
 import { type Static, type TSchema, Type } from 'typebox';
 import type { JsonObject } from '../../importer/json.ts';
 import { TEMPLATE_LENGTH_MAX } from '../../jinja/program.ts';
-import { adapterGeneration } from './adapter-choice.ts';
+import { ANSWERED_BY_FIELDS } from './adapter-choice.ts';
 import { ANSWER_FIELDS, PromptLogprobsSchema, tokenIdList } from './answer-fields.ts';
 import { MessagesSchema, ToolChoiceSchema, ToolsSchema } from './chat-messages.ts';
 import { stopReason, UsageSchema } from './completion.ts';
@@ -117,7 +117,7 @@ const HEAD = {
   created: Type.Integer(),
   model: Type.String(),
   system_fingerprint: Type.String({ description: 'Changes with what the server runs.' }),
-  adapter_generation: adapterGeneration,
+  ...ANSWERED_BY_FIELDS,
 };
 
 const ChatChoiceSchema = Type.Object({

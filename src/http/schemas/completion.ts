@@ -1,6 +1,6 @@
 /** POST /v1/completions: OpenAI's fields, the sampling fields of vLLM, and the adapter's. */
 import { type Static, Type } from 'typebox';
-import { adapterGeneration } from './adapter-choice.ts';
+import { ANSWERED_BY_FIELDS } from './adapter-choice.ts';
 import { ANSWER_FIELDS, PromptLogprobsSchema, tokenIdList } from './answer-fields.ts';
 import { GENERATION_FIELDS } from './generation-fields.ts';
 import { CHOICES_MAX, INT32_MAX, LOGPROBS_MAX } from './limits.ts';
@@ -88,7 +88,7 @@ export const CompletionSchema = Type.Object({
   object: Type.Literal('text_completion'),
   created: Type.Integer(),
   model: Type.String(),
-  adapter_generation: adapterGeneration,
+  ...ANSWERED_BY_FIELDS,
   choices: Type.Array(ChoiceSchema),
   usage: UsageSchema,
 });
@@ -99,7 +99,7 @@ export const CompletionChunkSchema = Type.Object({
   object: Type.Literal('text_completion'),
   created: Type.Integer(),
   model: Type.String(),
-  adapter_generation: adapterGeneration,
+  ...ANSWERED_BY_FIELDS,
   choices: Type.Array(ChoiceSchema),
   usage: Type.Optional(Type.Union([UsageSchema, Type.Null()])),
 });

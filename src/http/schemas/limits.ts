@@ -14,6 +14,7 @@ export const STOP_STRINGS_MAX = 16;
 export const STOP_STRING_LENGTH_MAX = 1024;
 export const STOP_TOKEN_IDS_MAX = 64;
 export const ADAPTER_SCALE_MAX = 100;
+export { REQUEST_ADAPTERS_MAX } from '../../engine/adapter-set.ts';
 export const USER_LENGTH_MAX = 1024;
 export const CACHE_SALT_LENGTH_MAX = 256;
 export const GENERATION_ID_LENGTH_MAX = 128;

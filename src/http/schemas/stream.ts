@@ -1,6 +1,6 @@
 /** Frames of the WebSocket /v1/stream. */
 import { type Static, Type } from 'typebox';
-import { adapterGeneration } from './adapter-choice.ts';
+import { ANSWERED_BY_FIELDS } from './adapter-choice.ts';
 import { COMPLETION_FIELDS, LogprobsSchema, UsageSchema } from './completion.ts';
 import { ErrorSchema } from './error.ts';
 import { GENERATION_ID_LENGTH_MAX, INT32_MAX } from './limits.ts';
@@ -68,7 +68,7 @@ export const TokenFrameSchema = Type.Object({
     }),
   ),
   logprobs: Type.Optional(LogprobsSchema),
-  adapter_generation: adapterGeneration,
+  ...ANSWERED_BY_FIELDS,
 });
 
 export const DoneFrameSchema = Type.Object({
@@ -83,7 +83,7 @@ export const DoneFrameSchema = Type.Object({
     { description: 'By choice: the stop text or stop token that ended it.' },
   ),
   usage: UsageSchema,
-  adapter_generation: adapterGeneration,
+  ...ANSWERED_BY_FIELDS,
 });
 
 export const ErrorFrameSchema = Type.Object({

@@ -48,8 +48,6 @@ const SHARED: UnsupportedFields = {
   repetition_detection: onlyNull,
   thinking_token_budget: nullOr(-1),
   stream_interval: nullOr(1),
-  // several adapters in one request
-  adapters: emptyOrNull,
 };
 
 /** Of /v1/completions. */

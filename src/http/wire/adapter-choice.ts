@@ -1,35 +1,66 @@
-/** Which adapter a request names, as the generation layer takes it, and which one answered. */
+/** Which adapters a request names, as the generation layer takes it, and which ones answered. */
 import { LoramuxError } from '../../errors.ts';
-import type { AdapterRef, Generation, GenerationRequest } from '../../generation/types.ts';
-import type { AdapterChoice } from '../schemas/adapter-choice.ts';
+import type {
+  AdapterRef,
+  ChosenAdapter,
+  Generation,
+  GenerationRequest,
+} from '../../generation/types.ts';
+import type { AdapterChoice, AnsweredBy } from '../schemas/adapter-choice.ts';
 
-function refOf(adapter: AdapterChoice['adapter']): AdapterRef | undefined {
-  if (adapter === undefined || adapter === null) return undefined;
-  if (typeof adapter === 'string') return { by: 'name', name: adapter };
-  const { name, generation } = adapter;
+const refuse = (message: string, param: string) =>
+  new LoramuxError('invalid_request', message, { param });
+
+/** The schema has seen to it that there is exactly one of them. */
+function refOf({ name, generation }: { name?: string; generation?: string }): AdapterRef {
   return generation === undefined
     ? { by: 'name', name: name! }
     : { by: 'generation', digest: generation };
+}
+
+function choiceOf(body: AdapterChoice, baseName: string): GenerationRequest['adapter'] {
+  const adapter = body.adapter ?? undefined;
+  const scale = body.adapter_scale ?? undefined;
+  const weight = scale ?? 1;
+  const several = body.adapters ?? undefined;
+  if (several !== undefined) {
+    if (adapter !== undefined) {
+      throw refuse('a request has adapter or adapters, not both', 'adapters');
+    }
+    if (scale !== undefined) {
+      throw refuse('each of adapters has its own weight, adapter_scale has none', 'adapter_scale');
+    }
+    const parts = several.map((part) => ({ ref: refOf(part), weight: part.weight ?? 1 }));
+    return { kind: 'sum', parts };
+  }
+  if (adapter !== undefined) {
+    const ref = refOf(typeof adapter === 'string' ? { name: adapter } : adapter);
+    return { kind: 'one', ref, weight };
+  }
+  if (weight !== 1 && body.model === baseName) {
+    throw refuse('adapter_scale needs an adapter, but the request names none', 'adapter_scale');
+  }
+  return { kind: 'model', weight };
 }
 
 /** @throws LoramuxError invalid_request */
 export function adapterChoice(
   body: AdapterChoice,
   baseName: string,
-): Pick<GenerationRequest, 'model' | 'adapter' | 'adapterScale'> {
-  const adapter = refOf(body.adapter);
-  const scale = body.adapter_scale ?? 1;
-  if (scale !== 1 && adapter === undefined && body.model === baseName) {
-    throw new LoramuxError(
-      'invalid_request',
-      'adapter_scale needs an adapter, but the request names none',
-      { param: 'adapter_scale' },
-    );
-  }
-  return { model: body.model, adapter, adapterScale: scale };
+): Pick<GenerationRequest, 'model' | 'adapter'> {
+  return { model: body.model, adapter: choiceOf(body, baseName) };
 }
 
-/** Which adapter generation answers, for every object of an answer; nothing for the base. */
-export function generationOf({ adapter }: Generation): { adapter_generation?: string } {
-  return adapter === undefined ? {} : { adapter_generation: adapter.generation.digest };
+const partOf = ({ record, weight }: ChosenAdapter) => ({
+  name: record.name,
+  generation: record.generation.digest,
+  weight,
+});
+
+/** What answers, for every object of an answer; nothing for the base. */
+export function answeredBy({ adapters }: Generation): AnsweredBy {
+  const [first] = adapters;
+  if (first === undefined) return {};
+  if (adapters.length === 1) return { adapter_generation: first.record.generation.digest };
+  return { adapter_generations: adapters.map(partOf) };
 }

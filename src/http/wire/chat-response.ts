@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import type { ToolEvent, ToolParser } from '../../chat/tools/types.ts';
 import type { Generation, TextLogprobs } from '../../generation/types.ts';
+import type { AnsweredBy } from '../schemas/adapter-choice.ts';
 import type {
   ChatFinishReason,
   WireCall,
@@ -11,7 +12,7 @@ import type {
   WireChatLogprobs,
   WireDelta,
 } from '../schemas/chat.ts';
-import { generationOf } from './adapter-choice.ts';
+import { answeredBy } from './adapter-choice.ts';
 import { type AnswerOptions, promptMembers, shownEvent } from './answer-options.ts';
 import type { ChatCall } from './chat-request.ts';
 import { type ChoiceEvent, wireUsage } from './completion-response.ts';
@@ -30,12 +31,11 @@ function callId(call: ChatCall): string {
 }
 
 /** What all objects of one answer share, but its kind. */
-export interface ChatHead {
+export interface ChatHead extends AnsweredBy {
   readonly id: string;
   readonly created: number;
   readonly model: string;
   readonly system_fingerprint: string;
-  readonly adapter_generation?: string;
 }
 
 export function chatHead(
@@ -48,7 +48,7 @@ export function chatHead(
     created: Math.floor(Date.now() / 1000),
     model,
     system_fingerprint: `loramux-${version}`,
-    ...generationOf(generation),
+    ...answeredBy(generation),
   };
 }
 

@@ -1,5 +1,6 @@
 /** Text events to OpenAI's completion objects, whole or in chunks. */
 import type { Generation, GenerationEvent, TextLogprobs, Usage } from '../../generation/types.ts';
+import type { AnsweredBy } from '../schemas/adapter-choice.ts';
 import type {
   WireChoice,
   WireCompletion,
@@ -7,7 +8,7 @@ import type {
   WireLogprobs,
   WireUsage,
 } from '../schemas/completion.ts';
-import { generationOf } from './adapter-choice.ts';
+import { answeredBy } from './adapter-choice.ts';
 import { type AnswerOptions, promptMembers, shownEvent } from './answer-options.ts';
 import type { StreamShape } from './sse.ts';
 
@@ -57,12 +58,11 @@ export function wireUsage(usage: Usage): WireUsage {
 }
 
 /** What all objects of one answer share. */
-export interface CompletionHead {
+export interface CompletionHead extends AnsweredBy {
   readonly id: string;
   readonly object: 'text_completion';
   readonly created: number;
   readonly model: string;
-  readonly adapter_generation?: string;
 }
 
 export function completionHead(
@@ -75,7 +75,7 @@ export function completionHead(
     object: 'text_completion',
     created: Math.floor(Date.now() / 1000),
     model,
-    ...generationOf(generation),
+    ...answeredBy(generation),
   };
 }
 

@@ -1,9 +1,10 @@
 /** One generation of a WebSocket: its events as frames, at the pace of the socket and of its window. */
 import { LoramuxError } from '../../errors.ts';
 import type { Generation, GenerationEvent } from '../../generation/types.ts';
+import type { AnsweredBy } from '../schemas/adapter-choice.ts';
 import { INT32_MAX } from '../schemas/limits.ts';
 import type { FinishReason } from '../schemas/stream.ts';
-import { generationOf } from './adapter-choice.ts';
+import { answeredBy } from './adapter-choice.ts';
 import { wireLogprobs, wireUsage } from './completion-response.ts';
 import type { SocketWriter, Speaker } from './socket-writer.ts';
 
@@ -22,7 +23,7 @@ export class SocketGeneration implements Speaker {
   /** Token frames that may still be sent; undefined: no window. */
   #credit: number | undefined;
   #generation: Generation | undefined;
-  #answeredBy: { readonly adapter_generation?: string } = {};
+  #answeredBy: AnsweredBy = {};
   #reasons: FinishReason[] = [];
   #stops: (string | number | null)[] = [];
   /** Taken from the generation and not sent: from `#at` on. */
@@ -52,7 +53,7 @@ export class SocketGeneration implements Speaker {
     this.#generation = generation;
     // What it failed for must not wait for a window that nobody opens.
     generation.onFailure = () => this.#drop();
-    this.#answeredBy = generationOf(generation);
+    this.#answeredBy = answeredBy(generation);
     // Choices that never finish were cancelled.
     this.#reasons = new Array<FinishReason>(generation.choices).fill('cancelled');
     this.#stops = new Array<string | number | null>(generation.choices).fill(null);

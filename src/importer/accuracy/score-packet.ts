@@ -37,8 +37,9 @@ export function scorePacket(chunk: ScoreChunk): StepPacket {
     blockCopies: new Int32Array(0),
     numBlockCopies: 0,
     segmentStart: Int32Array.of(0, count),
-    segmentSlot: Int32Array.of(-1),
-    segmentScale: Float32Array.of(1),
+    segmentAdapterStart: Int32Array.of(0, 0),
+    adapterSlot: new Int32Array(0),
+    adapterScale: new Float32Array(0),
     logitRows: Int32Array.from({ length: numRows }, (_, i) => rowsFrom - start + i),
     sampling: greedy(numRows),
   };

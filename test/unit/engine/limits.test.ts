@@ -52,7 +52,19 @@ describe('submission', () => {
     expect(submit({ prompt: [1], n: 9 })).toMatch(/^capacity_exceeded: n is 9.* 8 sequences/);
     expect(submit({ prompt: [1], n: 0 })).toMatch(/^invalid_request: n is 0/);
     expect(submit({ prompt: [1], sampling: { maxTokens: -1 } })).toMatch(/max_tokens is -1/);
-    expect(submit({ prompt: [1], scale: Number.NaN })).toMatch(/adapter_scale is NaN/);
+  });
+
+  it('refuses adapters that can never be summed', () => {
+    const adapters = (count: number, weight = 1) =>
+      Array.from({ length: count }, (_, i) => ({ generation: generation(`a${i}`), weight }));
+    expect(submit({ prompt: [1], adapters: adapters(1, Number.NaN) })).toMatch(/adapter is NaN/);
+    expect(submit({ prompt: [1], adapters: adapters(2, 1e39) })).toMatch(/adapter is 1e\+39/);
+    expect(submit({ prompt: [1], adapters: adapters(9) })).toMatch(/^invalid_request.* 9 adapters/);
+    expect(submit({ prompt: [1], adapters: adapters(5) })).toMatch(/^adapter_never_fits.* 4 at/);
+    expect(submit({ prompt: [1], adapters: adapters(4) })).toBe('nothing thrown');
+    // The same one again and again takes one slot.
+    const same = adapters(8).map(({ weight }) => ({ generation: generation('a'), weight }));
+    expect(submit({ prompt: [1], adapters: same })).toBe('nothing thrown');
   });
 
   it('refuses what can never fit the pool, counting choices', () => {

@@ -32,7 +32,7 @@ describe('step packets', () => {
     expect(ints(prefill!.logitRows, 1)).toEqual([4]);
     expect(prefill).toMatchObject({ numTokens: 5, numSequences: 1, numSegments: 1, numRows: 1 });
     expect(ints(prefill!.segmentStart, 2)).toEqual([0, 5]);
-    expect(ints(prefill!.segmentSlot, 1)).toEqual([-1]);
+    expect(ints(prefill!.segmentAdapterStart, 2)).toEqual([0, 0]);
     expect(decode).toMatchObject({ numTokens: 1, numRows: 1, maxBlocksPerSequence: 2 });
     expect(ints(decode!.positions, 1)).toEqual([5]);
     expect(ints(decode!.contextLens, 1)).toEqual([6]);
@@ -75,8 +75,40 @@ describe('step packets', () => {
     expect(ints(packet.inputIds, 6)).toEqual([5, 8, 6, 4, 7, 3]);
     expect(packet.numSegments).toBe(4);
     expect(ints(packet.segmentStart, 5)).toEqual([0, 2, 3, 5, 6]);
-    expect(ints(packet.segmentSlot, 4)).toEqual([-1, 0, 0, 1]);
-    expect(Array.from(packet.segmentScale.subarray(0, 4))).toEqual([1, 0.5, 1, 1]);
+    expect(ints(packet.segmentAdapterStart, 5)).toEqual([0, 0, 1, 2, 3]);
+    expect(ints(packet.adapterSlot, 3)).toEqual([0, 0, 1]);
+    expect(Array.from(packet.adapterScale.subarray(0, 3))).toEqual([0.5, 1, 1]);
+    expect(harness.engine.stats().maxAdaptersInOneStep).toBe(2);
+  });
+
+  it('give a run all of its adapters, in the order of their digests', async () => {
+    const [a, b] = [generation('a'), generation('b')];
+    const harness = createHarness();
+    harness.native.recording = true;
+    // In slots 0 and 1, but the other way round.
+    for (const adapter of [b, a]) harness.submit({ prompt: [1], adapter });
+    await harness.engine.idle();
+    harness.native.packets.length = 0;
+    const both = (first: number, second: number) => [
+      { generation: b, weight: second },
+      { generation: a, weight: first },
+    ];
+    const specs = [
+      { prompt: [3], adapters: both(1, 2) },
+      { prompt: [4], adapter: a },
+      { prompt: [5], adapters: both(1, 0.5) },
+      { prompt: [6], adapters: both(1, 2).reverse() },
+      { prompt: [7], adapter: b },
+      { prompt: [8], adapters: [...both(1, 1), { generation: a, weight: 3 }] },
+    ];
+    for (const spec of specs) harness.submit({ ...spec, sampling: { maxTokens: 1 } });
+    await harness.engine.idle();
+    const packet = harness.native.packets[0]!;
+    expect(ints(packet.inputIds, 6)).toEqual([7, 4, 5, 3, 6, 8]);
+    expect(ints(packet.segmentStart, 6)).toEqual([0, 1, 2, 3, 5, 6]);
+    expect(ints(packet.segmentAdapterStart, 6)).toEqual([0, 1, 2, 4, 6, 8]);
+    expect(ints(packet.adapterSlot, 8)).toEqual([0, 1, 1, 0, 1, 0, 1, 0]);
+    expect(Array.from(packet.adapterScale.subarray(0, 8))).toEqual([1, 1, 1, 0.5, 1, 2, 4, 1]);
     expect(harness.engine.stats().maxAdaptersInOneStep).toBe(2);
   });
 

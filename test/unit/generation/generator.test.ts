@@ -6,6 +6,7 @@ import { codes, drain, EOS, harness, record, textOf } from './support.ts';
 
 const sampling = (partial: Partial<GenerationRequest['sampling']>) =>
   partial as GenerationRequest['sampling'];
+const byName = (name: string) => ({ kind: 'one', ref: { by: 'name', name }, weight: 1 }) as const;
 const saying = (text: string): Script => repeating([...codes(text), EOS]);
 
 describe('generation', () => {
@@ -38,7 +39,7 @@ describe('generation', () => {
       addSpecialTokens: false,
     };
     const generation = await h.start({ model: 'adapter-a', prompts: [chat], echo: true });
-    expect(generation.adapter?.generation.digest).toBe('g2');
+    expect(generation.adapters[0]?.record.generation.digest).toBe('g2');
     expect(textOf(await drain(generation))).toBe('g2:x');
     expect(h.held.count).toBe(0);
   });
@@ -201,15 +202,10 @@ describe('generation: refusals', () => {
 
   it.each([
     ['an unknown model', { model: 'nobody' }, 'model_not_found', 'model'],
-    [
-      'an unknown adapter',
-      { adapter: { by: 'name', name: 'nobody' } },
-      'adapter_not_found',
-      'adapter',
-    ],
+    ['an unknown adapter', { adapter: byName('nobody') }, 'adapter_not_found', 'adapter'],
     [
       'a model beside an adapter',
-      { model: 'x', adapter: { by: 'name', name: 'adapter-a' } },
+      { model: 'x', adapter: byName('adapter-a') },
       'model_not_found',
       'model',
     ],
@@ -274,7 +270,7 @@ describe('generation: ends', () => {
     expect(h.prefetched).toHaveLength(1);
     expect(h.engine.submitted).toEqual([]);
     const generation = await starting;
-    expect(h.prefetched).toEqual([generation.adapter?.generation.digest]);
+    expect(h.prefetched).toEqual([generation.adapters[0]?.record.generation.digest]);
     await h.start({});
     expect(h.prefetched).toHaveLength(1);
     generation.cancel();
@@ -284,8 +280,10 @@ describe('generation: ends', () => {
   it('holds the adapter until the engine is done with it', async () => {
     const h = harness(new FakeEngine({ script: repeating(codes('a')), manual: true }));
     const generation = await h.start({ model: 'adapter-a' });
-    expect(generation.adapter?.name).toBe('adapter-a');
-    expect(h.engine.submitted[0]?.adapter?.digest).toBe(generation.adapter?.generation.digest);
+    expect(generation.adapters[0]?.record.name).toBe('adapter-a');
+    expect(h.engine.submitted[0]?.adapters[0]?.generation.digest).toBe(
+      generation.adapters[0]?.record.generation.digest,
+    );
     generation.cancel();
     expect(h.held.count).toBe(1);
     h.engine.step();

@@ -54,8 +54,7 @@ export interface Harness {
 
 export const request = (partial: Partial<GenerationRequest>): GenerationRequest => ({
   model: 'base',
-  adapter: undefined,
-  adapterScale: 1,
+  adapter: { kind: 'model', weight: 1 },
   prompts: [{ kind: 'text', text: 'Q' }],
   n: 1,
   echo: false,

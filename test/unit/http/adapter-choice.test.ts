@@ -1,7 +1,7 @@
 /** Every way in which a request names the adapter that answers. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { sha256 } from '../../support/fake-adapters.ts';
-import { type TestServer, testServer } from './support.ts';
+import { parseSse, type TestServer, testServer } from './support.ts';
 
 let server: TestServer;
 beforeEach(async () => {
@@ -76,7 +76,9 @@ describe('an adapter by generation', () => {
     { model: 'base:support', adapter: { generation: kept } },
   ])('%j', async (body) => {
     expect(await generationOf(body)).toBe(kept);
-    expect(server.engine.submitted[0]).toMatchObject({ adapter: { digest: kept } });
+    expect(server.engine.submitted[0]).toMatchObject({
+      adapters: [{ generation: { digest: kept }, weight: 1 }],
+    });
   });
 
   it('is not the split of its name', async () => {
@@ -93,6 +95,95 @@ describe('an adapter by generation', () => {
     [{ model: 'nobody', adapter: { generation: kept } }, 'model_not_found', 'model'],
   ])('refuses %j', async (body, code, param) => {
     expect(await errorOf(body)).toEqual([404, code, param]);
+  });
+});
+
+describe('several adapters', () => {
+  const [kept, current] = [sha256('kept'), sha256('current')];
+  beforeEach(() => void server.adapters.seed('support', [kept, current]));
+  const ADAPTERS = [
+    { name: 'sub', weight: 0.5 },
+    { generation: kept, weight: -2 },
+    { name: 'mul' },
+  ];
+  const answered = [
+    { name: 'sub', generation: sha256('sub'), weight: 0.5 },
+    { name: 'support', generation: kept, weight: -2 },
+    { name: 'mul', generation: sha256('mul'), weight: 1 },
+  ];
+
+  it('are resolved, held and handed to the engine, and named in the order of the request', async () => {
+    const response = await post({ model: 'base', adapters: ADAPTERS });
+    expect(response.json()).toMatchObject({ model: 'base', adapter_generations: answered });
+    expect(response.json()).not.toHaveProperty('adapter_generation');
+    expect(server.engine.submitted[0]!.adapters).toEqual(
+      answered.map(({ generation, weight }) => ({
+        generation: expect.objectContaining({ digest: generation }),
+        weight,
+      })),
+    );
+    expect(server.adapters.holds).toBe(0);
+  });
+
+  it('are named in every chunk of a stream', async () => {
+    const response = await post({ model: 'base', adapters: ADAPTERS, stream: true });
+    const chunks = parseSse(response.body);
+    expect(chunks.length).toBeGreaterThan(2);
+    expect(chunks.pop()).toBe('[DONE]');
+    for (const chunk of chunks) expect(chunk).toMatchObject({ adapter_generations: answered });
+  });
+
+  it('are answered like one when there is one', async () => {
+    const response = await post({ model: 'base', adapters: [{ name: 'sub', weight: 0.5 }] });
+    expect(response.json()).toMatchObject({ adapter_generation: sha256('sub') });
+    expect(response.json()).not.toHaveProperty('adapter_generations');
+  });
+
+  it('take the side of the key, each name for itself', async () => {
+    await server.adapters.setSplit('support', { digest: kept, weight: 0.5 });
+    const seen = new Set<string>();
+    for (let i = 0; i < 32; i++) {
+      const body = { model: 'base', adapters: [{ name: 'sub' }, { name: 'support' }] };
+      const key = `key ${i}`;
+      const alone = await generationOf({ model: 'support', split_key: key });
+      const response = await post({ ...body, split_key: key });
+      expect(response.json().adapter_generations[1].generation).toBe(alone);
+      seen.add(alone);
+    }
+    expect(seen).toEqual(new Set([kept, current]));
+  });
+
+  it('are none when null', async () => {
+    const response = await post({ model: 'sub', adapters: null });
+    expect(response.json()).toMatchObject({ adapter_generation: sha256('sub') });
+  });
+
+  it.each([
+    [{ model: 'sub', adapters: ADAPTERS }, 'model_not_found', 'model'],
+    [{ adapters: [{ name: 'sub' }, { name: 'nobody' }] }, 'adapter_not_found', 'adapters.1.name'],
+    [
+      { adapters: [{ generation: sha256('nothing') }, { name: 'sub' }] },
+      'generation_not_found',
+      'adapters.0.generation',
+    ],
+  ])('refuse %j', async (body, code, param) => {
+    expect(await errorOf({ model: 'base', ...body })).toEqual([404, code, param]);
+    expect(server.adapters.holds).toBe(0);
+  });
+
+  it.each([
+    [{ adapters: [] }, 'invalid_request', 'adapters'],
+    [{ adapters: Array(9).fill({ name: 'sub' }) }, 'invalid_request', 'adapters'],
+    [{ adapters: [{ name: 'sub', weight: 101 }] }, 'invalid_request', 'adapters'],
+    [{ adapters: [{ name: 'sub', weight: '1' }] }, 'invalid_request', 'adapters'],
+    [{ adapters: [{ weight: 1 }] }, 'invalid_request', 'adapters.0.name'],
+    [{ adapters: [{ name: 'sub', generation: kept }] }, 'invalid_request', 'adapters'],
+    [{ adapters: [{ name: 'sub', scale: 1 }] }, 'unknown_field', 'adapters.0.scale'],
+    [{ adapters: ['sub'] }, 'invalid_request', 'adapters'],
+    [{ adapter: 'sub', adapters: ADAPTERS }, 'invalid_request', 'adapters'],
+    [{ adapter_scale: 1, adapters: ADAPTERS }, 'invalid_request', 'adapter_scale'],
+  ])('refuse %j', async (body, code, param) => {
+    expect(await errorOf({ model: 'base', ...body })).toEqual([400, code, param]);
   });
 });
 

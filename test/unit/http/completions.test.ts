@@ -46,7 +46,9 @@ describe('POST /v1/completions', () => {
     const response = await post({ ...names, prompt: 'Q', adapter_scale: 0.5 });
     const { digest } = server.adapters.resolve('sub').generation;
     expect(response.json()).toMatchObject({ adapter_generation: digest });
-    expect(server.engine.submitted[0]).toMatchObject({ adapter: { digest }, adapterScale: 0.5 });
+    expect(server.engine.submitted[0]).toMatchObject({
+      adapters: [{ generation: { digest }, weight: 0.5 }],
+    });
     expect(server.adapters.holds).toBe(0);
   });
 
@@ -70,7 +72,7 @@ describe('POST /v1/completions', () => {
     for (let i = 0; i < 64; i++) drawn.add(await sideOf({ user: '', split_key: null }));
     expect(drawn.size).toBe(2);
     // What was answered is what ran.
-    const last = server.engine.submitted.at(-1)!.adapter!.digest;
+    const last = server.engine.submitted.at(-1)!.adapters[0]!.generation.digest;
     expect([canary, current]).toContain(last);
   });
 

@@ -109,7 +109,11 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
       adapters,
       prefetch: () => {},
       limits: { maxChoices: 8, streamBufferBytes: options.streamBufferBytes ?? 1 << 20 },
-      observe: (adapter, arrivalMs) => metrics.observe(adapter, arrivalMs),
+      observe: (adapters, arrivalMs) =>
+        metrics.observe(
+          adapters.map(({ record }) => record.name),
+          arrivalMs,
+        ),
     }),
     tokens: createTokenService({ model, tokenizer: characters, adapters }),
     chat: createChat({

@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { BlockHasher, rootHash } from '../../../src/kvcache/block-hash.ts';
 
-const identity = { adapterDigest: 'a', adapterScale: 1, cacheSalt: '' };
+const part = (digest: string, weight = 1) => ({ generation: { digest }, weight });
+const identity = { adapters: [part('a')], cacheSalt: '' };
 
 function chain(root: string, tokens: number[], blockSize = 4): string[] {
   const hasher = new BlockHasher(blockSize);
@@ -26,23 +27,21 @@ describe('block hashes', () => {
   it('separates adapters, scales and salts', () => {
     const roots = [
       identity,
-      { ...identity, adapterDigest: 'b' },
-      { ...identity, adapterDigest: undefined },
-      { ...identity, adapterScale: 0.5 },
-      { ...identity, adapterScale: 1 + Number.EPSILON },
+      { ...identity, adapters: [part('b')] },
+      { ...identity, adapters: [] },
+      { ...identity, adapters: [part('a', 0.5)] },
+      { ...identity, adapters: [part('a', 1 + Number.EPSILON)] },
+      { ...identity, adapters: [part('a'), part('b')] },
+      { ...identity, adapters: [part('a', 0.5), part('b')] },
+      { ...identity, adapters: [part('a'), part('b', 0.5)] },
       { ...identity, cacheSalt: 'tenant' },
-      { ...identity, adapterDigest: 'null' },
-      { ...identity, adapterDigest: '', cacheSalt: 'a' },
-      { ...identity, adapterDigest: 'a","', cacheSalt: '' },
-      { ...identity, adapterDigest: 'a', cacheSalt: '","' },
+      { ...identity, adapters: [part('null')] },
+      { adapters: [part('')], cacheSalt: 'a' },
+      { adapters: [part('a","')], cacheSalt: '' },
+      { adapters: [part('a')], cacheSalt: '","' },
     ].map(rootHash);
     expect(new Set(roots).size).toBe(roots.length);
     for (const root of roots) expect(root).toHaveLength(16);
-  });
-
-  it('ignores the scale of the base, which has no delta to weight', () => {
-    const base = { adapterDigest: undefined, cacheSalt: '' };
-    expect(rootHash({ ...base, adapterScale: 1 })).toBe(rootHash({ ...base, adapterScale: 2 }));
   });
 
   it('depends on everything before a block', () => {
@@ -52,6 +51,6 @@ describe('block hashes', () => {
     expect(a).toHaveLength(2);
     expect(a[1]).not.toBe(b[1]);
     expect(chain(root, [1, 2, 3, 4])).toEqual([a[0]]);
-    expect(chain(rootHash({ ...identity, adapterDigest: 'b' }), [1, 2, 3, 4])[0]).not.toBe(a[0]);
+    expect(chain(rootHash({ ...identity, adapters: [part('b')] }), [1, 2, 3, 4])[0]).not.toBe(a[0]);
   });
 });

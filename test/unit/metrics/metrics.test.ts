@@ -41,7 +41,7 @@ async function samples(metrics: Metrics, name: string): Promise<string[]> {
 
 /** A whole request with two prompts and three tokens. */
 function request(metrics: Metrics, name: string | undefined): void {
-  const observer = metrics.observe(name === undefined ? undefined : { name }, performance.now());
+  const observer = metrics.observe(name === undefined ? [] : [name], performance.now());
   observer.prompt(10);
   observer.prompt(5);
   observer.scheduled(20);
@@ -90,7 +90,7 @@ describe('metrics', () => {
   it('counts requests, tokens and latencies', async () => {
     const metrics = create();
     request(metrics, 'a');
-    const failed = metrics.observe(undefined, 0);
+    const failed = metrics.observe([], 0);
     failed.end('error', { code: 'engine_failed' } as never);
     const text = await metrics.scrape();
     expect(readMetric(text, 'loramux_time_to_first_token_seconds_count')).toBe(1);
@@ -136,7 +136,7 @@ describe('labels of adapters', () => {
 
   it('do not come back with a request that outlives its name', async () => {
     const metrics = create(1);
-    const observer = metrics.observe({ name: 'a' }, 0);
+    const observer = metrics.observe(['a'], 0);
     metrics.forgetAdapter('a');
     observer.scheduled(1);
     observer.token(0);
@@ -267,8 +267,8 @@ describe('lora_requests_info', () => {
   it('names the adapters that run and wait, each once, and then no more', async () => {
     const metrics = create(0);
     expect(await info(metrics)).toEqual(['', '']);
-    const [a, a2, b] = ['a', 'a', 'b'].map((name) => metrics.observe({ name }, 0));
-    const base = metrics.observe(undefined, 0);
+    const [a, a2, b] = ['a', 'a', 'b'].map((name) => metrics.observe([name], 0));
+    const base = metrics.observe([], 0);
     base.scheduled(0);
     expect(await info(metrics)).toEqual(['', 'a,b']);
     a!.scheduled(0);
@@ -284,11 +284,22 @@ describe('lora_requests_info', () => {
     metrics.close();
   });
 
+  it('names each adapter of a request with several, which has a label of its own', async () => {
+    const metrics = create();
+    const observer = metrics.observe(['a', 'b', 'a'], 0);
+    expect(await info(metrics)).toEqual(['', 'a,b']);
+    observer.scheduled(0);
+    expect(await info(metrics)).toEqual(['a,b', '']);
+    observer.end('stop', undefined);
+    expect(await info(metrics)).toEqual(['', '']);
+    const text = await metrics.scrape();
+    expect(text).toContain('loramux_adapter_requests_total{adapter="several"} 1');
+    metrics.close();
+  });
+
   it('is bounded', async () => {
     const metrics = create(0);
-    const { length } = Array.from({ length: 5000 }, (_, i) =>
-      metrics.observe({ name: `n${i}` }, 0),
-    );
+    const { length } = Array.from({ length: 5000 }, (_, i) => metrics.observe([`n${i}`], 0));
     const [, waiting] = await info(metrics);
     expect(length).toBe(5000);
     expect(waiting!.split(',')).toHaveLength(INFO_NAMES_MAX);

@@ -4,6 +4,9 @@ import { LoramuxError } from '../../../src/errors.ts';
 import { generation } from '../../support/engine-harness.ts';
 import { SchedulerHarness, show } from '../../support/scheduler-harness.ts';
 
+const names = (generations: readonly AdapterGeneration[]) =>
+  generations.map(({ digest }) => digest).join('+');
+
 /** Says who is resident by hand and writes down what it is asked. */
 class ManualResidency {
   readonly maxSlots = 4;
@@ -13,22 +16,32 @@ class ManualResidency {
   readonly loading = new Set<string>();
   readonly calls: string[] = [];
 
-  tryAcquire({ digest }: AdapterGeneration): number | undefined | LoramuxError {
-    this.calls.push(`acquire ${digest}`);
-    if (this.failed.has(digest)) return new LoramuxError('adapter_load_failed', digest);
-    return this.resident.get(digest);
+  tryAcquire(
+    generations: readonly AdapterGeneration[],
+  ): readonly number[] | undefined | LoramuxError {
+    this.calls.push(`acquire ${names(generations)}`);
+    const slots: number[] = [];
+    for (const { digest } of generations) {
+      if (this.failed.has(digest)) return new LoramuxError('adapter_load_failed', digest);
+      const slot = this.resident.get(digest);
+      if (slot === undefined) return undefined;
+      slots.push(slot);
+    }
+    return slots;
   }
 
-  waitsForRoom({ digest }: AdapterGeneration): boolean {
-    return !this.loading.has(digest) && !this.resident.has(digest);
+  waitsForRoom(generations: readonly AdapterGeneration[]): boolean {
+    return generations.some(
+      ({ digest }) => !this.loading.has(digest) && !this.resident.has(digest),
+    );
   }
 
-  release({ digest }: AdapterGeneration): void {
-    this.calls.push(`release ${digest}`);
+  release(generations: readonly AdapterGeneration[]): void {
+    this.calls.push(`release ${names(generations)}`);
   }
 
-  forget({ digest }: AdapterGeneration): void {
-    this.calls.push(`forget ${digest}`);
+  forget(generations: readonly AdapterGeneration[]): void {
+    this.calls.push(`forget ${names(generations)}`);
   }
 
   prefetch(): void {}
@@ -64,7 +77,7 @@ describe('adapters in the schedule', () => {
     harness.scheduler.waiting.unparkAll();
     const plan = harness.plan();
     expect(show(plan)).toEqual(['1:4+1', '0:0+3']);
-    expect(cold.slot).toBe(2);
+    expect(cold.slots).toEqual([2]);
   });
 
   it('orders a packet by slot, base first', () => {
@@ -89,7 +102,7 @@ describe('adapters in the schedule', () => {
     for (let i = 0; i < 4; i++) harness.step();
     expect(group.numLive).toBe(0);
     expect(residency.take()).toEqual(['acquire digest-a', 'release digest-a']);
-    expect(group.slot).toBe(-1);
+    expect(group.slots).toEqual([]);
   });
 
   it('gives an acquired adapter back when the request does not fit now', () => {

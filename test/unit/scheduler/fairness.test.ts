@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { OUTPUT_TOKEN_WEIGHT } from '../../../src/scheduler/fairness.ts';
-import { generation } from '../../support/engine-harness.ts';
+import { generation, weighted } from '../../support/engine-harness.ts';
 import { SchedulerHarness } from '../../support/scheduler-harness.ts';
 
 /** All adapters are always resident. */
@@ -8,9 +8,11 @@ const resident = (maxSlots: number) => {
   const slots = new Map<string, number>();
   return {
     maxSlots,
-    tryAcquire({ digest }: { digest: string }) {
-      if (!slots.has(digest)) slots.set(digest, slots.size);
-      return slots.get(digest);
+    tryAcquire(generations: readonly { digest: string }[]) {
+      return generations.map(({ digest }) => {
+        if (!slots.has(digest)) slots.set(digest, slots.size);
+        return slots.get(digest)!;
+      });
     },
     waitsForRoom: () => false,
     release() {},
@@ -70,7 +72,7 @@ describe('fair share', () => {
         });
       }
     }
-    const lanes = adapters.map((adapter) => harness.scheduler.waiting.laneFor(adapter));
+    const lanes = adapters.map((adapter) => harness.scheduler.waiting.laneFor(weighted(adapter)));
     const kvTokens = limits.numBlocks * limits.blockSize;
     const bound = 2 * Math.max(maxPrompt, OUTPUT_TOKEN_WEIGHT * kvTokens);
     let widest = 0;

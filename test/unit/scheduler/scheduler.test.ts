@@ -91,7 +91,7 @@ describe('plan', () => {
   it('admits nobody into the room of who was just preempted', () => {
     const resident = {
       maxSlots: 1,
-      tryAcquire: () => 0,
+      tryAcquire: () => [0],
       waitsForRoom: () => false,
       release() {},
       forget() {},

@@ -2,13 +2,13 @@ import { describe, expect, it } from 'vitest';
 import { MAX_IDLE_LANES } from '../../../src/scheduler/limits.ts';
 import { SequenceGroup } from '../../../src/scheduler/sequence.ts';
 import { WaitingQueue } from '../../../src/scheduler/waiting-queue.ts';
-import { engineRequest, generation } from '../../support/engine-harness.ts';
+import { engineRequest, generation, weighted } from '../../support/engine-harness.ts';
 
 function setUp() {
   const queue = new WaitingQueue(100);
   let order = 0;
   const add = (adapter?: string) => {
-    const lane = queue.laneFor(adapter === undefined ? undefined : generation(adapter));
+    const lane = queue.laneFor(adapter === undefined ? [] : weighted(generation(adapter)));
     const group = new SequenceGroup(engineRequest({ prompt: [1] }, 'r'), order++, lane, 'root');
     queue.addGroup(group);
     queue.push(group.carrier!);
@@ -79,7 +79,7 @@ describe('WaitingQueue', () => {
       queue.remove(group.carrier!);
       queue.removeGroup(group);
     }
-    expect(queue.laneFor(generation('a0')).served).toBe(0);
-    expect(queue.laneFor(generation('a1')).served).toBe(1000);
+    expect(queue.laneFor(weighted(generation('a0'))).served).toBe(0);
+    expect(queue.laneFor(weighted(generation('a1'))).served).toBe(1000);
   });
 });

@@ -23,10 +23,10 @@ describe('pins', () => {
     expect(residentOf(residency)).toEqual(['a', 'b']);
     expect(images.numHolds).toBe(0);
     for (const each of [c, d]) {
-      residency.tryAcquire(each);
+      residency.tryAcquire([each]);
       await turn();
-      residency.tryAcquire(each);
-      residency.release(each);
+      residency.tryAcquire([each]);
+      residency.release([each]);
     }
     expect(residentOf(residency)).toEqual(['a', 'b', 'd']);
     expect(residency.view(a)).toEqual({
@@ -37,7 +37,7 @@ describe('pins', () => {
     });
     residency.setPins([b]);
     expect(residency.stats().pinned).toBe(1);
-    residency.tryAcquire(c);
+    residency.tryAcquire([c]);
     await turn();
     expect(residentOf(residency)).toEqual(['b', 'c', 'd']);
     expect(kinds()).toEqual([
@@ -79,9 +79,9 @@ describe('pins', () => {
   it('wait for room like everybody else', async () => {
     const { residency } = build({ maxSlots: 2 });
     for (const each of [a, b]) {
-      residency.tryAcquire(each);
+      residency.tryAcquire([each]);
       await turn();
-      residency.tryAcquire(each);
+      residency.tryAcquire([each]);
     }
     residency.setPins([c]);
     await turn();
@@ -89,7 +89,7 @@ describe('pins', () => {
     residency.setPins([]);
     expect(residency.stats()).toMatchObject({ waiting: 0, pinned: 0 });
     residency.setPins([c]);
-    residency.release(a);
+    residency.release([a]);
     await turn();
     expect(residentOf(residency)).toEqual(['b', 'c']);
   });
@@ -125,10 +125,10 @@ describe('pins', () => {
   it('take the room of what waits: that is told at once', async () => {
     const { residency, changes, images } = build({ maxSlots: 8, maxBytes: 100 });
     const large = generation('large', 70);
-    residency.tryAcquire(generation('busy', 40));
+    residency.tryAcquire([generation('busy', 40)]);
     await turn();
-    residency.tryAcquire(generation('busy', 40));
-    expect(residency.tryAcquire(large)).toBeUndefined();
+    residency.tryAcquire([generation('busy', 40)]);
+    expect(residency.tryAcquire([large])).toBeUndefined();
     const loading = expect(residency.load(large, 1000)).rejects.toThrow(
       expect.objectContaining({ code: 'adapter_never_fits' }),
     );
@@ -136,7 +136,7 @@ describe('pins', () => {
     residency.setPins([generation('p1', 20), generation('p2', 20)]);
     expect(changes()).toBeGreaterThan(before);
     await loading;
-    const refusal = residency.tryAcquire(large);
+    const refusal = residency.tryAcquire([large]);
     expect(code(refusal)).toBe('adapter_never_fits');
     expect(String(refusal)).toContain('of which 40 belong to pinned adapters');
     expect(images.holds.get('large')).toBe(0);
@@ -144,8 +144,8 @@ describe('pins', () => {
       expect.objectContaining({ code: 'adapter_never_fits' }),
     );
     residency.setPins([]);
-    residency.release(generation('busy', 40));
-    expect(residency.tryAcquire(large)).toBeUndefined();
+    residency.release([generation('busy', 40)]);
+    expect(residency.tryAcquire([large])).toBeUndefined();
   });
 
   it('do not keep a retired generation', async () => {
@@ -166,15 +166,15 @@ describe('explicit loads', () => {
   it('resolve when the adapter is resident, also when others asked before', async () => {
     const { residency, native, images } = build();
     native.immediate = false;
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     const loads = [residency.load(a, 1000), residency.load(a, 1000)];
     await turn();
     expect(native.pending).toHaveLength(1);
     native.pending[0]!.finish();
     await Promise.all(loads);
     await residency.load(a, 1000);
-    expect(residency.tryAcquire(a)).toBe(0);
-    residency.release(a);
+    expect(residency.tryAcquire([a])).toEqual([0]);
+    residency.release([a]);
     expect(images).toMatchObject({ numHolds: 0, numOpen: 0 });
   });
 
@@ -196,20 +196,20 @@ describe('explicit loads', () => {
   it('give up after their time and leave nothing behind', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     const { residency, images, native } = build({ maxSlots: 1 });
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     const waiting = expect(residency.load(b, 500)).rejects.toThrow(
       expect.objectContaining({
         code: 'adapter_load_timeout',
         message: expect.stringContaining('waits for room'),
       }),
     );
-    residency.tryAcquire(b);
+    residency.tryAcquire([b]);
     vi.advanceTimersByTime(500);
     await waiting;
     expect(residency.stats().waiting, 'the request still waits').toBe(1);
-    residency.forget(b);
+    residency.forget([b]);
     expect(residency.stats().waiting).toBe(0);
     const again = expect(residency.load(b, 500)).rejects.toThrow('waits for room');
     vi.advanceTimersByTime(500);
@@ -217,7 +217,7 @@ describe('explicit loads', () => {
     expect(residency.stats().waiting).toBe(0);
     expect(images.holds.get('b')).toBe(0);
 
-    residency.release(a);
+    residency.release([a]);
     native.immediate = false;
     const reading = expect(residency.load(b, 500)).rejects.toThrow('is being read');
     await turn();
@@ -231,9 +231,9 @@ describe('explicit loads', () => {
 
   it('are bounded', async () => {
     const { residency } = build({ maxSlots: 1 });
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     const all = Promise.allSettled(
       Array.from({ length: LOAD_WAITERS_MAX }, () => residency.load(b, 60_000)),
     );
@@ -268,34 +268,34 @@ describe('evictions on request', () => {
 
   it('wait for the last reference, also of requests that come meanwhile', async () => {
     const { residency, native } = build();
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     expect(residency.evict(a)).toMatchObject({ level: 'device', references: 1, evicting: true });
-    expect(residency.tryAcquire(a)).toBe(0);
-    residency.release(a);
+    expect(residency.tryAcquire([a])).toEqual([0]);
+    residency.release([a]);
     expect(native.slots.size).toBe(1);
-    residency.release(a);
+    residency.release([a]);
     expect(native.slots.size).toBe(0);
-    expect(residency.tryAcquire(a)).toBeUndefined();
+    expect(residency.tryAcquire([a])).toBeUndefined();
   });
 
   it('let a load under way end for those who wait for it', async () => {
     const { residency, native } = build();
     native.immediate = false;
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
     expect(residency.evict(a)).toMatchObject({ evicting: true });
     native.pending[0]!.finish();
     await turn();
-    expect(residency.tryAcquire(a)).toBe(0);
-    residency.release(a);
+    expect(residency.tryAcquire([a])).toEqual([0]);
+    residency.release([a]);
     expect(native.slots.size).toBe(0);
 
-    residency.tryAcquire(b);
+    residency.tryAcquire([b]);
     await turn();
     residency.evict(b);
-    residency.forget(b);
+    residency.forget([b]);
     native.pending[1]!.finish();
     await turn();
     expect(native.slots.size).toBe(0);
@@ -304,16 +304,16 @@ describe('evictions on request', () => {
   it('are called off by an explicit load and by a pin', async () => {
     const { residency, native } = build({ maxSlots: 3 });
     for (const each of [a, b]) {
-      residency.tryAcquire(each);
+      residency.tryAcquire([each]);
       await turn();
-      residency.tryAcquire(each);
+      residency.tryAcquire([each]);
       residency.evict(each);
     }
     await residency.load(a, 1000);
     residency.setPins([b]);
     expect(residency.view(b)).toMatchObject({ pinned: true, evicting: false });
-    residency.release(a);
-    residency.release(b);
+    residency.release([a]);
+    residency.release([b]);
     expect(native.slots.size).toBe(2);
     expect(residency.evict(b), 'a pin keeps its slot').toMatchObject({ level: 'device' });
     expect(native.slots.size).toBe(2);
@@ -341,12 +341,12 @@ describe('prefetching', () => {
     residency.prefetch(b);
     await turn();
     expect(kinds()).toEqual(['loaded a', 'prefetched a', 'loaded b', 'prefetched b']);
-    expect(residency.tryAcquire(a)).toBe(0);
-    expect(residency.tryAcquire(b)).toBe(1);
+    expect(residency.tryAcquire([a])).toEqual([0]);
+    expect(residency.tryAcquire([b])).toEqual([1]);
     // The last slot stays for those who wait.
     residency.prefetch(c);
     expect(images.prefetched).toEqual(['c']);
-    residency.release(a);
+    residency.release([a]);
     residency.prefetch(c);
     await turn();
     residency.prefetch(d);
@@ -381,12 +381,12 @@ describe('prefetching', () => {
     const { residency, native, kinds } = build({ maxSlots: 4 });
     native.immediate = false;
     residency.prefetch(a);
-    expect(residency.tryAcquire(a)).toBeUndefined();
+    expect(residency.tryAcquire([a])).toBeUndefined();
     await turn();
     expect(native.pending).toHaveLength(1);
     native.pending[0]!.finish();
     await turn();
-    expect(residency.tryAcquire(a)).toBe(0);
+    expect(residency.tryAcquire([a])).toEqual([0]);
     expect(kinds()).toEqual(['loaded a']);
     expect(residency.stats()).toMatchObject({ hits: 0, misses: 1 });
   });

@@ -22,18 +22,18 @@ describe('slots that are lost', () => {
     const built = build();
     const { residency, native, kinds } = built;
     for (const each of [a, b]) {
-      residency.tryAcquire(each);
+      residency.tryAcquire([each]);
       await turn();
-      residency.tryAcquire(each);
-      residency.release(each);
+      residency.tryAcquire([each]);
+      residency.release([each]);
     }
     lose(built);
     expect(residency.stats()).toMatchObject({ resident: 0, residentBytes: 0, loading: 0 });
     expect(native.frees).toBe(0);
     expect(built.images.numHolds).toBe(0);
-    expect(residency.tryAcquire(b)).toBeUndefined();
+    expect(residency.tryAcquire([b])).toBeUndefined();
     await turn();
-    expect(residency.tryAcquire(b)).toBe(0);
+    expect(residency.tryAcquire([b])).toEqual([0]);
     expect(native.slots.get(0)).toBe('b');
     expect(kinds()).toEqual(['loaded a', 'loaded b', 'loaded b']);
   });
@@ -42,7 +42,7 @@ describe('slots that are lost', () => {
     const built = build();
     const { residency, native, kinds } = built;
     native.immediate = false;
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     const explicit = residency.load(b, 1000);
     await turn();
     expect(native.pending).toHaveLength(2);
@@ -50,7 +50,7 @@ describe('slots that are lost', () => {
     lose(built);
     await turn();
     await explicit;
-    expect(residency.tryAcquire(a)).toBe(0);
+    expect(residency.tryAcquire([a])).toEqual([0]);
     expect(residency.view(b).level).toBe('device');
     expect(kinds().filter((kind) => kind.startsWith('load_failed'))).toEqual([]);
     expect(residency.stats()).toMatchObject({ loads: 2, loadFailures: 0, resident: 2 });
@@ -60,9 +60,9 @@ describe('slots that are lost', () => {
     const built = build();
     const { residency, native } = built;
     native.immediate = false;
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
-    residency.forget(a);
+    residency.forget([a]);
     lose(built);
     await turn();
     expect(native.pending).toEqual([]);
@@ -81,16 +81,16 @@ describe('slots that are lost', () => {
       });
       return open(generation);
     });
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
-    residency.forget(a);
+    residency.forget([a]);
     lose(built);
-    expect(residency.tryAcquire(b)).toBeUndefined();
+    expect(residency.tryAcquire([b])).toBeUndefined();
     await turn();
     read();
     await turn();
     expect(native.slots.get(0)).toBe('b');
-    expect(residency.tryAcquire(b)).toBe(0);
+    expect(residency.tryAcquire([b])).toEqual([0]);
     expect(images.numOpen).toBe(0);
   });
 
@@ -100,9 +100,9 @@ describe('slots that are lost', () => {
     residency.setPins([a, b]);
     await residency.load(c, 1000);
     residency.evict(b);
-    residency.tryAcquire(c);
+    residency.tryAcquire([c]);
     residency.evict(c);
-    residency.release(c);
+    residency.release([c]);
     lose(built);
     await turn();
     expect(residency.view(a)).toMatchObject({ level: 'device', pinned: true });
@@ -112,34 +112,34 @@ describe('slots that are lost', () => {
 
   it('must have no references', async () => {
     const { residency } = build();
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     expect(() => residency.slotsLost()).toThrow(/had references/);
   });
 
   it('wake those who wait for room', async () => {
     const built = build({ maxSlots: 1 });
     const { residency } = built;
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
-    expect(residency.tryAcquire(a)).toBe(0);
-    expect(residency.tryAcquire(b)).toBeUndefined();
-    residency.release(a);
+    expect(residency.tryAcquire([a])).toEqual([0]);
+    expect(residency.tryAcquire([b])).toBeUndefined();
+    residency.release([a]);
     lose(built);
     await turn();
-    expect(residency.tryAcquire(b)).toBe(0);
+    expect(residency.tryAcquire([b])).toEqual([0]);
   });
 
   it('let a close end, loads of the old session included', async () => {
     const built = build();
     const { residency, native } = built;
     native.immediate = false;
-    residency.tryAcquire(a);
+    residency.tryAcquire([a]);
     await turn();
     const [load] = native.pending.splice(0);
     residency.slotsLost();
-    residency.forget(a);
+    residency.forget([a]);
     const closed = residency.close();
     load!.fail(new Error('closed'));
     native.slots.clear();
@@ -160,23 +160,23 @@ describe('slots that are lost', () => {
         const one = random.pick([a, b, c, d]);
         const what = random.int(0, 6);
         if (what <= 1) {
-          const slot = residency.tryAcquire(one);
-          if (typeof slot === 'number') {
-            expect(native.slots.get(slot), `seed ${seed}`).toBe(one.digest);
+          const slots = residency.tryAcquire([one]);
+          if (Array.isArray(slots)) {
+            expect(native.slots.get(slots[0]), `seed ${seed}`).toBe(one.digest);
             held.push(one);
-          } else expect(code(slot)).toBeUndefined();
-        } else if (what === 2 && held.length > 0) residency.release(held.pop()!);
-        else if (what === 3) residency.forget(one);
+          } else expect(code(slots)).toBeUndefined();
+        } else if (what === 2 && held.length > 0) residency.release([held.pop()!]);
+        else if (what === 3) residency.forget([one]);
         else if (what === 4) residency.prefetch(one);
         else if (what === 5) native.pending.shift()?.finish();
         else if (random.chance(0.5)) {
-          for (const each of held.splice(0)) residency.release(each);
+          for (const each of held.splice(0)) residency.release([each]);
           lose(built);
         }
         if (random.chance(0.5)) await turn();
       }
-      for (const each of held) residency.release(each);
-      for (const each of [a, b, c, d]) residency.forget(each);
+      for (const each of held) residency.release([each]);
+      for (const each of [a, b, c, d]) residency.forget([each]);
       for (let i = 0; i < 20; i++) {
         native.pending.shift()?.finish();
         await turn();
