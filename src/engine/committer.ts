@@ -64,7 +64,7 @@ export class Committer {
     const wasAskedFor = sequence.endRequested !== undefined;
     this.#scheduler.finish(sequence, ending.poisoned);
     // By index: choices may have traded places.
-    group.sequences[index]!.isSilenced = wasAskedFor;
+    group.sequences[index]!.endedAs = wasAskedFor ? 'asked' : ending.reason;
     if (group.numLive === 0) this.#live.delete(group);
     this.#events.finish(request, {
       index,

@@ -1,4 +1,5 @@
 /** Events of a step, kept until the next one is dispatched, then delivered while it runs. */
+import type { Sequence } from '../scheduler/sequence.ts';
 import type { LiveRequest } from './live-request.ts';
 import type { FinishEvent, TokenEvent, TokenLogprobs } from './types.ts';
 
@@ -70,12 +71,20 @@ function deliverOne(item: EngineEvent): void {
   }
   const sequence = group.sequences[item.event.index]!;
   if (item.kind === 'token') {
-    // Ended by an earlier event of this very delivery, or since the step: the token comes too late.
-    const isEnding = sequence.endRequested !== undefined && sequence.status !== 'finished';
-    if (!isEnding && !sequence.isSilenced) listener.onToken(item.event);
+    if (!isTooLate(sequence)) listener.onToken(item.event);
     return;
   }
   // The stop string was seen in the very token that also reached max_tokens.
   const stopped = item.event.reason === 'length' && sequence.endRequested === 'stop';
   listener.onFinish(stopped ? { ...item.event, reason: 'stop' } : item.event);
+}
+
+/**
+ * The choice was ended by an earlier event of this very delivery, or since the step: nobody wants to
+ * hear of its tokens any more, unless it had ended by itself before that.
+ */
+function isTooLate({ endRequested, endedAs }: Sequence): boolean {
+  if (endRequested === undefined) return false;
+  if (endedAs === undefined || endedAs === 'asked') return true;
+  return endedAs === 'length' && endRequested === 'stop';
 }

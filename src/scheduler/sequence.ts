@@ -36,8 +36,8 @@ export class Sequence {
   numRegistered = 0;
   /** Set between steps; the choice ends with this reason at the next border. */
   endRequested: FinishReason | undefined = undefined;
-  /** Ended because that was asked for: tokens of it that nobody has heard of are dropped. */
-  isSilenced = false;
+  /** How it ended: by itself, or because that was asked for. */
+  endedAs: FinishReason | 'asked' | undefined = undefined;
 
   constructor(group: SequenceGroup, index: number) {
     this.group = group;
