@@ -30,11 +30,15 @@ import type { Config } from './config/schema.ts';
 import { createEngine, type RunningEngine } from './engine/index.ts';
 import { LoramuxError, toLoramuxError } from './errors.ts';
 import { type ImportedModel, importModel } from './importer/index.ts';
+import { exists } from './importer/json-file.ts';
 import { createNativeSession, type LoraDtype, SupervisedSession } from './native/index.ts';
 import type { Teardown } from './teardown.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.ts';
 
 const MIB = 2 ** 20;
+const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'];
+/** Copied where they are. */
+const CHAT_FILES = ['chat_template.jinja', 'tokenizer_config.json'];
 
 export interface Runtime {
   /** The base's name in requests. */
@@ -69,12 +73,15 @@ export async function preloadAdapters(
   for (const entry of entries) {
     if (signal?.aborted) throw new LoramuxError('shutting_down', 'The start was given up.');
     const { name, folder } = splitAdapter(entry);
-    const files = ['adapter_config.json', 'adapter_model.safetensors'].map((file) => ({
-      from: path.join(folder, file),
-      to: path.join(adapters.uploadDir, `${randomUUID()}-${file}`),
-    }));
+    const copied = new Map<string, string>();
+    const copy = async (file: string) => {
+      const to = path.join(adapters.uploadDir, `${randomUUID()}-${file}`);
+      await copyFile(path.join(folder, file), to);
+      copied.set(file, to);
+    };
     try {
-      for (const { from, to } of files) await copyFile(from, to);
+      for (const file of ADAPTER_FILES) await copy(file);
+      for (const file of CHAT_FILES) if (await exists(path.join(folder, file))) await copy(file);
     } catch (cause) {
       throw new LoramuxError(
         'config_invalid',
@@ -83,12 +90,19 @@ export async function preloadAdapters(
         { cause },
       );
     }
-    const [configFile, weightsFile] = files;
+    const [configPath, weightsPath] = ADAPTER_FILES.map((file) => copied.get(file)!);
+    const [chatTemplatePath, tokenizerConfigPath] = CHAT_FILES.map((file) => copied.get(file));
     try {
       // At every start again: a rollback or a split of the content must outlive it.
       await adapters.put(
         name,
-        { kind: 'files', configPath: configFile!.to, weightsPath: weightsFile!.to },
+        {
+          kind: 'files',
+          configPath: configPath!,
+          weightsPath: weightsPath!,
+          chatTemplatePath,
+          tokenizerConfigPath,
+        },
         { onlyNewContent: true },
       );
     } catch (thrown) {
@@ -188,12 +202,16 @@ function fleetOf(config: Config): FleetOptions | undefined {
 }
 
 /** The chat templates of the model, or that of --chat-template. */
-async function openChat(config: Config, modelDir: string): Promise<ChatService> {
+async function openChat(
+  config: Config,
+  modelDir: string,
+  adapters: AdapterService,
+): Promise<ChatService> {
   const model = await readModelChat(modelDir);
   const { chatTemplate: file, trustRequestChatTemplate: trustRequests } = config;
-  if (file === undefined) return createChat({ model, trustRequests });
+  if (file === undefined) return createChat({ model, trustRequests, adapters });
   const templates = await readTemplateFile(path.resolve(file));
-  return createChat({ model: { ...model, templates }, trustRequests });
+  return createChat({ model: { ...model, templates }, trustRequests, adapters });
 }
 
 /**
@@ -213,7 +231,6 @@ export async function createRuntime(
   const { weights, weightsGroupSize } = config;
   const imported = await importModel(modelDir, { weights, weightsGroupSize });
   const tokenizer = await loadTokenizer(modelDir);
-  const chat = await openChat(config, modelDir);
   const shape = imported.metadata.config;
   const packing = { packedWeights: imported.native.packedWeights === true };
   const loraDtype = slotDtype(config.loraDtype, packing);
@@ -252,6 +269,7 @@ export async function createRuntime(
     teardown,
   );
 
+  const chat = await openChat(config, modelDir, adapters);
   const engine = createEngine(session, residency, {
     numBlocks,
     maxModelLen,

@@ -1,6 +1,8 @@
 /** Names, generations and references: the registry as this process knows it. */
 import { LoramuxError } from '../errors.ts';
 import type { ManagedBlobFiles } from './blobs/blob-files.ts';
+import { readStoredTemplates } from './chat-templates.ts';
+import { MAX_TEMPLATE_BYTES, MAX_TOKENIZER_CONFIG_BYTES } from './formats/chat-templates.ts';
 import { MAX_CONFIG_BYTES } from './formats/peft-config.ts';
 import { type GenerationState, GenerationTable } from './generations.ts';
 import { checkAdapterName } from './names.ts';
@@ -71,6 +73,8 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
       maxAdapters: options.maxAdapters,
       maxAdapterBytes: options.maxAdapterBytes,
       maxConfigBytes: MAX_CONFIG_BYTES,
+      maxChatTemplateBytes: MAX_TEMPLATE_BYTES,
+      maxTokenizerConfigBytes: MAX_TOKENIZER_CONFIG_BYTES,
       maxArchiveBytes: options.maxArchiveBytes,
     };
     this.#generations = new GenerationTable({
@@ -281,6 +285,16 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
 
   onChange(listener: () => void): void {
     this.#listeners.push(listener);
+  }
+
+  async chatTemplates(generation: AdapterGeneration): Promise<ReadonlyMap<string, string>> {
+    const state = this.#generations.stateOf(generation.digest);
+    const release = this.hold(generation);
+    try {
+      return await readStoredTemplates(this.#options.files, state.meta);
+    } finally {
+      release();
+    }
   }
 
   async openImage(generation: AdapterGeneration): Promise<OpenedImage> {

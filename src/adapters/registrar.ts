@@ -132,8 +132,12 @@ export class Registrar {
   /** Removes the temporary files of an upload; they may be gone. */
   async removeUpload(source: AdapterSource): Promise<void> {
     let files: string[] = [];
-    if (source.kind === 'files') files = [source.configPath, source.weightsPath];
-    else if (source.kind === 'archive') files = [source.path];
+    if (source.kind === 'files') {
+      const { configPath, weightsPath, chatTemplatePath, tokenizerConfigPath } = source;
+      const all = [configPath, weightsPath, chatTemplatePath, tokenizerConfigPath];
+      files = all.filter((file) => file !== undefined);
+    }
+    if (source.kind === 'archive') files = [source.path];
     for (const file of files) {
       await this.#tolerate('remove an uploaded file', () => rm(file, { force: true }));
     }
@@ -184,10 +188,12 @@ export class Registrar {
     }
   }
 
-  #convert({ configPath, weightsPath, root }: OpenedSource, out: string): Promise<ConvertResult> {
+  #convert(opened: OpenedSource, out: string): Promise<ConvertResult> {
+    const { configPath, weightsPath, chatTemplatePath, tokenizerConfigPath, root } = opened;
     const { pool, maxRank, maxAdapterBytes, maxResidentBytes, loraDtype } = this.#options;
     const limits = { maxRank, maxAdapterBytes, maxResidentBytes, loraDtype };
-    return pool.convert({ configPath, weightsPath, root, outPath: out, limits });
+    const chat = { chatTemplatePath, tokenizerConfigPath };
+    return pool.convert({ configPath, weightsPath, ...chat, root, outPath: out, limits });
   }
 
   /** Makes the file durable; the returned function ends the promise to keep it. */

@@ -4,15 +4,26 @@ import type { LocalBlobStats } from './blobs/types.ts';
 import type { KeptGeneration, RegistryStatus, ReplicaInfo, Split } from './registry/types.ts';
 import type { AdapterGeneration, AdapterRecord } from './types.ts';
 
+/** Files beside an adapter that may bring its own chat template. */
+export interface ChatFilePaths {
+  /** chat_template.jinja, which wins. */
+  readonly chatTemplatePath?: string | undefined;
+  readonly tokenizerConfigPath?: string | undefined;
+}
+
 /** Where the two PEFT files of an adapter are. */
 export type AdapterSource =
   /** A PEFT directory; must lie under the configured adapter root after symbolic links. */
   | { readonly kind: 'directory'; readonly path: string }
   /**
-   * Two complete temporary files of an upload, best written below `AdapterService.uploadDir`.
+   * Two complete temporary files of an upload (and those of its chat), best written below `AdapterService.uploadDir`.
    * The service owns them from the call on and removes them whatever the outcome.
    */
-  | { readonly kind: 'files'; readonly configPath: string; readonly weightsPath: string }
+  | ({
+      readonly kind: 'files';
+      readonly configPath: string;
+      readonly weightsPath: string;
+    } & ChatFilePaths)
   /** A complete temporary file of an upload: an archive of a PEFT directory. Owned as above. */
   | { readonly kind: 'archive'; readonly path: string; readonly format: 'zip' | 'tar.gz' }
   /** A Hugging Face repository; a revision that is no commit id is resolved to one and recorded. */
@@ -72,6 +83,9 @@ export interface AdapterServiceLimits {
   readonly maxAdapterBytes: number;
   /** Bytes of adapter_config.json. */
   readonly maxConfigBytes: number;
+  /** Bytes of chat_template.jinja and of tokenizer_config.json. */
+  readonly maxChatTemplateBytes: number;
+  readonly maxTokenizerConfigBytes: number;
   /** Bytes of an archive as it is sent. */
   readonly maxArchiveBytes: number;
 }
@@ -136,6 +150,11 @@ export interface AdapterService {
   resolveGeneration(digest: string, name?: string): AdapterRecord;
   /** @throws as `resolve`. */
   history(name: string): AdapterHistory;
+  /**
+   * The adapter's own chat templates, by name; none for most. Fetches its file if it is not here.
+   * @throws LoramuxError adapter_not_found, store_corrupt, blob_missing, blob_unavailable
+   */
+  chatTemplates(generation: AdapterGeneration): Promise<ReadonlyMap<string, string>>;
   /**
    * Keeps a resolved generation loadable, whatever happens to its name, until the returned function
    * is called (idempotent). Call it in the same tick as `resolve`, give it back when the request ends.

@@ -1,16 +1,16 @@
 /** Which template a chat is rendered with. */
 import { readFile } from 'node:fs/promises';
-import type { AdapterRecord } from '../adapters/types.ts';
+import type { AdapterService } from '../adapters/service-types.ts';
+import type { AdapterGeneration, AdapterRecord } from '../adapters/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
+import { DEFAULT_TEMPLATE, type NamedTemplates, TOOL_TEMPLATE } from '../jinja/named-templates.ts';
 import type { RenderLimits } from '../jinja/run.ts';
-import {
-  DEFAULT_TEMPLATE,
-  type ModelChat,
-  type NamedTemplates,
-  TOOL_TEMPLATE,
-} from './model-templates.ts';
+import type { ModelChat } from './model-templates.ts';
 import { compileTemplate, UNTRUSTED } from './template.ts';
 import type { ChatTemplate } from './types.ts';
+
+/** Adapter generations whose templates, or that they have none, are remembered. */
+const OWN_TEMPLATES_MAX = 1024;
 
 export interface ChatService {
   /**
@@ -24,6 +24,7 @@ export interface ChatService {
 
 export interface ChatOptions {
   readonly model: ModelChat;
+  readonly adapters: Pick<AdapterService, 'chatTemplates'>;
   /** Whether requests may bring a template (--trust-request-chat-template). */
   readonly trustRequests: boolean;
   /** The clock of templates that write dates. */
@@ -70,7 +71,7 @@ function choosing(
   };
 }
 
-export function createChat({ model, trustRequests, now }: ChatOptions): ChatService {
+export function createChat({ model, adapters, trustRequests, now }: ChatOptions): ChatService {
   const clock = now ?? (() => new Date());
   const { specialTokens } = model;
   const compile = (source: string, limits?: RenderLimits) =>
@@ -99,8 +100,24 @@ export function createChat({ model, trustRequests, now }: ChatOptions): ChatServ
     }
   };
 
+  /** By the digest of the generation; undefined for adapters that have none. Oldest use first. */
+  const own = new Map<string, ChatTemplate | undefined>();
+
+  const ownTemplate = async ({ digest, ...generation }: AdapterGeneration) => {
+    let template = own.get(digest);
+    if (template === undefined && !own.has(digest)) {
+      const templates = await adapters.chatTemplates({ digest, ...generation });
+      const compiled = (source: string) => compile(source, UNTRUSTED);
+      template = templates.size === 0 ? undefined : choosing(templates, compiled);
+    }
+    own.delete(digest);
+    own.set(digest, template);
+    if (own.size > OWN_TEMPLATES_MAX) own.delete(own.keys().next().value!);
+    return template;
+  };
+
   return {
-    async templateFor(_adapter, override) {
+    async templateFor(adapter, override) {
       if (override !== undefined) {
         if (trustRequests) return compile(override, UNTRUSTED);
         throw new LoramuxError(
@@ -110,6 +127,8 @@ export function createChat({ model, trustRequests, now }: ChatOptions): ChatServ
           { param: 'chat_template' },
         );
       }
+      const template = adapter && (await ownTemplate(adapter.generation));
+      if (template !== undefined) return template;
       base ??= baseTemplate();
       return base;
     },

@@ -2,20 +2,17 @@
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { LoramuxError } from '../errors.ts';
-import { isJsonObject, type JsonObject, type JsonValue } from '../importer/json.ts';
+import { isJsonObject, type JsonObject } from '../importer/json.ts';
 import { readJsonFile } from '../importer/json-file.ts';
-
-/** Templates by name: `default`, and for requests with tools perhaps `tool_use`. */
-export type NamedTemplates = ReadonlyMap<string, string>;
-
-export const DEFAULT_TEMPLATE = 'default';
-/** Chosen for requests with tools, where there is one. */
-export const TOOL_TEMPLATE = 'tool_use';
+import {
+  DEFAULT_TEMPLATE,
+  NAMED_TEMPLATES_MAX,
+  type NamedTemplates,
+  templatesOfConfig,
+} from '../jinja/named-templates.ts';
 
 /** Folder of further templates beside chat_template.jinja, one file each. */
 const NAMED_FOLDER = 'additional_chat_templates';
-/** Templates of one model. */
-const NAMED_TEMPLATES_MAX = 64;
 
 /** The tokens that templates know by name. */
 const SPECIAL_TOKENS = [
@@ -43,29 +40,6 @@ async function readIfThere(file: string): Promise<string | undefined> {
     if (isMissing(error)) return undefined;
     throw error;
   }
-}
-
-/**
- * `chat_template` of tokenizer_config.json: one template, or a list of named ones.
- * @throws TypeError saying what else it is
- */
-export function templatesOfConfig(value: JsonValue | undefined): NamedTemplates {
-  if (value === undefined || value === null) return new Map();
-  if (typeof value === 'string') return new Map([[DEFAULT_TEMPLATE, value]]);
-  const named = new Map<string, string>();
-  if (!Array.isArray(value)) throw new TypeError('chat_template is neither a text nor a list');
-  for (const entry of value) {
-    const { name, template } = (entry ?? {}) as { name?: unknown; template?: unknown };
-    if (typeof name !== 'string' || typeof template !== 'string') {
-      throw new TypeError('chat_template is a list with an entry that lacks "name" or "template"');
-    }
-    if (named.has(name)) throw new TypeError(`chat_template has ${JSON.stringify(name)} twice`);
-    named.set(name, template);
-  }
-  if (named.size > NAMED_TEMPLATES_MAX) {
-    throw new TypeError(`chat_template has more than ${NAMED_TEMPLATES_MAX} templates`);
-  }
-  return named;
 }
 
 /** Texts and AddedToken objects; what is null or absent is not defined in templates. */

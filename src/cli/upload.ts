@@ -7,6 +7,8 @@ import { LoramuxError } from '../errors.ts';
 import type { Upload } from './client.ts';
 
 const FILES = ['adapter_config.json', 'adapter_model.safetensors'] as const;
+/** Sent where they are: they may have a chat template. */
+const CHAT_FILES = ['chat_template.jinja', 'tokenizer_config.json'];
 
 /** The first `bytes` bytes of a file; throws when it has become shorter. */
 async function* readFile(file: string, bytes: number): AsyncGenerator<Buffer> {
@@ -45,13 +47,16 @@ async function sizeOf(folder: string, file: string): Promise<number> {
 }
 
 /**
- * The two files of a PEFT folder as multipart/form-data; other files are left out.
+ * The two files of a PEFT folder, and those that may have its chat template, as multipart/form-data;
+ * other files are left out.
  * @throws LoramuxError adapter_upload_incomplete, adapter_pickle_refused
  */
 export async function folderUpload(folder: string): Promise<Upload> {
   const boundary = `loramux-${randomUUID()}`;
   const parts: { file: string; bytes: number; head: Buffer }[] = [];
-  for (const name of FILES) {
+  const present: string[] = await readdir(folder).catch(() => []);
+  const names = [...FILES, ...CHAT_FILES.filter((name) => present.includes(name))];
+  for (const name of names) {
     const head =
       `--${boundary}\r\ncontent-disposition: form-data; name="files"; filename="${name}"\r\n` +
       'content-type: application/octet-stream\r\n\r\n';

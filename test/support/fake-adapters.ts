@@ -61,10 +61,14 @@ export class FakeAdapters implements AdapterService {
     maxAdapters: MAX_ADAPTERS,
     maxAdapterBytes: 4096,
     maxConfigBytes: 1024,
+    maxChatTemplateBytes: 1024,
+    maxTokenizerConfigBytes: 1024,
     maxArchiveBytes: 4096 + 1024 + 64 * 1024 * 1024,
   };
   readonly puts: FakePut[] = [];
   readonly entries = new Map<string, NameEntry>();
+  /** Chat templates by digest. */
+  readonly templates = new Map<string, ReadonlyMap<string, string>>();
   readonly ready = Promise.resolve();
   isKnown = true;
   /** What /health shows; tests change it. */
@@ -171,9 +175,16 @@ export class FakeAdapters implements AdapterService {
     if (source.kind === 'files') {
       await take('config', source.configPath);
       await take('weights', source.weightsPath);
+      const { chatTemplatePath: template, tokenizerConfigPath: tokenizer } = source;
+      if (template !== undefined) await take('template', template);
+      if (tokenizer !== undefined) await take('tokenizer', tokenizer);
     }
     if (source.kind === 'archive') await take('archive', source.path);
     return files;
+  }
+
+  async chatTemplates({ digest }: AdapterGeneration): Promise<ReadonlyMap<string, string>> {
+    return this.templates.get(digest) ?? new Map();
   }
 
   async put(name: string, source: AdapterSource, options: PutOptions = {}) {

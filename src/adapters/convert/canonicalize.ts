@@ -4,11 +4,12 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import { closeSync, constants, openSync, writeSync } from 'node:fs';
-import { LoramuxError } from '../../errors.ts';
+import { type ErrorCode, LoramuxError } from '../../errors.ts';
 import {
   parseSafetensorsHeader,
   type SafetensorsHeader,
 } from '../../importer/safetensors/header.ts';
+import type { NamedTemplates } from '../../jinja/named-templates.ts';
 import { LORA_MODULES, type LoraDtype } from '../../native/addon-types.ts';
 import {
   baseShapesDigest,
@@ -19,9 +20,18 @@ import {
   MAX_ADAPTER_HEADER_BYTES,
   residentBytesOf,
 } from '../formats/canonical-file.ts';
+import {
+  MAX_TEMPLATE_BYTES,
+  MAX_TOKENIZER_CONFIG_BYTES,
+  readChatTemplates,
+  TEMPLATE_FILE,
+  TOKENIZER_CONFIG_FILE,
+  templatesMetadata,
+} from '../formats/chat-templates.ts';
 import { MAX_CONFIG_BYTES, parsePeftConfig } from '../formats/peft-config.ts';
 import { type MatchModule, matchModules } from '../formats/peft-match.ts';
 import { explainTensors, type ModuleTensors, type NamedTensor } from '../formats/peft-tensors.ts';
+import type { ChatFilePaths } from '../service-types.ts';
 import { openSource, readFully, type SourceFile } from './source-file.ts';
 import { isFiniteBits, magnitudeOf, maxMagnitudeBits, widen } from './tensor-scan.ts';
 
@@ -40,7 +50,7 @@ export interface ConvertLimits {
   readonly loraDtype?: LoraDtype | undefined;
 }
 
-export interface ConvertJob {
+export interface ConvertJob extends ChatFilePaths {
   readonly configPath: string;
   readonly weightsPath: string;
   /** Folder that both files must really lie in. */
@@ -69,7 +79,10 @@ export interface ConvertResult {
  *   adapter_path_forbidden, adapter_upload_incomplete.
  */
 export function convert(job: ConvertJob, modules: readonly MatchModule[]): ConvertResult {
-  const config = parsePeftConfig(readConfig(job));
+  const config = parsePeftConfig(
+    readSmall(job.configPath, CONFIG, job.root, MAX_CONFIG_BYTES, 'adapter_config_invalid'),
+  );
+  const templates = readTemplates(job);
   const source = openSource(job.weightsPath, WEIGHTS, job.root);
   try {
     if (source.bytes > job.limits.maxAdapterBytes) {
@@ -95,23 +108,41 @@ export function convert(job: ConvertJob, modules: readonly MatchModule[]): Conve
     return write(job, source, pairs, layout, {
       residentBytes,
       base: baseShapesDigest(modules),
+      templates,
     });
   } finally {
     closeSync(source.fd);
   }
 }
 
-function readConfig(job: ConvertJob): Uint8Array {
-  const file = openSource(job.configPath, CONFIG, job.root);
+/** The adapter's own chat templates. @throws LoramuxError chat_template_invalid */
+function readTemplates({ chatTemplatePath, tokenizerConfigPath, root }: ConvertJob) {
+  const read = (file: string | undefined, name: string, bytesMax: number) =>
+    file === undefined ? undefined : readSmall(file, name, root, bytesMax, 'adapter_too_large');
+  return readChatTemplates({
+    template: read(chatTemplatePath, TEMPLATE_FILE, MAX_TEMPLATE_BYTES),
+    tokenizerConfig: read(tokenizerConfigPath, TOKENIZER_CONFIG_FILE, MAX_TOKENIZER_CONFIG_BYTES),
+  });
+}
+
+/** A whole file of a few megabytes at most. */
+function readSmall(
+  path: string,
+  name: string,
+  root: string | undefined,
+  bytesMax: number,
+  tooLarge: ErrorCode,
+): Uint8Array {
+  const file = openSource(path, name, root);
   try {
-    if (file.bytes > MAX_CONFIG_BYTES) {
+    if (file.bytes > bytesMax) {
       throw new LoramuxError(
-        'adapter_config_invalid',
-        `${CONFIG} has ${file.bytes} bytes; the limit is ${MAX_CONFIG_BYTES}.`,
+        tooLarge,
+        `${name} has ${file.bytes} bytes; the limit is ${bytesMax}.`,
       );
     }
     const bytes = new Uint8Array(file.bytes);
-    if (!readFully(file.fd, bytes, 0)) throw cutOff(CONFIG);
+    if (!readFully(file.fd, bytes, 0)) throw cutOff(name);
     return bytes;
   } finally {
     closeSync(file.fd);
@@ -165,9 +196,10 @@ function write(
   source: SourceFile,
   pairs: readonly ModuleTensors[],
   layout: readonly CanonicalModule[],
-  facts: { residentBytes: number; base: string },
+  facts: { residentBytes: number; base: string; templates: NamedTemplates },
 ): ConvertResult {
-  const header = buildCanonicalHeader(layout, facts.base);
+  const metadata = templatesMetadata(facts.templates);
+  const header = buildCanonicalHeader(layout, facts.base, metadata);
   if (header.bytes.length > MAX_ADAPTER_HEADER_BYTES) {
     throw new LoramuxError('adapter_too_large', 'The adapter has too many tensors.');
   }

@@ -97,10 +97,14 @@ export function residentBytesOf(modules: readonly CanonicalModule[], dtype: Lora
   );
 }
 
-/** @param modules sorted by layer, then module. */
+/**
+ * @param modules sorted by layer, then module
+ * @param metadata what else the file keeps, by keys in order
+ */
 export function buildCanonicalHeader(
   modules: readonly CanonicalModule[],
   base: string,
+  metadata: Readonly<Record<string, string>> = {},
 ): CanonicalHeader {
   const manifest = {
     base,
@@ -115,7 +119,7 @@ export function buildCanonicalHeader(
     version: CANONICAL_VERSION,
   };
   const json: Record<string, unknown> = {
-    __metadata__: { [METADATA_KEY]: JSON.stringify(manifest) },
+    __metadata__: { [METADATA_KEY]: JSON.stringify(manifest), ...metadata },
   };
   let offset = 0;
   for (const m of modules) {

@@ -3,6 +3,13 @@
  * both formats report every entry here before they touch its bytes.
  */
 import { LoramuxError } from '../../errors.ts';
+import {
+  MAX_TEMPLATE_BYTES,
+  MAX_TOKENIZER_CONFIG_BYTES,
+  TEMPLATE_FILE,
+  TOKENIZER_CONFIG_FILE,
+} from '../formats/chat-templates.ts';
+import type { ChatFilePaths } from '../service-types.ts';
 import { CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE } from './source-dir.ts';
 import { isDiskError } from './work-files.ts';
 
@@ -42,13 +49,23 @@ export function maxHeaderBytes(limits: ArchiveLimits): number {
 }
 
 /** The adapter's two files as they lie in the work folder. */
-export interface ExtractedFiles {
+export interface ExtractedFiles extends ChatFilePaths {
   readonly configPath: string;
   readonly weightsPath: string;
 }
 
 /** An entry's part in the adapter; undefined for what is passed over. */
-export type Role = 'config' | 'weights' | undefined;
+export type Role = 'config' | 'weights' | 'template' | 'tokenizer' | undefined;
+
+const ROLES: Readonly<Record<string, Role>> = {
+  [CONFIG_FILE]: 'config',
+  [WEIGHTS_FILE]: 'weights',
+  [TEMPLATE_FILE]: 'template',
+  [TOKENIZER_CONFIG_FILE]: 'tokenizer',
+};
+
+/** Where the reader put the entries of the adapter, by the names that the archive has. */
+export type Placed = ReadonlyMap<string, string>;
 
 export class ArchiveContents {
   readonly #limits: ArchiveLimits;
@@ -59,7 +76,9 @@ export class ArchiveContents {
   readonly #folders = new Set<string>();
   /** The one folder with the adapter's files. */
   #home: string | undefined;
-  readonly #roles = new Set<Role>();
+  readonly #roles = new Map<Role, string>();
+  /** Entries with a part in a chat, by folder: they count only beside the adapter's. */
+  readonly #beside: { role: Role; folder: string; name: string; size: number }[] = [];
   #pickle: string | undefined;
 
   constructor(limits: ArchiveLimits) {
@@ -86,8 +105,10 @@ export class ArchiveContents {
       return undefined;
     }
     const base = parts.at(-1);
-    const role = base === CONFIG_FILE ? 'config' : base === WEIGHTS_FILE ? 'weights' : undefined;
-    if (role !== undefined) this.#addWanted(role, parts.slice(0, -1).join('/'), size);
+    const role = Object.hasOwn(ROLES, base!) ? ROLES[base!] : undefined;
+    const folder = parts.slice(0, -1).join('/');
+    if (role === 'config' || role === 'weights') this.#addWanted(role, folder, name, size);
+    else if (role !== undefined) this.#beside.push({ role, folder, name, size });
     else if (PICKLE_FILE.test(base!) && base!.startsWith('adapter_model')) this.#pickle ??= name;
     this.#bytes += size;
     if (this.#bytes > maxUnpackedBytes(this.#limits)) {
@@ -100,8 +121,11 @@ export class ArchiveContents {
     return role;
   }
 
-  /** @throws LoramuxError adapter_upload_incomplete, adapter_pickle_refused. */
-  checkComplete(): void {
+  /**
+   * The names of the adapter's entries by their part.
+   * @throws LoramuxError adapter_upload_incomplete, adapter_pickle_refused, adapter_too_large.
+   */
+  complete(): ReadonlyMap<Role, string> {
     if (!this.#roles.has('weights') && this.#pickle !== undefined) {
       throw new LoramuxError(
         'adapter_pickle_refused',
@@ -114,6 +138,12 @@ export class ArchiveContents {
         throw new LoramuxError('adapter_upload_incomplete', `The archive has no ${file}.`);
       }
     }
+    for (const { role, folder, name, size } of this.#beside) {
+      if (folder !== this.#home) continue;
+      checkChatFileSize(role === 'template' ? TEMPLATE_FILE : TOKENIZER_CONFIG_FILE, size);
+      this.#roles.set(role, name);
+    }
+    return this.#roles;
   }
 
   #addPath(name: string, parts: readonly string[], kind: 'file' | 'folder'): void {
@@ -131,14 +161,14 @@ export class ArchiveContents {
     (kind === 'file' ? this.#files : this.#folders).add(own);
   }
 
-  #addWanted(role: 'config' | 'weights', folder: string, size: number): void {
+  #addWanted(role: 'config' | 'weights', folder: string, name: string, size: number): void {
     this.#home ??= folder;
     if (this.#home !== folder) {
       throw unsafe(
         `${quote(this.#home || '.')} and ${quote(folder)} both have adapter files; pack one adapter`,
       );
     }
-    this.#roles.add(role);
+    this.#roles.set(role, name);
     checkWantedSize(role, size, this.#limits);
   }
 }
@@ -153,6 +183,25 @@ export function checkWantedSize(
   if (bytes <= limit) return;
   const file = role === 'config' ? CONFIG_FILE : WEIGHTS_FILE;
   throw new LoramuxError('adapter_too_large', `${file} has more than ${limit} bytes, the limit.`);
+}
+
+/** @throws LoramuxError adapter_too_large. */
+export function checkChatFileSize(file: string, bytes: number): void {
+  const limit = file === TEMPLATE_FILE ? MAX_TEMPLATE_BYTES : MAX_TOKENIZER_CONFIG_BYTES;
+  if (bytes <= limit) return;
+  throw new LoramuxError('adapter_too_large', `${file} has more than ${limit} bytes, the limit.`);
+}
+
+/** The adapter's files, of those that were unpacked. */
+export function filesOf(roles: ReadonlyMap<Role, string>, placed: Placed): ExtractedFiles {
+  const of = (role: Role) => placed.get(roles.get(role) ?? '');
+  const [template, tokenizer] = [of('template'), of('tokenizer')];
+  return {
+    configPath: of('config')!,
+    weightsPath: of('weights')!,
+    ...(template !== undefined && { chatTemplatePath: template }),
+    ...(tokenizer !== undefined && { tokenizerConfigPath: tokenizer }),
+  };
 }
 
 export function tooManyEntries(limits: ArchiveLimits): LoramuxError {

@@ -7,8 +7,10 @@
  * by plain HTTP.
  */
 import { LoramuxError } from '../../errors.ts';
+import { TEMPLATE_FILE, TOKENIZER_CONFIG_FILE } from '../formats/chat-templates.ts';
 import {
   type ArchiveLimits,
+  checkChatFileSize,
   checkWantedSize,
   type ExtractedFiles,
   quote,
@@ -41,7 +43,7 @@ export interface HubOptions {
   readonly token: string | undefined;
 }
 
-/** One of the two files, as the hub describes it. */
+/** One of the files, as the hub describes it. */
 interface HubFile {
   readonly path: string;
   readonly bytes: number;
@@ -65,9 +67,17 @@ export async function fetchFromHub(
   const files = await repo.describe(commit);
   checkWantedSize('config', files.config.bytes, limits);
   checkWantedSize('weights', files.weights.bytes, limits);
+  checkChatFileSize(TEMPLATE_FILE, files.template?.bytes ?? 0);
+  checkChatFileSize(TOKENIZER_CONFIG_FILE, files.tokenizer?.bytes ?? 0);
   return {
     configPath: await repo.fetch(commit, files.config, work, 'config'),
     weightsPath: await repo.fetch(commit, files.weights, work, 'weights'),
+    ...(files.template !== undefined && {
+      chatTemplatePath: await repo.fetch(commit, files.template, work, 'template'),
+    }),
+    ...(files.tokenizer !== undefined && {
+      tokenizerConfigPath: await repo.fetch(commit, files.tokenizer, work, 'tokenizer'),
+    }),
     label: `hf:${source.repo}@${commit}${repo.folder === '' ? '' : `/${repo.folder}`}`,
   };
 }
@@ -108,15 +118,22 @@ class HubRepo {
     return info.sha;
   }
 
-  /** The two files at a commit. */
-  async describe(commit: string): Promise<{ config: HubFile; weights: HubFile }> {
+  /** The adapter's files at a commit. */
+  async describe(commit: string): Promise<{
+    config: HubFile;
+    weights: HubFile;
+    template: HubFile | undefined;
+    tokenizer: HubFile | undefined;
+  }> {
     const { pathsInfo } = await import('@huggingface/hub');
     const inFolder = (file: string) => (this.folder === '' ? file : `${this.folder}/${file}`);
     const listed = await this.#ask(() =>
       pathsInfo({
         repo: this.#repo,
         revision: commit,
-        paths: [CONFIG_FILE, WEIGHTS_FILE, ...PICKLES].map(inFolder),
+        paths: [CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, ...PICKLES].map(
+          inFolder,
+        ),
         hubUrl: this.#hub.endpoint,
         fetch: this.#fetchJson,
       }),
@@ -132,19 +149,27 @@ class HubRepo {
           'and are never read; save the adapter as safetensors.',
       );
     }
-    const need = (file: string): HubFile => {
+    const described = (file: string): HubFile | undefined => {
       const info = find(file);
-      if (info === undefined) {
-        throw new LoramuxError(
-          'source_not_found',
-          `${at} has no ${quote(inFolder(file))}. Is the adapter in a subfolder?`,
-        );
-      }
+      if (info === undefined) return undefined;
       const bytes = info.lfs?.size ?? info.size;
       if (!Number.isSafeInteger(bytes) || bytes < 0) throw this.#notUnderstood('no file size');
       return { path: info.path, bytes, sha256: SHA256.exec(info.lfs?.oid ?? '')?.[1] };
     };
-    return { config: need(CONFIG_FILE), weights: need(WEIGHTS_FILE) };
+    const need = (file: string): HubFile => {
+      const found = described(file);
+      if (found !== undefined) return found;
+      throw new LoramuxError(
+        'source_not_found',
+        `${at} has no ${quote(inFolder(file))}. Is the adapter in a subfolder?`,
+      );
+    };
+    return {
+      config: need(CONFIG_FILE),
+      weights: need(WEIGHTS_FILE),
+      template: described(TEMPLATE_FILE),
+      tokenizer: described(TOKENIZER_CONFIG_FILE),
+    };
   }
 
   /** @returns the path of the downloaded file. */

@@ -54,9 +54,8 @@ class Sources implements SourceOpener {
         return { ...dir, root: adapterRoot, cleanup: async () => undefined };
       }
       case 'files': {
-        const { configPath, weightsPath } = source;
-        const label = 'upload';
-        return { configPath, weightsPath, root: undefined, label, cleanup: async () => undefined };
+        const { kind: _, ...files } = source;
+        return { ...files, root: undefined, label: 'upload', cleanup: async () => undefined };
       }
     }
     const work = new WorkFiles(workDir, onWarning);

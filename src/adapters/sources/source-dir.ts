@@ -3,13 +3,15 @@ import { readdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { LoramuxError } from '../../errors.ts';
 import { isInside } from '../convert/source-file.ts';
+import { TEMPLATE_FILE, TOKENIZER_CONFIG_FILE } from '../formats/chat-templates.ts';
+import type { ChatFilePaths } from '../service-types.ts';
 
 export const CONFIG_FILE = 'adapter_config.json';
 export const WEIGHTS_FILE = 'adapter_model.safetensors';
 /** What torch.save leaves behind. */
 export const PICKLE_FILE = /\.(bin|pt|pth|pkl|ckpt)$/;
 
-export interface SourceDir {
+export interface SourceDir extends ChatFilePaths {
   readonly configPath: string;
   readonly weightsPath: string;
   /** Path below the root, as it is shown to clients. */
@@ -63,7 +65,19 @@ export async function openSourceDir(
   return {
     configPath: path.join(dir, CONFIG_FILE),
     weightsPath: path.join(dir, WEIGHTS_FILE),
+    ...chatFilesOf(dir, files),
     label: path.relative(root, dir) || '.',
+  };
+}
+
+/** Those of a folder's files that may bring a chat template. */
+export function chatFilesOf(dir: string, files: readonly string[]): ChatFilePaths {
+  const has = (file: string) => files.includes(file);
+  return {
+    ...(has(TEMPLATE_FILE) && { chatTemplatePath: path.join(dir, TEMPLATE_FILE) }),
+    ...(has(TOKENIZER_CONFIG_FILE) && {
+      tokenizerConfigPath: path.join(dir, TOKENIZER_CONFIG_FILE),
+    }),
   };
 }
 

@@ -9,6 +9,7 @@ import {
   ArchiveContents,
   type ArchiveLimits,
   type ExtractedFiles,
+  filesOf,
   invalid,
   maxHeaderBytes,
   quote,
@@ -36,7 +37,7 @@ export async function extractTarGz(
   signal: AbortSignal,
 ): Promise<ExtractedFiles> {
   const contents = new ArchiveContents(limits);
-  const found: { config?: string; weights?: string } = {};
+  const placed = new Map<string, string>();
   const meter = new Meter(MAX_TAR_PADDING_BYTES + maxHeaderBytes(limits));
   const gunzip = createGunzip();
   const reader = extract();
@@ -51,12 +52,13 @@ export async function extractTarGz(
     if (role === undefined) {
       for await (const chunk of chunks) bytes += chunk.length;
     } else {
-      found[role] = await work.write(role, async (target) => {
+      const file = await work.write(role, async (target) => {
         for await (const chunk of chunks) {
           bytes += chunk.length;
           await writeAll(target, chunk);
         }
       });
+      placed.set(header.name, file);
     }
     if (bytes !== size) throw invalid(`${quote(header.name)} is cut off`);
   };
@@ -79,8 +81,7 @@ export async function extractTarGz(
     await handling.catch(() => undefined);
     throw readingError(error, signal);
   }
-  contents.checkComplete();
-  return { configPath: found.config!, weightsPath: found.weights! };
+  return filesOf(contents.complete(), placed);
 }
 
 /**

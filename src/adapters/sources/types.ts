@@ -1,7 +1,7 @@
 /** Turning any source of an adapter into its two PEFT files on local disk. */
-import type { AdapterSource } from '../service-types.ts';
+import type { AdapterSource, ChatFilePaths } from '../service-types.ts';
 
-export interface OpenedSource {
+export interface OpenedSource extends ChatFilePaths {
   readonly configPath: string;
   readonly weightsPath: string;
   /** When given, both files must really lie below it (checked again on the open descriptors). */

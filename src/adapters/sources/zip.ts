@@ -14,9 +14,11 @@ import {
   type ArchiveLimits,
   checkName,
   type ExtractedFiles,
+  filesOf,
   invalid,
   maxHeaderBytes,
   quote,
+  type Role,
   readingError,
   tooManyEntries,
   unsafe,
@@ -76,10 +78,11 @@ export async function extractZip(
       decodeStrings: false,
     });
     const found = await readDirectory(zip, handle, size, limits);
-    return {
-      configPath: await unpack(file, 'config', found.config, work, signal),
-      weightsPath: await unpack(file, 'weights', found.weights, work, signal),
-    };
+    const placed = new Map<string, string>();
+    for (const [role, stored] of found) {
+      placed.set(stored.name, await unpack(file, String(role), stored, work, signal));
+    }
+    return filesOf(new Map([...found].map(([role, { name }]) => [role, name])), placed);
   } catch (error) {
     const isStrong = error instanceof Error && error.message === STRONG_ENCRYPTION;
     throw readingError(isStrong ? unsafe('an entry is encrypted') : error, signal);
@@ -93,7 +96,7 @@ async function readDirectory(
   handle: FileHandle,
   size: number,
   limits: ArchiveLimits,
-): Promise<{ config: Stored; weights: Stored }> {
+): Promise<ReadonlyMap<Role, Stored>> {
   if (zip.entryCount > limits.maxArchiveEntries) throw tooManyEntries(limits);
   const place = await directoryPlace(handle, size, zip.comment.length);
   if (place.end - place.start > maxHeaderBytes(limits)) {
@@ -117,12 +120,11 @@ async function readDirectory(
     const end = start + entry.compressedSize;
     if (end > place.start) throw invalid(`the bytes of ${quote(name)} run into the directory`);
     ranges.push({ start: entry.relativeOffsetOfLocalHeader, end, name });
-    if (role !== undefined) found.set(role, { name, entry, start });
+    if (role !== undefined) found.set(name, { name, entry, start });
   }
   if (at !== place.end) throw invalid('its directory and the number of its entries do not agree');
   checkApart(ranges);
-  contents.checkComplete();
-  return { config: found.get('config')!, weights: found.get('weights')! };
+  return new Map([...contents.complete()].map(([role, name]) => [role, found.get(name)!]));
 }
 
 /** The central directory must end where the record begins that describes it. */

@@ -65,6 +65,8 @@ export function tokenizeRoutes(services: HttpServices): FastifyPluginAsyncTypebo
               'chat_template_missing',
               'chat_template_invalid',
               'chat_template_failed',
+              'blob_missing',
+              'blob_unavailable',
             ]),
           },
         },

@@ -101,6 +101,7 @@ const CONTENT_ERRORS = (Object.keys(ERRORS) as ErrorCode[]).filter(
 /** What a new generation may be refused for, wherever it comes from. */
 export const SOURCE_ERRORS: readonly ErrorCode[] = [
   ...CONTENT_ERRORS,
+  'chat_template_invalid',
   'adapter_name_invalid',
   'adapter_limit_exceeded',
   'adapter_too_large',

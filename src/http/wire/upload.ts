@@ -12,10 +12,13 @@ import { LoramuxError } from '../../errors.ts';
 
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
-type PeftFile = typeof CONFIG_FILE | typeof WEIGHTS_FILE;
+const TEMPLATE_FILE = 'chat_template.jinja';
+const TOKENIZER_FILE = 'tokenizer_config.json';
+const ADAPTER_FILES = [CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE, TOKENIZER_FILE] as const;
+type AdapterFile = (typeof ADAPTER_FILES)[number];
 
-/** The two files, and one more to complain about by name. */
-const FILES_MAX = 3;
+/** The files, and one more to complain about by name. */
+const FILES_MAX = ADAPTER_FILES.length + 1;
 
 const PICKLE = /\.(?:bin|pt|pth|pkl|ckpt)$/i;
 /** Characters of a file name the client made up that an error repeats. */
@@ -38,7 +41,7 @@ export type UploadTarget = Pick<AdapterService, 'limits' | 'uploadDir'>;
 
 /** What a form's part is. */
 type Part =
-  | { readonly kind: 'peft'; readonly name: PeftFile }
+  | { readonly kind: 'peft'; readonly name: AdapterFile }
   | { readonly kind: 'archive'; readonly name: string; readonly format: ArchiveFormat };
 
 const archiveFormatOf = (name: string): ArchiveFormat | undefined => {
@@ -54,7 +57,8 @@ function partOf(file: MultipartFile): Part {
   );
   const field = file.fieldname.slice(0, FILE_NAME_LENGTH_MAX);
   for (const name of [given, field]) {
-    if (name === CONFIG_FILE || name === WEIGHTS_FILE) return { kind: 'peft', name };
+    const known = ADAPTER_FILES.find((file) => file === name);
+    if (known !== undefined) return { kind: 'peft', name: known };
   }
   for (const name of [given, field]) {
     const format = archiveFormatOf(name);
@@ -69,22 +73,31 @@ function partOf(file: MultipartFile): Part {
   }
   throw new LoramuxError(
     'invalid_request',
-    `the upload has a file ${JSON.stringify(given || field)}; it takes exactly ${CONFIG_FILE} and ` +
-      `${WEIGHTS_FILE}, or one .zip or .tar.gz`,
+    `the upload has a file ${JSON.stringify(given || field)}; it takes ${CONFIG_FILE} and ` +
+      `${WEIGHTS_FILE}, with ${TEMPLATE_FILE} and ${TOKENIZER_FILE} if the adapter has a chat ` +
+      'template of its own, or one .zip or .tar.gz',
     { param: given || field },
   );
 }
 
 function bytesMaxOf(part: Part, target: UploadTarget): number {
-  if (part.kind === 'archive') return target.limits.maxArchiveBytes;
-  return part.name === CONFIG_FILE ? target.limits.maxConfigBytes : target.limits.maxAdapterBytes;
+  const { limits } = target;
+  if (part.kind === 'archive') return limits.maxArchiveBytes;
+  return {
+    [CONFIG_FILE]: limits.maxConfigBytes,
+    [WEIGHTS_FILE]: limits.maxAdapterBytes,
+    [TEMPLATE_FILE]: limits.maxChatTemplateBytes,
+    [TOKENIZER_FILE]: limits.maxTokenizerConfigBytes,
+  }[part.name];
 }
 
 const tooLarge = (name: string, bytesMax: number) =>
   new LoramuxError(
     'adapter_too_large',
     `${name} exceeds ${bytesMax} bytes` +
-      (name === CONFIG_FILE ? '' : '; make it smaller, or raise --max-adapter-mb'),
+      (ADAPTER_FILES.some((file) => file === name && file !== WEIGHTS_FILE)
+        ? ''
+        : '; make it smaller, or raise --max-adapter-mb'),
     { param: name },
   );
 
@@ -168,7 +181,13 @@ function sourceOf(received: ReadonlyMap<string, { file: string; part: Part }>): 
       param: missing,
     });
   }
-  return { kind: 'files', configPath, weightsPath };
+  return {
+    kind: 'files',
+    configPath,
+    weightsPath,
+    chatTemplatePath: received.get(TEMPLATE_FILE)?.file,
+    tokenizerConfigPath: received.get(TOKENIZER_FILE)?.file,
+  };
 }
 
 /**

@@ -5,6 +5,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createChat } from '../../../src/chat/chat-service.ts';
 import { readModelChat } from '../../../src/chat/model-templates.ts';
 
+/** Adapters without templates of their own. */
+const adapters = { chatTemplates: async () => new Map<string, string>() };
+
 let folder: string;
 beforeEach(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'loramux-chat-'));
@@ -42,7 +45,7 @@ describe('the chat templates of a model folder', () => {
         { name: 'tool_use', template: 'tools' },
       ],
     });
-    const chat = createChat({ model: await readModelChat(folder), trustRequests: false });
+    const chat = createChat({ model: await readModelChat(folder), adapters, trustRequests: false });
     const template = await chat.templateFor(undefined);
     expect(template.render(input)).toBe('plain');
     expect(template.render({ ...input, tools: [{}] })).toBe('tools');
@@ -76,29 +79,31 @@ describe('the chat service', () => {
 
   it('says what to do without a template', async () => {
     const none = { templates: new Map<string, string>(), specialTokens: {} };
-    const chat = createChat({ model: none, trustRequests: false });
+    const chat = createChat({ model: none, adapters, trustRequests: false });
     await expect(chat.templateFor(undefined)).rejects.toMatchObject({
       code: 'chat_template_missing',
       message: expect.stringContaining('--chat-template'),
     });
     const broken = { templates: new Map([['default', '{% if %}']]), specialTokens: {} };
     await expect(
-      createChat({ model: broken, trustRequests: false }).templateFor(undefined),
+      createChat({ model: broken, adapters, trustRequests: false }).templateFor(undefined),
     ).rejects.toMatchObject({ code: 'chat_template_missing' });
     const unnamed = { templates: new Map([['rag', 'x']]), specialTokens: {} };
-    const template = await createChat({ model: unnamed, trustRequests: false }).templateFor(
-      undefined,
-    );
+    const template = await createChat({
+      model: unnamed,
+      adapters,
+      trustRequests: false,
+    }).templateFor(undefined);
     expect(() => template.render(input)).toThrow(/none named "default"/);
   });
 
   it("takes a request's own template only when it may", async () => {
-    const strict = createChat({ model, trustRequests: false });
+    const strict = createChat({ model, adapters, trustRequests: false });
     await expect(strict.templateFor(undefined, 'mine')).rejects.toMatchObject({
       code: 'unsupported_field',
       param: 'chat_template',
     });
-    const open = createChat({ model, trustRequests: true });
+    const open = createChat({ model, adapters, trustRequests: true });
     expect((await open.templateFor(undefined, 'mine')).render(input)).toBe('mine');
     expect((await open.templateFor(undefined)).render(input)).toBe('Hi');
   });

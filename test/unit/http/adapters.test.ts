@@ -34,6 +34,21 @@ describe('PUT /v1/adapters/{name}, upload', () => {
     expect(await server.uploads()).toEqual([]);
   });
 
+  it('takes the files that may have a chat template with them', async () => {
+    const chat: [string, string][] = [
+      ['chat_template.jinja', '{{ 1 }}'],
+      ['tokenizer_config.json', '{}'],
+    ];
+    expect((await upload('new', [CONFIG, WEIGHTS, ...chat])).status).toBe(201);
+    expect(server.adapters.puts[0]?.files).toMatchObject({ template: '{{ 1 }}', tokenizer: '{}' });
+    const long: [string, string] = ['chat_template.jinja', 'x'.repeat(1025)];
+    expect(await upload('new', [CONFIG, long, WEIGHTS])).toMatchObject({
+      status: 413,
+      body: { error: { code: 'adapter_too_large', param: 'chat_template.jinja' } },
+    });
+    expect(await server.uploads()).toEqual([]);
+  });
+
   it('knows the files by their field names too', async () => {
     expect((await upload('new', [CONFIG, WEIGHTS], 'name')).status).toBe(201);
   });

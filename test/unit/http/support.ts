@@ -118,6 +118,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     tokens: createTokenService({ model, tokenizer: characters, adapters }),
     chat: createChat({
       model: { templates: new Map([['default', options.template ?? TEMPLATE]]), specialTokens: {} },
+      adapters,
       trustRequests: options.trustRequestTemplates ?? false,
     }),
     engine,

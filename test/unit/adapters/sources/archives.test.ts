@@ -416,6 +416,27 @@ describe('the work folder', () => {
   });
 });
 
+describe('a chat template', () => {
+  it.each(['zip', 'tar.gz'] as const)('%s: comes with the adapter it lies beside', async (f) => {
+    const entries = (chat: string) => [
+      { name: 'run/tokenizer_config.json', data: Buffer.from('{}') },
+      { name: `run/last/${CONFIG}`, data: config },
+      { name: `${chat}chat_template.jinja`, data: Buffer.from('own') },
+      { name: `run/last/${WEIGHTS}`, data: weights },
+    ];
+    const openWith = (chat: string) =>
+      open(f === 'zip' ? zip(entries(chat)) : tarGz(entries(chat)), f);
+    const own = await openWith('run/last/');
+    expect(readFileSync(own.chatTemplatePath!, 'utf8')).toBe('own');
+    expect(own.tokenizerConfigPath).toBeUndefined();
+    await own.cleanup();
+    const elsewhere = await openWith('run/');
+    expect(elsewhere.chatTemplatePath).toBeUndefined();
+    await elsewhere.cleanup();
+    expect(readdirSync(workDir)).toEqual([]);
+  });
+});
+
 describe('aborts', () => {
   it.each(['zip', 'tar.gz'] as const)('%s: before and at any moment of the reading', async (f) => {
     const data = Buffer.alloc(60_000, 'random enough');
