@@ -94,6 +94,10 @@ const s3 = await check('S3 server', process.execPath, [
   'scripts/s3-server.mjs',
   '--install-packages',
 ]);
+const python = await check('Python clients', process.execPath, [
+  'scripts/python-clients.mjs',
+  '--install-packages',
+]);
 const built = await check('native module', process.execPath, [
   'scripts/build-native.mjs',
   '--install-packages',
@@ -103,7 +107,7 @@ if (filters.length === 0) {
   await check('types', bin('tsc'), ['--noEmit']);
   if (built) await kernelTests();
 }
-if (built && redis && s3) await vitest();
+if (built && redis && s3 && python) await vitest();
 
 console.log(`\n${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`);
 process.exitCode = totals.failed === 0 && totals.passed > 0 ? 0 : 1;

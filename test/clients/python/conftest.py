@@ -1,0 +1,17 @@
+"""The demo server, started by the test that runs these files."""
+
+import json
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def base_url() -> str:
+    return os.environ["LORAMUX_URL"] + "/v1"
+
+
+@pytest.fixture(scope="session")
+def questions() -> list[dict]:
+    """model, prompt and answer: one question for the base and for each adapter."""
+    return json.loads(os.environ["LORAMUX_QUESTIONS"])
