@@ -137,7 +137,9 @@ def load_base() -> LlamaForCausalLM:
 def load_trained() -> LlamaForCausalLM:
     """The base as training knows it: without the rows that extend_vocabulary.py adds."""
     model = load_base()
-    model.resize_token_embeddings(LEARNED_TOKENS)
+    # Fresh tables are drawn before they are overwritten; an adapter's seed must not notice.
+    with torch.random.fork_rng():
+        model.resize_token_embeddings(LEARNED_TOKENS)
     return model
 
 
