@@ -38,6 +38,7 @@ function instantSession(rows: number) {
     topLogprobs: new Float32Array(rows * MAX_TOP_LOGPROBS),
     nativeMs: 0,
     gapMs: 0,
+    maskWaitMs: 0,
   };
   return {
     step: (_packet: StepPacket) =>

@@ -72,6 +72,8 @@ function greedy(count: number): StepPacket['sampling'] {
     biasStart: new Int32Array(count + 1),
     biasIds: new Int32Array(0),
     biasValues: new Float32Array(0),
+    maskSlots: new Int32Array(count).fill(-1),
+    maskStamps: new Int32Array(count),
   };
 }
 

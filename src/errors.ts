@@ -60,6 +60,21 @@ export const ERRORS = {
     'invalid_request_error',
     'The chat template refuses the messages or cannot render them.',
   ),
+  grammar_invalid: e(
+    400,
+    'invalid_request_error',
+    'The schema, pattern or grammar is malformed, or nothing satisfies it.',
+  ),
+  grammar_unsupported: e(
+    400,
+    'invalid_request_error',
+    'The schema, pattern or grammar uses what this server does not honour.',
+  ),
+  grammar_too_complex: e(
+    400,
+    'invalid_request_error',
+    'The schema, pattern or grammar is too large or takes too long to prepare.',
+  ),
   token_out_of_range: e(400, 'invalid_request_error', 'A token id is outside the vocabulary.'),
   not_found: e(404, 'not_found_error', 'No such route or object.'),
   method_not_allowed: e(405, 'invalid_request_error', 'The route exists but not with this method.'),
@@ -101,6 +116,7 @@ export const ERRORS = {
     'The native session failed while it computed this request and is restarted; retry.',
   ),
   session_restarting: e(503, 'overloaded_error', 'The native session is being restarted; retry.'),
+  grammar_failed: e(503, 'server_error', 'The allowed tokens did not come in time; retry.'),
   logits_not_finite: e(
     500,
     'server_error',

@@ -29,6 +29,7 @@ import {
 import type { Config } from './config/schema.ts';
 import { createEngine, type RunningEngine } from './engine/index.ts';
 import { LoramuxError, toLoramuxError } from './errors.ts';
+import { createGrammars, GrammarPool, type Grammars, MaskMemory } from './grammar/index.ts';
 import { type ImportedModel, importModel } from './importer/index.ts';
 import { exists } from './importer/json-file.ts';
 import { createNativeSession, type LoraDtype, SupervisedSession } from './native/index.ts';
@@ -47,6 +48,8 @@ export interface Runtime {
   readonly tokenizer: Tokenizer;
   readonly chat: ChatService;
   readonly session: SupervisedSession;
+  readonly grammars: Grammars;
+  readonly grammarPool: GrammarPool;
   readonly adapters: AdapterRegistry;
   readonly residency: SlotResidency;
   readonly engine: RunningEngine;
@@ -214,6 +217,15 @@ async function openChat(
   return createChat({ model: { ...model, templates }, trustRequests, adapters });
 }
 
+/** Why answers of this model cannot be constrained, if so. */
+function refusalOf(imported: ImportedModel, tokenizer: Tokenizer): string | undefined {
+  if (imported.metadata.eosTokenIds.length === 0) {
+    return 'The model has no end-of-sequence token, so no answer of a given form could end.';
+  }
+  if (tokenizer.hasTokenBytes) return undefined;
+  return "The model's tokenizer decodes in a way in which tokens have no bytes of their own.";
+}
+
 /**
  * Builds everything but HTTP; each part adds its end to `teardown`.
  * @throws LoramuxError; the caller runs the teardown
@@ -238,6 +250,7 @@ export async function createRuntime(
   const { numBlocks, maxModelLen } = planKvCache(config, shape, kvDtype);
   const { maxTokensPerStep, maxLogitRowsPerStep, maxLoras } = config;
 
+  const masks = new MaskMemory(shape.vocabSize, config.maxSequences);
   onPhase('loading the weights');
   const open = () =>
     openSession({
@@ -250,6 +263,12 @@ export async function createRuntime(
       loraDtype,
       maxTokensPerStep,
       maxLogitRowsPerStep,
+      tokenMasks: {
+        words: masks.words,
+        slots: masks.slots,
+        stride: masks.stride,
+        waitMs: config.grammarMaskWaitMs,
+      },
       ...(config.isa !== undefined && { isa: config.isa }),
     });
   const { stepTimeoutMs, maxSessionRestarts: maxRestarts } = config;
@@ -260,6 +279,20 @@ export async function createRuntime(
     onNotice,
   });
   teardown.add(() => session.close());
+
+  const grammarPool = new GrammarPool({
+    setup: {
+      modelDir,
+      vocabSize: shape.vocabSize,
+      stopTokenIds: imported.metadata.eosTokenIds,
+    },
+    masks,
+    compileMsMax: config.grammarCompileMs,
+    cachedMax: config.grammarCacheEntries,
+    onWarning,
+  });
+  teardown.add(() => grammarPool.close());
+  const grammars = createGrammars(grammarPool, refusalOf(imported, tokenizer));
 
   onPhase('opening the adapter store');
   const { adapters, residency } = await openAdapters(
@@ -282,9 +315,21 @@ export async function createRuntime(
     prefixCaching: config.prefixCaching,
     dynamicRopeMaxPositions: shape.rope.dynamic?.maxPositions,
     vocabSize: shape.vocabSize,
+    masks: grammarPool,
     onDefect: (error) => onWarning('a listener of the engine threw', error),
   });
   teardown.add(() => engine.close());
 
-  return { modelName, imported, tokenizer, chat, session, adapters, residency, engine };
+  return {
+    modelName,
+    imported,
+    tokenizer,
+    chat,
+    session,
+    grammars,
+    grammarPool,
+    adapters,
+    residency,
+    engine,
+  };
 }

@@ -193,6 +193,7 @@ async function build(
     maxAdapterLabels: config.maxAdapterLabels,
     engine: () => engine.stats(),
     session: () => session.report(),
+    grammars: () => runtime.grammarPool.stats(),
     adapters: {
       service: () => adapters.stats(),
       residency: () => residency.stats(),
@@ -221,6 +222,7 @@ async function build(
       adapters,
       prefetch: (generation) => residency.prefetch(generation),
       engine,
+      grammars: runtime.grammars,
       limits: { maxChoices: config.maxChoices, streamBufferBytes: config.streamBufferKb * KIB },
       observe: (adapters, arrivalMs) =>
         metrics.observe(

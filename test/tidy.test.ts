@@ -29,6 +29,7 @@ const LAYERS = [
   'http',
   'chat',
   'generation',
+  'grammar',
   'tokenizer',
   'adapters',
   'engine',

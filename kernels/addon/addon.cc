@@ -202,8 +202,11 @@ class CreateCompletion : public Completion {
 Napi::Value CreateSession(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Rejecting(env, [&]() -> Napi::Value {
+    Napi::Value mask_words;
+    SessionConfig config = ToSessionConfig(info[0], &mask_words);
     const std::shared_ptr<SessionHost> shared = SessionHost::Create(
-        env, ToSessionConfig(info[0]), &env.GetInstanceData<AddonData>()->live);
+        env, std::move(config), &env.GetInstanceData<AddonData>()->live);
+    shared->Keep(mask_words);
     SessionHost* host = shared.get();
     return host->Begin(env, std::make_unique<CreateCompletion>(env, shared),
                        [host](Completion* completion) {

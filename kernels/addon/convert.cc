@@ -81,6 +81,26 @@ void ReadModel(const Napi::Object& object, ModelConfig* model) {
   ReadRope(GetObject(object, "rope"), model);
 }
 
+// In memory that JavaScript shares between threads; who keeps the configuration keeps the array.
+MaskMemory ToMaskMemory(const Napi::Value& value, Napi::Value* words) {
+  MaskMemory masks;
+  *words = value;
+  if (value.IsUndefined()) return masks;
+  const Napi::Object object = RequireObject(value, "tokenMasks");
+  masks.slots = GetInt32(object, "slots");
+  masks.stride = GetInt32(object, "stride");
+  masks.wait_ms = GetInt32(object, "waitMs");
+  // Last, when no getter can run any more.
+  *words = object.Get("words");
+  const ArrayView<int32_t> view = ToArray<int32_t>(*words, "tokenMasks.words");
+  if (masks.slots < 1 || masks.stride < 1 ||
+      view.length != static_cast<size_t>(masks.slots) * static_cast<size_t>(masks.stride)) {
+    FailType("tokenMasks.words", "an Int32Array of slots * stride words");
+  }
+  masks.words = const_cast<int32_t*>(view.data);
+  return masks;
+}
+
 template <typename T>
 struct Field {
   const char* key;
@@ -107,6 +127,8 @@ constexpr Field<int32_t> kSamplingInts[] = {
     {"historyPromptLength", &View::history_prompt_length},
     {"biasStart", &View::bias_start},
     {"biasIds", &View::bias_ids},
+    {"maskSlots", &View::mask_slots},
+    {"maskStamps", &View::mask_stamps},
 };
 constexpr Field<float> kSamplingFloats[] = {
     {"temperature", &View::temperature},
@@ -139,7 +161,7 @@ void ToArrays(const std::array<Napi::Value, kCount>& values, const Field<T> (&fi
 
 }  // namespace
 
-SessionConfig ToSessionConfig(const Napi::Value& value) {
+SessionConfig ToSessionConfig(const Napi::Value& value, Napi::Value* mask_words) {
   const Napi::Object options = RequireObject(value, "options");
   SessionConfig config;
   config.ort_library_path = GetString(options, "ortLibraryPath");
@@ -153,6 +175,7 @@ SessionConfig ToSessionConfig(const Napi::Value& value) {
   config.max_tokens_per_step = GetInt32(options, "maxTokensPerStep");
   config.max_rows_per_step = GetInt32(options, "maxLogitRowsPerStep");
   config.isa = ToIsa(options);
+  config.masks = ToMaskMemory(options.Get("tokenMasks"), mask_words);
   return config;
 }
 
@@ -259,6 +282,7 @@ Napi::Object FromOutput(Napi::Env env, StepOutput* output, int32_t vocab) {
   }
   object.Set("nativeMs", output->native_ms);
   object.Set("gapMs", output->gap_ms);
+  object.Set("maskWaitMs", output->mask_wait_ms);
   if (output->logits != nullptr) {
     const size_t count = rows * static_cast<size_t>(vocab);
     float* data = output->logits.release();

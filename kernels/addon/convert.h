@@ -14,7 +14,9 @@ namespace loramux::addon {
 // Pairs of one adapter image, before the session checks them one by one.
 inline constexpr uint32_t kMaxPairs = 1 << 16;
 
-SessionConfig ToSessionConfig(const Napi::Value& options);
+// Borrows the words of the masks: `*mask_words` is their array, to be kept alive as long as the
+// session, or undefined.
+SessionConfig ToSessionConfig(const Napi::Value& options, Napi::Value* mask_words);
 // Borrows the packet's arrays.
 StepPacketView ToPacketView(const Napi::Value& packet);
 // Borrows the image's bytes, if it has any: `*bytes` is their array, to be kept alive until the

@@ -37,6 +37,10 @@ std::shared_ptr<SessionHost> SessionHost::Create(Napi::Env env, SessionConfig co
   return host;
 }
 
+void SessionHost::Keep(const Napi::Value& value) {
+  if (value.IsObject()) kept_ = Napi::Persistent(value.As<Napi::Object>());
+}
+
 void SessionHost::Hold() {
   if (in_flight_++ == 0) channel_.Ref(env_);
 }
@@ -108,6 +112,7 @@ void SessionHost::FinishClose(Napi::Env env) {
   closed_ = true;
   live_->erase(this);
   session_->Join();
+  kept_.Reset();
   napi_remove_env_cleanup_hook(env, &OnEnvironmentEnd, this);
   for (size_t i = 0; i < close_waiters_.size(); ++i) LetGo();
   channel_.Release();
@@ -122,6 +127,8 @@ void SessionHost::OnEnvironmentEnd(void* raw) {
   host->live_->erase(host);
   // After this no thread of ours is left that could use the channel.
   host->session_->CloseNow();
+  // The environment takes its values along.
+  host->kept_.SuppressDestruct();
   // Nobody is left to tell; a waiter may hold the host.
   host->close_waiters_.clear();
 }

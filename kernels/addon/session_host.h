@@ -59,6 +59,8 @@ class SessionHost : public std::enable_shared_from_this<SessionHost> {
                                              LiveHosts* live);
 
   Session& session() { return *session_; }
+  // Keeps a value of JavaScript until the session is closed: it reads the value's memory.
+  void Keep(const Napi::Value& value);
 
   // Calls start(raw) with the completion, which must hand it to the session; the event loop stays
   // alive until it comes back through Post. When start throws, nothing was started and the promise
@@ -108,6 +110,7 @@ class SessionHost : public std::enable_shared_from_this<SessionHost> {
   std::unique_ptr<Session> session_;
   Channel channel_;
   int32_t in_flight_ = 0;
+  Napi::ObjectReference kept_;
   bool closed_ = false;
   std::vector<std::function<void(Napi::Env)>> close_waiters_;
   // Itself, until closed: threads of the session and the environment hook use it.

@@ -64,13 +64,27 @@ bool Precedes(const Candidate& a, const Candidate& b) {
 }
 
 bool ChangesLogits(const SamplerRow& row) {
-  return row.num_bias > 0 || (row.history_length > 0 &&
-                              (row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f ||
-                               row.frequency_penalty != 0.0f));
+  return row.num_bias > 0 || row.allowed != nullptr ||
+         (row.history_length > 0 &&
+          (row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f ||
+           row.frequency_penalty != 0.0f));
+}
+
+// Bans what the mask does not allow. Most words of a mask are all ones or all zeros.
+void ApplyMask(const uint32_t* allowed, int32_t vocab, float* logits) {
+  for (int32_t first = 0; first < vocab; first += 32) {
+    const uint32_t word = allowed[first / 32];
+    if (word == ~uint32_t{0}) continue;
+    const int32_t count = std::min(32, vocab - first);
+    for (int32_t i = 0; i < count; ++i) {
+      if ((word >> i & 1) == 0) logits[first + i] = kMinusInfinity;
+    }
+  }
 }
 
 // Bias, then repetition penalty once per distinct token of prompt and output, then frequency and
-// presence penalties of output tokens. marks[id]: bit 0 seen, the rest counts outputs.
+// presence penalties of output tokens, then the mask. marks[id]: bit 0 seen, the rest counts
+// outputs.
 void ApplyPenalties(const SamplerRow& row, int32_t vocab, SamplerScratch* s) {
   float* logits = s->logits.data();
   std::copy(row.logits, row.logits + vocab, logits);
@@ -100,6 +114,7 @@ void ApplyPenalties(const SamplerRow& row, int32_t vocab, SamplerScratch* s) {
     }
     mark = 0;
   }
+  if (row.allowed != nullptr) ApplyMask(row.allowed, vocab, logits);
 }
 
 // The k best tokens of logits in s->sorted, in order; fewer when the rest is -infinity.

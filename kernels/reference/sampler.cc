@@ -37,6 +37,10 @@ std::vector<float> Penalised(const SamplerRow& row, int32_t vocab) {
     v -= row.frequency_penalty * static_cast<float>(count);
     if (count > 0) v -= row.presence_penalty;
   }
+  for (int32_t id = 0; row.allowed != nullptr && id < vocab; ++id) {
+    const bool allowed = (row.allowed[id / 32] >> (id % 32) & 1) != 0;
+    if (!allowed) logits[static_cast<size_t>(id)] = kMinusInfinity;
+  }
   return logits;
 }
 

@@ -64,6 +64,11 @@ void ValidateConfig(const SessionConfig& config) {
   RequireRange("maxSlots", config.max_slots, 0, kMaxSlots);
   RequireRange("maxTokensPerStep", config.max_tokens_per_step, 1, kMaxTokensPerStep);
   RequireRange("maxLogitRowsPerStep", config.max_rows_per_step, 1, kMaxTokensPerStep);
+  if (config.masks.words != nullptr) {
+    const int32_t words = kMaskHeaderWords + (model.vocab_size + 31) / 32;
+    RequireRange("tokenMasks.stride", config.masks.stride, words, kMaxVocab);
+    RequireRange("tokenMasks.waitMs", config.masks.wait_ms, 0, kMaxMaskWaitMs);
+  }
   Require(IsSupported(config.isa),
           std::string("isa '") + IsaName(config.isa) + "' is not available on this processor");
 }

@@ -59,6 +59,21 @@ struct ModelConfig {
   int32_t OutFeatures(int32_t module) const { return module_shapes[2 * module + 1]; }
 };
 
+// Masks of the tokens that a constrained sequence may sample, in memory that other threads write:
+// slots of stride words each. Word 0 of a slot is the stamp, a mask begins at kMaskHeaderWords.
+// Stamp k + 1: the mask of output token k is there; kMaskNever: none will come.
+inline constexpr int32_t kMaskHeaderWords = 16;
+inline constexpr int32_t kMaskNever = -1;
+// Longest that one step waits for masks, whatever the configuration says.
+inline constexpr int32_t kMaxMaskWaitMs = 60'000;
+
+struct MaskMemory {
+  int32_t* words = nullptr;  // [slots, stride], borrowed; null: no masks
+  int32_t slots = 0;
+  int32_t stride = 0;
+  int32_t wait_ms = 0;  // of one step
+};
+
 struct SessionConfig {
   std::string ort_library_path;
   ModelConfig model;
@@ -70,6 +85,7 @@ struct SessionConfig {
   LoraDtype lora_dtype = LoraDtype::kF32;  // of adapters in slots
   int32_t max_tokens_per_step = 0;
   int32_t max_rows_per_step = 0;
+  MaskMemory masks;
   Isa isa = Isa::kScalar;
 };
 

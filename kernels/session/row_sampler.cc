@@ -1,7 +1,20 @@
 #include "session/row_sampler.h"
 
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "session/spin.h"
+
 namespace loramux {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A mask that is late is looked for this long without giving the core away, then between sleeps:
+// the thread that computes it may need the core.
+constexpr std::chrono::microseconds kMaskSpin{20};
+constexpr std::chrono::microseconds kMaskSleep{50};
 
 SamplerRow MakeRow(const StepInput& input, size_t r, const float* logits) {
   SamplerRow row;
@@ -32,10 +45,37 @@ SamplerRow MakeRow(const StepInput& input, size_t r, const float* logits) {
 }  // namespace
 
 RowSampler::RowSampler(const SessionConfig& config, StepPool* pool)
-    : vocab_(config.model.vocab_size), isa_(config.isa), pool_(pool) {
+    : vocab_(config.model.vocab_size), masks_(config.masks), isa_(config.isa), pool_(pool) {
   for (int32_t i = 0; i < pool_->threads(); ++i) {
     scratch_.emplace_back(CreateSamplerScratch(vocab_));
   }
+  waited_.resize(scratch_.size());
+}
+
+bool RowSampler::AwaitMask(const StepInput& input, size_t r, Clock::time_point deadline,
+                           Clock::duration* waited, const uint32_t** allowed) const {
+  *allowed = nullptr;
+  const int32_t slot = input.mask_slots[r];
+  if (slot < 0) return true;
+  int32_t* words = masks_.words + static_cast<int64_t>(slot) * masks_.stride;
+  const std::atomic_ref<int32_t> stamp(words[0]);
+  int32_t seen = 0;
+  const auto settled = [&] {
+    seen = stamp.load(std::memory_order_acquire);
+    return seen == input.mask_stamps[r] || seen == kMaskNever;
+  };
+  if (!settled()) {
+    const Clock::time_point begin = Clock::now();
+    bool done = SpinUntil(kMaskSpin, settled);
+    while (!done && Clock::now() < deadline) {
+      std::this_thread::sleep_for(kMaskSleep);
+      done = settled();
+    }
+    *waited += Clock::now() - begin;
+  }
+  if (seen != input.mask_stamps[r]) return false;
+  *allowed = reinterpret_cast<const uint32_t*>(words + kMaskHeaderWords);
+  return true;
 }
 
 void RowSampler::Sample(const StepInput& input, const float* logits, StepOutput* output) {
@@ -47,8 +87,15 @@ void RowSampler::Sample(const StepInput& input, const float* logits, StepOutput*
   output->top_ids.assign(rows * kMaxTopLogprobs, -1);
   output->top_logprobs.assign(rows * kMaxTopLogprobs, 0.0f);
   output->row_status.assign(rows, RowStatus::kOk);
+  std::fill(waited_.begin(), waited_.end(), Clock::duration::zero());
+  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(masks_.wait_ms);
   pool_->For(rows, [&](int32_t worker, size_t r) {
-    const SamplerRow row = MakeRow(input, r, logits + r * static_cast<size_t>(vocab_));
+    SamplerRow row = MakeRow(input, r, logits + r * static_cast<size_t>(vocab_));
+    Clock::duration* waited = &waited_[static_cast<size_t>(worker)];
+    if (!AwaitMask(input, r, deadline, waited, &row.allowed)) {
+      output->row_status[r] = RowStatus::kNoMask;
+      return;
+    }
     SamplerOutput sampled;
     sampled.top_ids = output->top_ids.data() + r * kMaxTopLogprobs;
     sampled.top_logprobs = output->top_logprobs.data() + r * kMaxTopLogprobs;
@@ -60,6 +107,9 @@ void RowSampler::Sample(const StepInput& input, const float* logits, StepOutput*
     output->logprobs[r] = sampled.logprob;
     output->ranks[r] = sampled.rank;
   });
+  output->mask_wait_ms = std::chrono::duration<double, std::milli>(
+                             *std::max_element(waited_.begin(), waited_.end()))
+                             .count();
 }
 
 }  // namespace loramux

@@ -73,6 +73,7 @@ StepInput::StepInput(const SessionConfig& config)
       vocab_(config.model.vocab_size),
       num_blocks_(config.num_blocks),
       block_size_(config.block_size),
+      mask_slots_(config.masks.slots),
       dynamic_rope_(config.model.dynamic_rope),
       written_in_(sizeof(uint32_t) * static_cast<size_t>(config.num_blocks) *
                       static_cast<size_t>(config.block_size),
@@ -265,6 +266,14 @@ void StepInput::AssignRows(const StepPacketView& packet) {
   RequireEach("sampling.presencePenalty", presence_penalty, "a finite number", finite);
   Copy("sampling.frequencyPenalty", packet.frequency_penalty, rows, &frequency_penalty);
   RequireEach("sampling.frequencyPenalty", frequency_penalty, "a finite number", finite);
+  Copy("sampling.maskSlots", packet.mask_slots, rows, &mask_slots);
+  RequireRange("sampling.maskSlots", mask_slots, -1, mask_slots_ - 1);
+  Copy("sampling.maskStamps", packet.mask_stamps, rows, &mask_stamps);
+  for (size_t r = 0; r < mask_slots.size(); ++r) {
+    if (mask_slots[r] >= 0 && mask_stamps[r] < 1) {
+      FailAt("sampling.maskStamps", r, mask_stamps[r], "1 or more");
+    }
+  }
 }
 
 void StepInput::AssignLists(const StepPacketView& packet) {

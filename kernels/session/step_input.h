@@ -41,6 +41,7 @@ struct StepPacketView {
   ArrayView<int32_t> history_start, history, history_prompt_length;
   ArrayView<int32_t> bias_start, bias_ids;
   ArrayView<float> bias_values;
+  ArrayView<int32_t> mask_slots, mask_stamps;
 };
 
 // Tokens [begin, end) under one adapter; empty runs and runs of the base are left out. A run of
@@ -77,6 +78,7 @@ class StepInput {
   std::vector<int32_t> history_start, history, history_prompt_length;
   std::vector<int32_t> bias_start, bias_ids;
   std::vector<float> bias_values;
+  std::vector<int32_t> mask_slots, mask_stamps;
 
  private:
   void AssignTokens(const StepPacketView& packet);
@@ -89,7 +91,7 @@ class StepInput {
   void AssignLists(const StepPacketView& packet);
 
   // Plain limits of the session.
-  int32_t max_tokens_, max_rows_, vocab_, num_blocks_, block_size_;
+  int32_t max_tokens_, max_rows_, vocab_, num_blocks_, block_size_, mask_slots_;
   bool dynamic_rope_;
   std::vector<int32_t> segment_start_, segment_adapter_start_, adapter_slot_;
   std::vector<float> adapter_scale_;

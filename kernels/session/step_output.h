@@ -8,7 +8,8 @@
 
 namespace loramux {
 
-enum class RowStatus : uint8_t { kOk = 0, kNotFinite = 1 };
+// kNoMask: the mask of allowed tokens did not come in time, or never will.
+enum class RowStatus : uint8_t { kOk = 0, kNotFinite = 1, kNoMask = 2 };
 
 struct StepOutput {
   int32_t num_rows = 0;
@@ -21,6 +22,7 @@ struct StepOutput {
   std::unique_ptr<float[]> logits;   // [R, vocab], only when asked for
   double native_ms = 0.0;
   double gap_ms = 0.0;  // from the end of the step before, 0 for the first one
+  double mask_wait_ms = 0.0;  // sampling waited for masks; the longest wait of a thread
 };
 
 }  // namespace loramux

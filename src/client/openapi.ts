@@ -144,7 +144,48 @@ export type CompletionRequest = {
   return_tokens_as_token_ids?: boolean | null;
   /** The end of the answer's id. */
   request_id?: string | null;
+  response_format?: ResponseFormat;
+  structured_outputs?: StructuredOutputs;
+  /** A JSON Schema that the answer satisfies. */
+  guided_json?: Record<string, unknown> | string | null;
+  /** A pattern that the whole answer matches. */
+  guided_regex?: string | null;
+  /** Texts, one of which is the answer. */
+  guided_choice?: Array<string> | null;
+  /** A grammar in EBNF that the answer follows. */
+  guided_grammar?: string | null;
+  /** The only one there is. */
+  guided_decoding_backend?: 'xgrammar' | 'auto' | null;
+  /** Only null is accepted. */
+  guided_whitespace_pattern?: null;
 };
+
+/** What the answer must be. */
+export type ResponseFormat = {
+  type: 'text' | 'json_object' | 'json_schema' | 'structural_tag';
+  json_schema?: {
+    name?: string;
+    description?: string | null;
+    /** The schema is kept to in any case. */
+    strict?: boolean | null;
+    schema?: Record<string, unknown>;
+  } | null;
+  format?: Record<string, unknown> | null;
+} | null;
+
+/** What the answer must be, one of the fields. */
+export type StructuredOutputs = {
+  json?: Record<string, unknown> | string | null;
+  regex?: string | null;
+  choice?: Array<string> | null;
+  grammar?: string | null;
+  json_object?: boolean | null;
+  structural_tag?: Record<string, unknown> | string | null;
+  disable_any_whitespace?: false | null;
+  disable_additional_properties?: false | null;
+  disable_fallback?: boolean | null;
+  whitespace_pattern?: null;
+} | null;
 
 /** Several adapters: the sum of their weighted deltas on the base model. */
 export type AdapterSum = Array<{
@@ -260,6 +301,20 @@ export type ChatRequest = {
   session_id?: string | null;
   /** Requests share cached prompts only with the same salt. */
   cache_salt?: string | null;
+  response_format?: ResponseFormat;
+  structured_outputs?: StructuredOutputs;
+  /** A JSON Schema that the answer satisfies. */
+  guided_json?: Record<string, unknown> | string | null;
+  /** A pattern that the whole answer matches. */
+  guided_regex?: string | null;
+  /** Texts, one of which is the answer. */
+  guided_choice?: Array<string> | null;
+  /** A grammar in EBNF that the answer follows. */
+  guided_grammar?: string | null;
+  /** The only one there is. */
+  guided_decoding_backend?: 'xgrammar' | 'auto' | null;
+  /** Only null is accepted. */
+  guided_whitespace_pattern?: null;
   /** The chat so far. */
   messages: Array<ChatMessage>;
   /** Tokens to generate. Default: what is left of the context. */
@@ -902,6 +957,20 @@ export interface GenerateFrame {
   echo?: boolean | null;
   /** Let the tokenizer add its tokens to a text prompt. */
   add_special_tokens?: boolean | null;
+  response_format?: ResponseFormat;
+  structured_outputs?: StructuredOutputs;
+  /** A JSON Schema that the answer satisfies. */
+  guided_json?: Record<string, unknown> | string | null;
+  /** A pattern that the whole answer matches. */
+  guided_regex?: string | null;
+  /** Texts, one of which is the answer. */
+  guided_choice?: Array<string> | null;
+  /** A grammar in EBNF that the answer follows. */
+  guided_grammar?: string | null;
+  /** The only one there is. */
+  guided_decoding_backend?: 'xgrammar' | 'auto' | null;
+  /** Only null is accepted. */
+  guided_whitespace_pattern?: null;
 }
 
 export interface CancelFrame {

@@ -261,6 +261,20 @@ const ENGINE = {
     5000,
     0,
   ),
+  grammarCompileMs: int(
+    'How long one schema, pattern or grammar may take to be prepared, milliseconds.',
+    5000,
+    1,
+    600_000,
+  ),
+  grammarCacheEntries: int('Prepared grammars that are kept when nobody uses them.', 64, 0, 10_000),
+  grammarMaskWaitMs: int(
+    'How long a step waits for the tokens that its constrained requests may use, milliseconds. ' +
+      'Those whose do not come then end with grammar_failed.',
+    2000,
+    0,
+    60_000,
+  ),
   prefixCaching: Type.Boolean({
     description: 'Reuse KV blocks of equal prompts under the same adapter generation.',
     default: true,

@@ -1,6 +1,6 @@
 /** Applies the result of a step: tokens, log-probabilities, ends. Queues events, delivers none. */
 import { LoramuxError } from '../errors.ts';
-import { MAX_TOP_LOGPROBS, type StepResult } from '../native/addon-types.ts';
+import { MAX_TOP_LOGPROBS, ROW_STATUS, type StepResult } from '../native/addon-types.ts';
 import type { Scheduler } from '../scheduler/scheduler.ts';
 import type { Sequence, SequenceGroup } from '../scheduler/sequence.ts';
 import type { ScheduledSequence, StepPlan } from '../scheduler/step-plan.ts';
@@ -108,8 +108,13 @@ export class Committer {
   #commitEntry(entry: ScheduledSequence, result: StepResult, row: number, numRows: number): void {
     const { sequence } = entry;
     const { group } = sequence;
-    if (result.rowStatus?.subarray(row, row + numRows).includes(1)) {
+    const status = result.rowStatus?.subarray(row, row + numRows);
+    if (status?.includes(ROW_STATUS.notFinite)) {
       this.#endNotFinite(group);
+      return;
+    }
+    if (status?.includes(ROW_STATUS.noMask)) {
+      this.#endWithoutMask(group);
       return;
     }
     this.#scheduler.advance(entry);
@@ -151,6 +156,14 @@ export class Committer {
     } else if (sequence.numOutput >= sampling.maxTokens) {
       this.end(sequence, { reason: 'length' });
     }
+  }
+
+  #endWithoutMask(group: SequenceGroup): void {
+    const error = new LoramuxError(
+      'grammar_failed',
+      `The allowed tokens of request ${group.request.id} did not come in time; retry.`,
+    );
+    this.endAll(group, { reason: 'error', error });
   }
 
   #endNotFinite(group: SequenceGroup): void {

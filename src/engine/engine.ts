@@ -18,6 +18,7 @@ import { canonicalAdapters } from './adapter-set.ts';
 import { Committer } from './committer.ts';
 import { EventQueue } from './event-queue.ts';
 import { LiveRequest } from './live-request.ts';
+import { MaskKeeper } from './mask-keeper.ts';
 import { type EngineOptions, type EngineSettings, resolveOptions } from './options.ts';
 import { StepPacker } from './packer.ts';
 import { checkRequest } from './request-check.ts';
@@ -53,6 +54,7 @@ export class EngineLoop implements Engine {
   readonly #successor: Successor;
   readonly #events: EventQueue;
   readonly #committer: Committer;
+  readonly #masks: MaskKeeper;
   readonly #stats = new StepStats();
   readonly #live = new Map<SequenceGroup, LiveRequest>();
   /** Requests with choices to end at the next border. */
@@ -97,6 +99,7 @@ export class EngineLoop implements Engine {
     this.#successor = new Successor(this.#scheduler, this.#packer);
     this.#events = new EventQueue(settings.onDefect);
     this.#committer = new Committer(this.#scheduler, this.#events, this.#live);
+    this.#masks = new MaskKeeper(settings.masks);
     residency?.onChange(() => {
       this.#scheduler.waiting.unparkAll();
       this.#kick();
@@ -261,6 +264,7 @@ export class EngineLoop implements Engine {
       this.#committer.endAll(group, { reason: 'error', error });
     }
     if (plan.entries.length > 0) {
+      this.#masks.begin(plan);
       this.#dispatch(plan, this.#packer.pack(plan), resultAtMs);
       this.#successor.prepare(plan);
     } else if (this.#scheduler.running.length > 0) {
@@ -276,12 +280,17 @@ export class EngineLoop implements Engine {
     this.#inFlight = true;
     const step = callStep(this.#native, packet);
     step.then(
-      (result) =>
+      (result) => {
+        this.#masks.tell(plan, result);
         this.#settle(
           () => this.#succeeded(plan, result, resultAtMs !== undefined),
           () => this.#successor.take(plan, result),
-        ),
-      (error: unknown) => this.#settle(() => this.#stepFailed(plan, error)),
+        );
+      },
+      (error: unknown) => {
+        this.#masks.stepEnded();
+        this.#settle(() => this.#stepFailed(plan, error));
+      },
     );
     if (resultAtMs !== undefined) this.#stats.outside(performance.now() - resultAtMs);
   }
@@ -322,7 +331,7 @@ export class EngineLoop implements Engine {
 
   #succeeded(plan: StepPlan, result: StepResult, followedAnother: boolean): void {
     this.#numConsecutiveFailures = 0;
-    this.#stats.native(result.nativeMs, followedAnother ? result.gapMs : 0);
+    this.#stats.native(result, followedAnother);
     this.#committer.commit(plan, result, this.#plannedMs);
   }
 

@@ -1,6 +1,7 @@
 /** Engine options: defaults, validation, and the relations between limits. */
 import { LoramuxError } from '../errors.ts';
 import type { SchedulerLimits } from '../scheduler/limits.ts';
+import type { MaskSource } from './mask-keeper.ts';
 
 export interface EngineOptions {
   /** Physical blocks of the KV pool. */
@@ -27,6 +28,8 @@ export interface EngineOptions {
   dynamicRopeMaxPositions?: number | undefined;
   /** When given, token ids are checked at submission, before they can fail a whole step. */
   vocabSize?: number | undefined;
+  /** Hears of steps that end and tokens that are told, when there are constrained requests. */
+  masks?: MaskSource | undefined;
   /** Monotonic clock in milliseconds. Default `performance.now`. */
   nowMs?: () => number;
   /** Hears of defects that no request can be told about, e.g. a listener that throws. */
@@ -38,6 +41,7 @@ export interface EngineSettings extends SchedulerLimits {
   maxQueuedRequests: number;
   maxConsecutiveStepFailures: number;
   vocabSize: number;
+  masks: MaskSource | undefined;
   nowMs: () => number;
   onDefect: (error: unknown) => void;
 }
@@ -60,6 +64,7 @@ export function resolveOptions(options: EngineOptions): EngineSettings {
     prefixCaching: options.prefixCaching ?? true,
     dynamicRopeMaxPositions: options.dynamicRopeMaxPositions,
     vocabSize: options.vocabSize ?? LIMIT_MAX,
+    masks: options.masks,
     nowMs: options.nowMs ?? (() => performance.now()),
     onDefect: options.onDefect ?? ((error) => process.emitWarning(String(error))),
   };

@@ -5,6 +5,8 @@ import type { SamplingParams } from './types.ts';
 
 /** The token alone, see `SamplingArrays.numTopLogprobs`. */
 const NO_LOGPROBS = -1;
+/** The row is not constrained. */
+const NO_MASK = -1;
 
 /** Whether the sequence's output ends with all but the last of `tokens`. */
 function endsBefore(sequence: Sequence, tokens: Int32Array): boolean {
@@ -39,6 +41,8 @@ export class SamplingPacker {
       biasStart: new Int32Array(maxRows + 1),
       biasIds: new Int32Array(64),
       biasValues: new Float32Array(64),
+      maskSlots: new Int32Array(maxRows),
+      maskStamps: new Int32Array(maxRows),
     };
   }
 
@@ -65,6 +69,7 @@ export class SamplingPacker {
     arrays.historyPromptLength[row] = 0;
     arrays.historyStart[row + 1] = arrays.historyStart[row]!;
     arrays.biasStart[row + 1] = arrays.biasStart[row]!;
+    arrays.maskSlots[row] = NO_MASK;
   }
 
   /**
@@ -90,6 +95,8 @@ export class SamplingPacker {
     arrays.seed[row * 2 + 1] = seedHigh + (low >= 2 ** 32 ? 1 : 0);
     arrays.sampleIndex[row] = sequence.numOutput + ahead;
     arrays.numTopLogprobs[row] = sampling.logprobs ?? NO_LOGPROBS;
+    arrays.maskSlots[row] = sequence.masks?.slot ?? NO_MASK;
+    arrays.maskStamps[row] = sequence.numOutput + ahead + 1;
     this.#packHistory(row, sequence, sampling, ahead);
     this.#packBias(row, sequence, sequence.numOutput + ahead);
   }

@@ -1,4 +1,5 @@
 /** Sums over steps. */
+import type { StepResult } from '../native/addon-types.ts';
 import type { EngineStats } from './types.ts';
 
 type Sums = Pick<
@@ -12,6 +13,7 @@ type Sums = Pick<
   | 'nativeMsSum'
   | 'outsideNativeMsSum'
   | 'gapMsSum'
+  | 'maskWaitMsSum'
 >;
 
 export class StepStats {
@@ -25,6 +27,7 @@ export class StepStats {
     nativeMsSum: 0,
     outsideNativeMsSum: 0,
     gapMsSum: 0,
+    maskWaitMsSum: 0,
   };
 
   dispatched(numSequences: number, numAdapters: number): void {
@@ -41,10 +44,11 @@ export class StepStats {
     this.#sums.preparedSteps += 1;
   }
 
-  /** @param gapMs since the step before, when it led to this one */
-  native(ms: number, gapMs: number): void {
-    this.#sums.nativeMsSum += ms;
-    this.#sums.gapMsSum += gapMs;
+  /** @param followedAnother the step before led to this one */
+  native(result: StepResult, followedAnother: boolean): void {
+    this.#sums.nativeMsSum += result.nativeMs;
+    this.#sums.maskWaitMsSum += result.maskWaitMs;
+    if (followedAnother) this.#sums.gapMsSum += result.gapMs;
   }
 
   /** From a result to the next dispatch. */

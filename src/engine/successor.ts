@@ -49,13 +49,15 @@ export class Successor {
     this.#packet = undefined;
     if (packet === undefined || this.#scheduler.waiting.length > 0) return undefined;
     if (result.rowStatus?.some((status) => status !== 0)) return undefined;
-    const { history, historyStart } = packet.sampling;
+    const { history, historyStart, maskSlots } = packet.sampling;
     for (let row = 0; row < plan.entries.length; row++) {
       const { sequence } = plan.entries[row]!;
       const { stopTokenIds, minTokens } = sequence.group.request.sampling;
       const tokenId = result.tokenIds[row]!;
       if (stopTokenIds.has(tokenId) && sequence.numOutput >= minTokens) return undefined;
       packet.inputIds[row] = tokenId;
+      // They may have moved since.
+      if (sequence.masks !== undefined) maskSlots[row] = sequence.masks.slot;
       const end = historyStart[row + 1]!;
       if (end > historyStart[row]!) history[end - 1] = tokenId;
     }

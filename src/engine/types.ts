@@ -2,6 +2,21 @@
 import type { WeightedAdapter } from '../adapters/types.ts';
 import type { LoramuxError } from '../errors.ts';
 
+/** Masks of one choice's next tokens, computed elsewhere while steps run. */
+export interface TokenMasks {
+  /** Where they are written; may change between two steps. */
+  readonly slot: number;
+  /** The choice goes on with this token, and the mask of the one after it is wanted. */
+  accept(tokenId: number): void;
+  close(): void;
+}
+
+/** Which tokens may come next. */
+export interface TokenConstraint {
+  /** Begins with a choice that has these tokens already. */
+  open(output: Int32Array): TokenMasks;
+}
+
 /** Validated sampling parameters; the names and meanings of OpenAI and vLLM. */
 export interface SamplingParams {
   /** 0 is greedy. */
@@ -30,6 +45,8 @@ export interface SamplingParams {
   logprobs: number | undefined;
   /** Log-probabilities of the prompt tokens: how many top entries; undefined for none. */
   promptLogprobs: number | undefined;
+  /** Only tokens that it allows are sampled; stop tokens are among them where a text may end. */
+  constraint?: TokenConstraint | undefined;
 }
 
 export interface EngineRequest {
@@ -154,4 +171,6 @@ export interface EngineStats {
    * another at once: what `outsideNativeMsSum` holds and the way between the threads.
    */
   gapMsSum: number;
+  /** Milliseconds that sampling waited for masks of allowed tokens. */
+  maskWaitMsSum: number;
 }

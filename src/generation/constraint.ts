@@ -1,7 +1,12 @@
 /** What the text of an answer must be; the transport builds it, the grammar engine enforces it. */
 import type { JsonObject } from '../importer/json.ts';
 
-export type Constraint =
+export type Constraint = {
+  /** The field of the request that it came in, for errors. */
+  readonly field?: string | undefined;
+} & ConstraintKind;
+
+type ConstraintKind =
   /** Any JSON object. */
   | { readonly kind: 'json_object' }
   /** JSON that a schema accepts. */

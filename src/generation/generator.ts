@@ -2,8 +2,9 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { AdapterService } from '../adapters/service-types.ts';
 import type { AdapterGeneration } from '../adapters/types.ts';
-import type { Engine, EngineRequest, SamplingParams } from '../engine/types.ts';
+import type { Engine, EngineRequest, SamplingParams, TokenConstraint } from '../engine/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
+import type { GrammarLease, Grammars } from '../grammar/index.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { type Bans, bansOf } from './bans.ts';
 import { GenerationRun, type RunObserver } from './generation-run.ts';
@@ -37,6 +38,7 @@ export interface GeneratorServices {
   /** Begins to bring an adapter nearer; cheap, and never an error. */
   readonly prefetch: (generation: AdapterGeneration) => void;
   readonly engine: Engine;
+  readonly grammars: Grammars;
   readonly limits: GeneratorLimits;
   /** One observer per request: metrics. */
   readonly observe: (adapters: readonly ChosenAdapter[], arrivalMs: number) => RunObserver;
@@ -65,6 +67,19 @@ function checkChoices(request: GenerationRequest, maxChoices: number): void {
   );
 }
 
+/** What cannot be had together with a text of a given form. */
+function checkConstraint({ constraint, ignoreEos, sampling }: GenerationRequest): void {
+  if (constraint === undefined) return;
+  const field = constraint.field ?? 'a constraint';
+  if (ignoreEos) throw notWith('ignore_eos', field);
+  if (sampling.minTokens > 0) throw notWith('min_tokens', field);
+}
+
+function notWith(param: string, field: string): LoramuxError {
+  const message = `${param} is not supported together with ${field}: the text ends when it is whole`;
+  return new LoramuxError('unsupported_field', message, { param });
+}
+
 function stopTokensOf(
   request: GenerationRequest,
   eosTokenIds: readonly number[],
@@ -85,6 +100,7 @@ function samplingOf(
   request: GenerationRequest,
   stopTokenIds: ReadonlySet<number>,
   bans: Bans,
+  constraint: TokenConstraint | undefined,
   room: () => number,
 ): SamplingParams {
   const { sampling } = request;
@@ -92,6 +108,7 @@ function samplingOf(
     ...sampling,
     // Where nothing fits the engine says why.
     maxTokens: sampling.maxTokens ?? Math.max(1, room()),
+    constraint,
     seed: sampling.seed ?? drawSeed(),
     stopTokenIds,
     promptLogprobs: promptLogprobsOf(request),
@@ -99,18 +116,28 @@ function samplingOf(
   };
 }
 
+/** What is known of a request before its prompts are encoded. */
+interface Begun {
+  readonly id: string;
+  readonly arrivalMs: number;
+  readonly target: TargetRequest;
+  readonly named: readonly ChosenAdapter[];
+  readonly lease: GrammarLease | undefined;
+}
+
 export function createGenerator(services: GeneratorServices): Generator {
-  const { model, tokenizer, adapters, engine, limits } = services;
+  const { model, tokenizer, adapters, engine, grammars, limits } = services;
 
   function submitAll(
     run: GenerationRun,
     request: GenerationRequest,
     prompts: readonly EncodedPrompt[],
     bans: Bans,
+    constraint: TokenConstraint | undefined,
   ): void {
     const stopTokenIds = stopTokensOf(request, model.eosTokenIds);
     for (const [i, prompt] of prompts.entries()) {
-      const sampling = samplingOf(request, stopTokenIds, bans, () =>
+      const sampling = samplingOf(request, stopTokenIds, bans, constraint, () =>
         engine.outputRoom(prompt.tokenIds.length, request.n),
       );
       const engineRequest: EngineRequest = {
@@ -174,41 +201,60 @@ export function createGenerator(services: GeneratorServices): Generator {
     return release;
   }
 
+  async function begin(
+    request: GenerationRequest,
+    signal: AbortSignal,
+    { id, arrivalMs, target, named, lease }: Begun,
+  ): Promise<Generation> {
+    const stops = stopTokensOf(request, model.eosTokenIds);
+    const bans = await bansOf(request, tokenizer, model.vocabSize, stops);
+    const { prompts, chosen } = await encodeFor(request, target, named);
+    // First, since it may be refused, and then nothing may be counted as begun.
+    const letGo = holdAll(chosen);
+    const run = new GenerationRun({
+      id,
+      arrivalMs,
+      adapters: chosen,
+      request,
+      tokenizer,
+      streamBufferBytes: limits.streamBufferBytes,
+      observer: services.observe(chosen, arrivalMs),
+      release: () => {
+        letGo();
+        lease?.release();
+      },
+    });
+    try {
+      if (!signal.aborted) submitAll(run, request, prompts, bans, lease);
+    } catch (error) {
+      run.abandon(toLoramuxError(error));
+      throw error;
+    }
+    run.started(signal);
+    return run;
+  }
+
   return {
     async start(request, signal) {
       const arrivalMs = performance.now();
       checkChoices(request, limits.maxChoices);
+      checkConstraint(request);
       checkTokenIds(request.stopTokenIds, model.vocabSize, 'stop_token_ids');
       const biased = request.sampling.logitBias?.keys() ?? [];
       checkTokenIds(biased, model.vocabSize, 'logit_bias');
       const id = randomUUID().replaceAll('-', '');
       const target = { ...request, splitKey: request.splitKey ?? id };
-      // Before the work of encoding, and again below: the name may have moved meanwhile.
+      // Before the work of encoding, and again after it: the name may have moved meanwhile.
       const named = resolveTarget(adapters, model.name, target);
       for (const { record } of named) services.prefetch(record.generation);
-      const stops = stopTokensOf(request, model.eosTokenIds);
-      const bans = await bansOf(request, tokenizer, model.vocabSize, stops);
-      const { prompts, chosen } = await encodeFor(request, target, named);
-      // First, since it may be refused, and then nothing may be counted as begun.
-      const release = holdAll(chosen);
-      const run = new GenerationRun({
-        id,
-        arrivalMs,
-        adapters: chosen,
-        request,
-        tokenizer,
-        streamBufferBytes: limits.streamBufferBytes,
-        observer: services.observe(chosen, arrivalMs),
-        release,
-      });
+      const { constraint } = request;
+      const lease = constraint && (await grammars.prepare(constraint, signal));
       try {
-        if (!signal.aborted) submitAll(run, request, prompts, bans);
+        return await begin(request, signal, { id, arrivalMs, target, named, lease });
       } catch (error) {
-        run.abandon(toLoramuxError(error));
+        lease?.release();
         throw error;
       }
-      run.started(signal);
-      return run;
     },
   };
 }

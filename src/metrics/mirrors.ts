@@ -6,6 +6,8 @@ import {
   ADAPTER_GAUGES,
   ENGINE_COUNTERS,
   ENGINE_GAUGES,
+  GRAMMAR_COUNTERS,
+  GRAMMAR_GAUGES,
   PREFIX,
   REGISTRY_COUNTERS,
   REGISTRY_GAUGES,
@@ -65,6 +67,7 @@ function engineValues(
     nativeSeconds: stats.nativeMsSum / 1000,
     outsideSeconds: stats.outsideNativeMsSum / 1000,
     gapSeconds: stats.gapMsSum / 1000,
+    maskWaitSeconds: stats.maskWaitMsSum / 1000,
     preemptions: stats.preemptions,
     prefixQueries: stats.prefixQueryTokens,
     prefixHits: stats.prefixHitTokens,
@@ -114,6 +117,7 @@ export function mirrorFamilies(
   const adapters = mirror(registry, ADAPTER_GAUGES, ADAPTER_COUNTERS);
   const session = mirror(registry, SESSION_GAUGES, SESSION_COUNTERS);
   const status = mirror(registry, REGISTRY_GAUGES, REGISTRY_COUNTERS);
+  const grammars = mirror(registry, GRAMMAR_GAUGES, GRAMMAR_COUNTERS);
   const state = new Gauge({
     name: `${PREFIX}registry_state`,
     help: 'State of the registry: 1 for the one it is in, 0 for the others.',
@@ -124,6 +128,8 @@ export function mirrorFamilies(
     engine(engineValues(options));
     const { state: sessionState, restarts } = options.session();
     session({ up: sessionState === 'ok' ? 1 : 0, restarts });
+    const { compileMsSum, ...counts } = options.grammars();
+    grammars({ ...counts, compileSeconds: compileMsSum / 1000 });
     adapters(adapterValues(options, residency));
     const read = options.adapters.registry();
     const { reconciles, events, errors } = read;

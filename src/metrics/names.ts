@@ -25,11 +25,27 @@ export const ENGINE_COUNTERS = {
     'engine_step_gap_seconds_total',
     'Time the step thread waited between steps that followed each other at once.',
   ],
+  maskWaitSeconds: [
+    'engine_mask_wait_seconds_total',
+    'Time that steps waited for the tokens that constrained requests may use.',
+  ],
   preemptions: ['num_preemptions_total', 'Sequences preempted for lack of KV blocks.'],
   prefixQueries: ['prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.'],
   prefixHits: ['prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.'],
   promptTokens: ['prompt_tokens_total', 'Prompt tokens of admitted requests.'],
   generationTokens: ['generation_tokens_total', 'Generated tokens.'],
+} as const;
+
+export const GRAMMAR_COUNTERS = {
+  compiles: ['grammar_compiles_total', 'Grammars prepared.'],
+  compileSeconds: ['grammar_compile_seconds_total', 'Time it took.'],
+  hits: ['grammar_hits_total', 'Constrained requests whose grammar was ready.'],
+  failures: ['grammar_failures_total', 'Constrained requests whose grammar was refused or lost.'],
+} as const;
+
+export const GRAMMAR_GAUGES = {
+  cached: ['grammars_cached', 'Prepared grammars.'],
+  waiting: ['grammar_requests_waiting', 'Requests that wait for their grammar.'],
 } as const;
 
 export const ENGINE_GAUGES = {

@@ -3,6 +3,7 @@ import type { RegistryStatus } from '../adapters/registry/types.ts';
 import type { AdapterResidencyStats } from '../adapters/residency/types.ts';
 import type { AdapterServiceStats } from '../adapters/service-types.ts';
 import type { EngineStats } from '../engine/types.ts';
+import type { GrammarStats } from '../grammar/pool.ts';
 import type { SessionReport } from '../native/index.ts';
 import type { MEMORY_LEVELS } from './names.ts';
 
@@ -35,5 +36,6 @@ export interface MetricsOptions {
   readonly maxAdapterLabels: number;
   readonly engine: () => EngineStats;
   readonly session: () => Pick<SessionReport, 'state' | 'restarts'>;
+  readonly grammars: () => GrammarStats;
   readonly adapters: AdapterSources;
 }

@@ -164,8 +164,24 @@ export interface NativeSessionOptions {
   /** Upper bounds of one step; larger packets are refused. */
   maxTokensPerStep: number;
   maxLogitRowsPerStep: number;
+  /** Memory of the masks of constrained sequences; without it, rows may not name any. */
+  tokenMasks?: TokenMaskMemory;
   /** Forces an instruction set (tests); default is the best the processor has. */
   isa?: Isa;
+}
+
+/**
+ * Masks of the tokens that a row may sample, in memory that other threads write. Word 0 of a slot is
+ * its stamp, the mask begins at word 16: bit id % 32 of word id / 32. Sampling waits for the stamp
+ * that the packet expects; the stamp -1 says that none will come.
+ */
+export interface TokenMaskMemory {
+  /** int32 [slots, stride], over a SharedArrayBuffer; kept until the session is closed. */
+  words: Int32Array;
+  slots: number;
+  stride: number;
+  /** Longest that one step waits for masks; the rows without one then fail. */
+  waitMs: number;
 }
 
 /**
@@ -250,7 +266,13 @@ export interface SamplingArrays {
   /** int32 [N], float32 [N]: added to the logits before anything else. */
   biasIds: Int32Array;
   biasValues: Float32Array;
+  /** int32 [R]: slot of the row's mask, -1 for none; [R]: the stamp the mask will have, from 1. */
+  maskSlots: Int32Array;
+  maskStamps: Int32Array;
 }
+
+/** `notFinite`: the row's logits were not finite; `noMask`: its mask did not come. */
+export const ROW_STATUS = { good: 0, notFinite: 1, noMask: 2 } as const;
 
 /** Largest `numTopLogprobs`. */
 export const MAX_TOP_LOGPROBS = 20;
@@ -265,12 +287,14 @@ export interface StepResult {
   /** int32, float32 [R, MAX_TOP_LOGPROBS]: best tokens, best first; only numTopLogprobs[r] are set. */
   topIds: Int32Array;
   topLogprobs: Float32Array;
-  /** uint8 [R]: 0 is good, 1 means the row's logits were not finite; absent when all are good. */
+  /** uint8 [R]: a ROW_STATUS each; absent when all are good. */
   rowStatus?: Uint8Array;
   /** Milliseconds the step thread spent on this step. */
   nativeMs: number;
   /** Milliseconds from the end of the step before to the start of this one; 0 for the first. */
   gapMs: number;
+  /** Milliseconds that sampling waited for masks. */
+  maskWaitMs: number;
   /** Raw logits float32 [R, vocabSize]; only when `wantLogits` was passed. */
   logits?: Float32Array;
 }

@@ -196,6 +196,8 @@ export class Scheduler {
     const { group } = sequence;
     this.running.splice(this.running.lastIndexOf(sequence), 1);
     sequence.table.free(this.pool);
+    sequence.masks?.close();
+    sequence.masks = undefined;
     group.numRunning -= 1;
     this.#gate.settle(group);
   }

@@ -3,7 +3,7 @@
  * one of its choices. Until the prompt is computed only one sequence of the group, the carrier, is
  * scheduled; the others are born from it and share its blocks.
  */
-import type { EngineRequest, FinishReason } from '../engine/types.ts';
+import type { EngineRequest, FinishReason, TokenMasks } from '../engine/types.ts';
 import type { BlockHash, BlockHasher } from '../kvcache/block-hash.ts';
 import { BlockTable } from '../kvcache/block-table.ts';
 import type { Lane } from './lane.ts';
@@ -38,6 +38,8 @@ export class Sequence {
   endRequested: FinishReason | undefined = undefined;
   /** How it ended: by itself, or because that was asked for. */
   endedAs: FinishReason | 'asked' | undefined = undefined;
+  /** Of a constrained request, while the sequence is in the batch and samples. */
+  masks: TokenMasks | undefined = undefined;
 
   constructor(group: SequenceGroup, index: number) {
     this.group = group;

@@ -32,6 +32,10 @@ export interface Tokenizer {
   tokenText(tokenId: number): string;
   /** One token as the vocabulary spells it; undefined for an id without a token. */
   spelling(tokenId: number): string | undefined;
+  /** Whether a token is the same bytes wherever it stands; false where only the library decodes. */
+  readonly hasTokenBytes: boolean;
+  /** The bytes a token adds to the text; undefined for special tokens and ids without a token. */
+  tokenBytes(tokenId: number): Uint8Array | undefined;
   createDetokenizer(options: DetokenizerOptions): Detokenizer;
 }
 
@@ -93,6 +97,16 @@ class LibraryTokenizer implements Tokenizer {
 
   spelling(tokenId: number): string | undefined {
     return this.#library.idToToken(tokenId) ?? undefined;
+  }
+
+  get hasTokenBytes(): boolean {
+    return this.#decoder.kind !== 'library';
+  }
+
+  tokenBytes(tokenId: number): Uint8Array | undefined {
+    const piece = this.#piece(tokenId);
+    if (piece === undefined || this.#specialTokens.has(piece.token)) return undefined;
+    return piece.bytes ?? new TextEncoder().encode(piece.text);
   }
 
   createDetokenizer(options: DetokenizerOptions): Detokenizer {

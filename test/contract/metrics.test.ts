@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { createMetrics } from '../../src/metrics/metrics.ts';
 import { FakeEngine, repeating } from '../support/fake-engine.ts';
+import { noGrammarStats } from '../support/fake-grammars.ts';
 import { fakeSources, SOUND_SESSION } from '../support/metrics-sources.ts';
 
 const text = readFileSync(fileURLToPath(new URL('../../docs/http.md', import.meta.url)), 'utf8');
@@ -25,6 +26,7 @@ beforeAll(async () => {
     maxAdapterLabels: 10,
     engine: () => engine.stats(),
     session: () => SOUND_SESSION,
+    grammars: noGrammarStats,
     adapters: fakeSources({
       inMemory: () => [{ digest: 'd', level: 'device', pinned: true, bytes: 1 }],
       namesOf: () => ['a'],

@@ -147,6 +147,7 @@ export class FakeEngine implements Engine {
       nativeMsSum: this.#steps,
       outsideNativeMsSum: 0,
       gapMsSum: 0,
+      maskWaitMsSum: 0,
       preparedSteps: 0,
     };
   }

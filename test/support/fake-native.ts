@@ -189,6 +189,7 @@ function sampleRows(
     rowStatus: new Uint8Array(numRows),
     nativeMs: 0,
     gapMs: 0,
+    maskWaitMs: 0,
   };
   for (let r = 0; r < numRows; r++) {
     const token = packet.logitRows[r]!;

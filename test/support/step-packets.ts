@@ -19,6 +19,7 @@ export interface RowSpec {
   history?: number[];
   historyPromptLength?: number;
   bias?: [id: number, value: number][];
+  mask?: { slot: number; stamp: number };
 }
 
 /** One sequence's part of a step. */
@@ -137,5 +138,7 @@ function packSampling(rows: RowSpec[]): SamplingArrays {
     biasStart: starts(bias.map((list) => list.length)),
     biasIds: Int32Array.from(bias.flat(), ([id]) => id),
     biasValues: Float32Array.from(bias.flat(), ([, value]) => value),
+    maskSlots: Int32Array.from(rows, (row) => row.mask?.slot ?? -1),
+    maskStamps: Int32Array.from(rows, (row) => row.mask?.stamp ?? 0),
   };
 }

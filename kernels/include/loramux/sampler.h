@@ -1,10 +1,10 @@
 // Token sampling from raw logits, one row at a time.
 //
 // Order (as vLLM): log-probabilities are taken from the raw logits; then logit bias, repetition
-// penalty (Keskar et al. 2019), presence and frequency penalties (OpenAI), temperature, min-p,
-// top-k, top-p; then one draw. The draw is inverse-CDF over the kept tokens in descending order
-// (ties by lower id) with a uniform number that is a pure function of (seed, sample_index), so a
-// request's tokens do not depend on the batch around it.
+// penalty (Keskar et al. 2019), presence and frequency penalties (OpenAI), the mask of allowed
+// tokens, temperature, min-p, top-k, top-p; then one draw. The draw is inverse-CDF over the kept
+// tokens in descending order (ties by lower id) with a uniform number that is a pure function of
+// (seed, sample_index), so a request's tokens do not depend on the batch around it.
 #pragma once
 
 #include "loramux/types.h"
@@ -34,6 +34,8 @@ struct SamplerRow {
   const int32_t* bias_ids = nullptr;
   const float* bias_values = nullptr;
   int32_t num_bias = 0;
+  // Bit id % 32 of word id / 32: whether the token may be sampled; [(vocab + 31) / 32], null: all.
+  const uint32_t* allowed = nullptr;
 };
 
 struct SamplerOutput {
@@ -49,10 +51,10 @@ struct SamplerScratch;
 SamplerScratch* CreateSamplerScratch(int32_t vocab);
 void DestroySamplerScratch(SamplerScratch* scratch);
 
-// False when the row has a NaN, +infinity or no finite logit, when bias and penalties leave none,
-// or when target_id is not below vocab (the caller fails that request, not the step). -infinity is
-// a banned token; a bias of -infinity bans one. Ids of bias and history that are outside [0, vocab)
-// touch nothing. Temperatures below 1e-5 are greedy.
+// False when the row has a NaN, +infinity or no finite logit, when bias, penalties and mask leave
+// none, or when target_id is not below vocab (the caller fails that request, not the step).
+// -infinity is a banned token; a bias of -infinity bans one. Ids of bias and history that are
+// outside [0, vocab) touch nothing. Temperatures below 1e-5 are greedy.
 //
 // The decision is the same bits on every ISA: weights are computed with the same double operations
 // everywhere. log-probabilities agree to about 1e-6.

@@ -95,6 +95,7 @@ export async function withModel<T>(
       adapters: runtime.adapters,
       prefetch: (generation) => runtime.residency.prefetch(generation),
       engine: runtime.engine,
+      grammars: runtime.grammars,
       limits: { maxChoices: 1, streamBufferBytes: Number.MAX_SAFE_INTEGER },
       observe: () => NO_OBSERVER,
     });

@@ -19,6 +19,9 @@ import {
 /** What generation adds to the errors of any route; also the errors of the WebSocket. */
 export const GENERATION_ERRORS = [
   'unsupported_field',
+  'grammar_invalid',
+  'grammar_unsupported',
+  'grammar_too_complex',
   'context_length_exceeded',
   'prompt_empty',
   'token_out_of_range',
@@ -37,6 +40,7 @@ export const GENERATION_ERRORS = [
   'engine_failed',
   'session_restarted',
   'session_restarting',
+  'grammar_failed',
   'logits_not_finite',
 ] as const satisfies readonly ErrorCode[];
 

@@ -4,6 +4,7 @@
  */
 import { type Static, type TSchema, Type } from 'typebox';
 import { ADAPTER_CHOICE_FIELDS } from './adapter-choice.ts';
+import { CONSTRAINT_FIELDS } from './constraint.ts';
 import {
   ALLOWED_TOKEN_IDS_MAX,
   BAD_WORD_LENGTH_MAX,
@@ -79,6 +80,7 @@ const PENALTY = { minimum: -PENALTY_MAX, maximum: PENALTY_MAX };
 
 export const GENERATION_FIELDS = {
   ...ADAPTER_CHOICE_FIELDS,
+  ...CONSTRAINT_FIELDS,
   min_tokens: nullableInteger(
     'No stop token or stop text ends the answer earlier.',
     { minimum: 0, maximum: INT32_MAX },

@@ -13,9 +13,6 @@ const nullOr =
     value === null || neutral.includes(value);
 const emptyOrNull: Neutral = (value) =>
   value === null || (typeof value === 'object' && Object.keys(value as object).length === 0);
-const textFormat: Neutral = (value) =>
-  value === null ||
-  (typeof value === 'object' && (value as { type?: unknown } | null)?.type === 'text');
 const textOnly: Neutral = (value) =>
   value === null || (Array.isArray(value) && value.every((one) => one === 'text'));
 
@@ -26,14 +23,6 @@ const SHARED: UnsupportedFields = {
   length_penalty: nullOr(1),
   early_stopping: nullOr(false),
   logprob_token_ids: onlyNull,
-  response_format: textFormat,
-  structured_outputs: onlyNull,
-  guided_json: onlyNull,
-  guided_regex: onlyNull,
-  guided_choice: onlyNull,
-  guided_grammar: onlyNull,
-  guided_decoding_backend: onlyNull,
-  guided_whitespace_pattern: onlyNull,
   logits_processors: emptyOrNull,
   logit_processors: emptyOrNull,
   priority: nullOr(0),

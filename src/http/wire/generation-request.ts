@@ -3,6 +3,7 @@ import { LoramuxError } from '../../errors.ts';
 import type { GenerationRequest } from '../../generation/types.ts';
 import type { GenerationFields } from '../schemas/generation-fields.ts';
 import { adapterChoice } from './adapter-choice.ts';
+import { constraintOf } from './constraint.ts';
 
 /** An error about the value of one field. */
 export const refuse = (message: string, param: string) =>
@@ -80,6 +81,7 @@ export function generationRequest(
     truncate: truncateOf(body),
     allowedTokenIds: body.allowed_token_ids ?? undefined,
     badWords: body.bad_words ?? undefined,
+    constraint: constraintOf(body),
     sampling: {
       temperature: body.temperature ?? 1,
       topK: topK === -1 ? 0 : topK,

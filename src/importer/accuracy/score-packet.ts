@@ -66,5 +66,7 @@ function greedy(rows: number): SamplingArrays {
     biasStart: none(),
     biasIds: new Int32Array(0),
     biasValues: new Float32Array(0),
+    maskSlots: new Int32Array(rows).fill(-1),
+    maskStamps: new Int32Array(rows),
   };
 }

@@ -10,6 +10,7 @@ import type {
 } from '../../../src/generation/types.ts';
 import type { Tokenizer } from '../../../src/tokenizer/tokenizer.ts';
 import type { FakeEngine } from '../../support/fake-engine.ts';
+import { FakeGrammars } from '../../support/fake-grammars.ts';
 
 export const EOS = 0;
 
@@ -19,6 +20,8 @@ export const characters: Tokenizer = {
   encode: async (text) => Int32Array.from(text, (char) => char.charCodeAt(0)),
   decode: async (ids) => Array.from(ids, (id) => String.fromCharCode(id)).join(''),
   spelling: (id) => (id < 256 ? `<${id}>` : undefined),
+  hasTokenBytes: true,
+  tokenBytes: (id) => (id === EOS ? undefined : Uint8Array.of(id)),
   tokenText: (id) => (id === EOS ? '<eos>' : String.fromCharCode(id)),
   createDetokenizer: ({ skipSpecialTokens }) => ({
     push: (id) => (id === EOS ? (skipSpecialTokens ? '' : '<eos>') : String.fromCharCode(id)),
@@ -44,6 +47,7 @@ export const record = (name: string): AdapterRecord => ({
 
 export interface Harness {
   readonly engine: FakeEngine;
+  readonly grammars: FakeGrammars;
   readonly held: { count: number };
   readonly outcomes: Outcome[];
   /** Digests of adapters that were to be brought nearer. */
@@ -97,6 +101,7 @@ export function harness(
   limits: Partial<GeneratorLimits> = {},
   recordOf: (name: string) => AdapterRecord = record,
 ): Harness {
+  const grammars = new FakeGrammars();
   const held = { count: 0 };
   const outcomes: Outcome[] = [];
   const prefetched: string[] = [];
@@ -104,6 +109,7 @@ export function harness(
     model: { name: 'base', vocabSize: 256, eosTokenIds: [EOS] },
     tokenizer: characters,
     engine,
+    grammars,
     adapters: {
       resolve: (name) => {
         if (name.startsWith('adapter-')) return recordOf(name);
@@ -134,6 +140,7 @@ export function harness(
     generator.start(request(partial), signal);
   return {
     engine,
+    grammars,
     held,
     outcomes,
     prefetched,

@@ -228,7 +228,6 @@ describe('POST /v1/completions, refusals', () => {
       'stream_options.usage',
     ],
     [{ model: 'base', prompt: 'Q', suffix: 'x' }, 400, 'unsupported_field', 'suffix'],
-    [{ model: 'base', prompt: 'Q', guided_json: {} }, 400, 'unsupported_field', 'guided_json'],
     [{ model: 'base', prompt: 'Q', best_of: 3, stream: true }, 400, 'unsupported_field', 'best_of'],
     [{ model: 'base', prompt: 'Q', best_of: 1, n: 2 }, 400, 'invalid_request', 'best_of'],
     [{ model: 'base', prompt: 'Q', temperature: '1' }, 400, 'invalid_request', 'temperature'],

@@ -14,6 +14,7 @@ import { createMetrics, type Metrics } from '../../../src/metrics/metrics.ts';
 import type { SessionReport } from '../../../src/native/index.ts';
 import { FakeAdapters, FakeResidencyControl, sha256 } from '../../support/fake-adapters.ts';
 import { FakeEngine, type FakeEngineOptions, repeating } from '../../support/fake-engine.ts';
+import { FakeGrammars, noGrammarStats } from '../../support/fake-grammars.ts';
 import { fakeSources, SOUND_SESSION } from '../../support/metrics-sources.ts';
 import { PATIENCE_MS } from '../../support/until.ts';
 import { characters, codes, EOS } from '../generation/support.ts';
@@ -55,6 +56,7 @@ export interface TestServer {
   readonly engine: FakeEngine;
   /** What the native session says of itself; tests change it. */
   readonly session: { current: SessionReport };
+  readonly grammars: FakeGrammars;
   readonly adapters: FakeAdapters;
   readonly residency: FakeResidencyControl;
   readonly metrics: Metrics;
@@ -84,6 +86,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   const uploadDir = await mkdtemp(path.join(tmpdir(), 'loramux-http-'));
   const script = repeating([...codes('hello'), EOS]);
   const engine = new FakeEngine({ script, ...options.engine });
+  const grammars = new FakeGrammars();
   const adapters = new FakeAdapters(uploadDir);
   const residency = new FakeResidencyControl();
   const adapterStats = () => ({ registered: adapters.entries.size, resident: 1, slots: 4 });
@@ -92,6 +95,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     maxAdapterLabels: 10,
     engine: () => engine.stats(),
     session: () => session.current,
+    grammars: noGrammarStats,
     adapters: fakeSources({
       service: () => adapters.stats(),
       has: (name) => adapters.get(name) !== undefined,
@@ -106,6 +110,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
       model,
       tokenizer: characters,
       engine,
+      grammars,
       adapters,
       prefetch: () => {},
       limits: { maxChoices: 8, streamBufferBytes: options.streamBufferBytes ?? 1 << 20 },
@@ -136,6 +141,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     app,
     engine,
     session,
+    grammars,
     adapters,
     residency,
     metrics,

@@ -19,6 +19,7 @@ import {
   REGISTRY_GAUGES,
 } from '../../../src/metrics/names.ts';
 import { FakeEngine, repeating } from '../../support/fake-engine.ts';
+import { noGrammarStats } from '../../support/fake-grammars.ts';
 import { fakeSources, SOUND_SESSION } from '../../support/metrics-sources.ts';
 
 const create = (maxAdapterLabels = 2, sources: Partial<AdapterSources> = {}): Metrics => {
@@ -28,6 +29,7 @@ const create = (maxAdapterLabels = 2, sources: Partial<AdapterSources> = {}): Me
     maxAdapterLabels,
     engine: () => engine.stats(),
     session: () => SOUND_SESSION,
+    grammars: noGrammarStats,
     adapters: fakeSources(sources),
   });
 };
@@ -326,6 +328,7 @@ describe('a scrape', () => {
       maxAdapterLabels: 100,
       engine: () => engine.stats(),
       session: () => SOUND_SESSION,
+      grammars: noGrammarStats,
       adapters: sources,
     });
     for (let i = 0; i < 1000; i++) request(metrics, `n${i}`);

@@ -1,0 +1,56 @@
+/** Masks of constrained sequences: opened when one first samples, told of its tokens at once. */
+import type { StepResult } from '../native/addon-types.ts';
+import type { StepPlan } from '../scheduler/step-plan.ts';
+
+/** Who computes masks, as the engine sees it. */
+export interface MaskSource {
+  /** A step has ended: nobody reads the masks it named. */
+  stepEnded(): void;
+  /** The tokens told since the last call are all there are for now. */
+  flush(): void;
+}
+
+export class MaskKeeper {
+  readonly #source: MaskSource | undefined;
+
+  constructor(source: MaskSource | undefined) {
+    this.#source = source;
+  }
+
+  /** Before the step is packed. A sequence that is computed again has tokens already. */
+  begin(plan: StepPlan): void {
+    for (const { sequence, samples } of plan.entries) {
+      const { constraint } = sequence.group.request.sampling;
+      if (!samples || constraint === undefined || sequence.masks !== undefined) continue;
+      sequence.masks = constraint.open(sequence.output.subarray(0, sequence.numOutput));
+    }
+  }
+
+  /** The step has run, or failed. */
+  stepEnded(): void {
+    this.#source?.stepEnded();
+  }
+
+  /**
+   * The step has run: before anything else is made of its tokens, so that the next masks are computed
+   * while the next step is.
+   */
+  tell(plan: StepPlan, result: StepResult): void {
+    if (this.#source === undefined) return;
+    this.stepEnded();
+    let row = 0;
+    let told = false;
+    for (const { sequence, numScored, samples } of plan.entries) {
+      row += numScored;
+      if (!samples) continue;
+      const at = row++;
+      if (sequence.masks === undefined || (result.rowStatus?.[at] ?? 0) !== 0) continue;
+      const { stopTokenIds, maxTokens } = sequence.group.request.sampling;
+      const tokenId = result.tokenIds[at]!;
+      if (stopTokenIds.has(tokenId) || sequence.numOutput + 1 >= maxTokens) continue;
+      sequence.masks.accept(tokenId);
+      told = true;
+    }
+    if (told) this.#source.flush();
+  }
+}

@@ -1,0 +1,37 @@
+/** What the main thread and a grammar thread say to each other. */
+import type { GrammarSource } from './source.ts';
+
+/** Given to a thread once, at its start. */
+export interface ThreadSetup {
+  readonly modelDir: string;
+  /** Rows of the model's output; ids without a token are never allowed. */
+  readonly vocabSize: number;
+  /** Allowed where a text may end. */
+  readonly stopTokenIds: readonly number[];
+  /** Memory of the masks, see mask-memory.ts. */
+  readonly words: Int32Array;
+  readonly stride: number;
+}
+
+export type ToThread =
+  | { readonly kind: 'compile'; readonly source: GrammarSource }
+  | { readonly kind: 'drop'; readonly key: string }
+  /** A choice that has these tokens already; its masks go to the slot. */
+  | {
+      readonly kind: 'open';
+      readonly id: number;
+      readonly key: string;
+      readonly slot: number;
+      readonly tokens: Int32Array;
+    }
+  /** Pairs of id and token: the choices go on with them. */
+  | { readonly kind: 'tokens'; readonly pairs: Int32Array }
+  | { readonly kind: 'close'; readonly id: number };
+
+export type FromThread =
+  | { readonly kind: 'ready' }
+  | { readonly kind: 'compiled'; readonly ms: number }
+  /** Not a grammar; the thread is not to be used any more. */
+  | { readonly kind: 'refused'; readonly reason: string }
+  /** Nothing is written to the slot any more. */
+  | { readonly kind: 'closed'; readonly id: number };

@@ -1,0 +1,158 @@
+/** Strings, numbers, booleans and null of a schema. */
+import type { JsonObject } from '../importer/json.ts';
+import { type Expression, either } from './ebnf.ts';
+import type { SchemaBuilder } from './json-schema.ts';
+import {
+  BOOLEAN,
+  checkCount,
+  FORMATS,
+  INTEGER,
+  NULL,
+  NUMBER,
+  rangeExpression,
+  stringOfLength,
+  stringOfPattern,
+} from './json-text.ts';
+import { JSON_DIGITS_MAX } from './limits.ts';
+import type { JsonType } from './schema-types.ts';
+
+export function scalarExpression(
+  builder: SchemaBuilder,
+  type: Exclude<JsonType, 'object' | 'array'>,
+  schema: JsonObject,
+  at: string,
+): Expression {
+  if (type === 'null') return NULL;
+  if (type === 'boolean') return BOOLEAN;
+  if (type === 'string') return stringExpression(builder, schema, at);
+  return numberExpression(builder, schema, type === 'integer', at);
+}
+
+/** A count or length that a keyword gives. */
+export function countOf(
+  builder: SchemaBuilder,
+  schema: JsonObject,
+  keyword: string,
+  at: string,
+): number | undefined {
+  const value = schema[keyword];
+  if (value === undefined) return undefined;
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0) {
+    throw builder.invalid(`${at}/${keyword}`, 'must be a whole number of at least 0');
+  }
+  return checkCount(`The schema's ${at}/${keyword}`, value);
+}
+
+function stringExpression(builder: SchemaBuilder, schema: JsonObject, at: string): Expression {
+  const { pattern, format } = schema;
+  const min = countOf(builder, schema, 'minLength', at);
+  const max = countOf(builder, schema, 'maxLength', at);
+  const both = (['format', 'minLength', 'maxLength'] as const).find(
+    (keyword) => schema[keyword] !== undefined,
+  );
+  if (pattern !== undefined) {
+    if (typeof pattern !== 'string') throw builder.invalid(`${at}/pattern`, 'must be a text');
+    if (both !== undefined) {
+      throw builder.refuse(`${at}/${both}`, 'is not supported beside pattern');
+    }
+    return stringOfPattern(pattern);
+  }
+  if (format !== undefined) {
+    const known = typeof format === 'string' ? FORMATS.get(format) : undefined;
+    if (known === undefined) {
+      throw builder.refuse(
+        `${at}/format`,
+        `is ${JSON.stringify(format)}; supported are ${[...FORMATS.keys()].join(', ')}`,
+      );
+    }
+    if (both !== 'format' || min !== undefined || max !== undefined) {
+      throw builder.refuse(`${at}/format`, 'is not supported beside minLength or maxLength');
+    }
+    return stringOfPattern(known);
+  }
+  if (min === undefined && max === undefined) return builder.json.string;
+  if (min !== undefined && max !== undefined && min > max) {
+    throw builder.invalid(`${at}/minLength`, 'is above maxLength');
+  }
+  return stringOfLength(builder.json, min ?? 0, max);
+}
+
+const BOUNDS = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'] as const;
+/** Digits after the point of a number within bounds, unless the bounds have more. */
+const DECIMALS = 2;
+
+/** A decimal as an integer of 10^-scale. */
+interface Decimal {
+  readonly digits: bigint;
+  readonly scale: number;
+}
+
+function numberExpression(
+  builder: SchemaBuilder,
+  schema: JsonObject,
+  integer: boolean,
+  at: string,
+): Expression {
+  const { multipleOf } = schema;
+  const whole = integer || multipleOf === 1;
+  if (multipleOf !== undefined && multipleOf !== 1) {
+    throw builder.refuse(`${at}/multipleOf`, 'is supported only with 1');
+  }
+  const bounds = BOUNDS.map((keyword) => boundOf(builder, schema[keyword], `${at}/${keyword}`));
+  if (bounds.every((bound) => bound === undefined)) return whole ? INTEGER : NUMBER;
+  const scale = Math.max(DECIMALS, ...bounds.map((bound) => bound?.scale ?? 0));
+  const integers = rangeExpression(rangeOf(bounds, 0));
+  const decimals = whole ? undefined : rangeExpression(rangeOf(bounds, scale), scale);
+  const options = [integers, decimals].filter((option) => option !== undefined);
+  if (options.length === 0) throw builder.invalid(at, 'has bounds without a number in between');
+  return either(...options);
+}
+
+function boundOf(builder: SchemaBuilder, value: unknown, at: string): Decimal | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value !== 'number') {
+    throw builder.refuse(at, 'must be a number (a boolean, as in old drafts, is not supported)');
+  }
+  const match = /^(-?)(\d+)(?:\.(\d+))?(?:e([+-]\d+))?$/.exec(String(value));
+  if (match === null) throw builder.invalid(at, 'must be a finite number');
+  const [, sign, head, fraction = '', exponent = '0'] = match;
+  const shift = Number(exponent);
+  const scale = Math.max(0, fraction.length - shift);
+  const zeros = Math.max(0, shift - fraction.length);
+  const size = head!.length + fraction.length + zeros;
+  if (size > JSON_DIGITS_MAX || scale > JSON_DIGITS_MAX - 1) {
+    throw builder.refuse(at, `needs more than ${JSON_DIGITS_MAX} digits`);
+  }
+  const digits = BigInt(`${sign}${head}${fraction}${'0'.repeat(zeros)}`);
+  return { digits, scale };
+}
+
+/** The numbers within [minimum, maximum, exclusiveMinimum, exclusiveMaximum], times 10^scale. */
+function rangeOf(
+  [minimum, maximum, above, below]: readonly (Decimal | undefined)[],
+  scale: number,
+): { low: bigint | undefined; high: bigint | undefined } {
+  const scaled = (bound: Decimal | undefined, up: boolean): [bigint, boolean] | undefined => {
+    if (bound === undefined) return undefined;
+    if (bound.scale <= scale) return [bound.digits * 10n ** BigInt(scale - bound.scale), true];
+    const unit = 10n ** BigInt(bound.scale - scale);
+    const floor = bound.digits / unit - (bound.digits % unit < 0n ? 1n : 0n);
+    const exact = bound.digits % unit === 0n;
+    return [exact || !up ? floor : floor + 1n, exact];
+  };
+  const lows: bigint[] = [];
+  const highs: bigint[] = [];
+  const least = scaled(minimum, true);
+  if (least !== undefined) lows.push(least[0]);
+  const most = scaled(maximum, false);
+  if (most !== undefined) highs.push(most[0]);
+  const over = scaled(above, true);
+  if (over !== undefined) lows.push(over[1] ? over[0] + 1n : over[0]);
+  const under = scaled(below, false);
+  if (under !== undefined) highs.push(under[1] ? under[0] - 1n : under[0]);
+  const largest = (a: bigint, b: bigint) => (a > b ? a : b);
+  return {
+    low: lows.length === 0 ? undefined : lows.reduce(largest),
+    high: highs.length === 0 ? undefined : highs.reduce((a, b) => (a < b ? a : b)),
+  };
+}

@@ -1,0 +1,177 @@
+/** A constraint as what the library compiles: the text of a grammar, and the key it is kept under. */
+import { createHash } from 'node:crypto';
+import { LoramuxError } from '../errors.ts';
+import type { Constraint } from '../generation/constraint.ts';
+import type { JsonObject, JsonValue } from '../importer/json.ts';
+import { checkEbnf } from './check-ebnf.ts';
+import { either, Grammar, literal } from './ebnf.ts';
+import { schemaGrammar } from './json-schema.ts';
+import { JsonGrammar } from './json-text.ts';
+import {
+  CONSTRAINT_LENGTH_MAX,
+  GRAMMAR_LENGTH_MAX,
+  RULES_MAX,
+  SCHEMA_DEPTH_MAX,
+} from './limits.ts';
+import { regexExpression } from './regex.ts';
+
+export interface GrammarSource {
+  /** Equal sources have equal keys. */
+  readonly key: string;
+  /** `tag`: a structural tag as JSON; `ebnf`: a grammar. */
+  readonly kind: 'ebnf' | 'tag';
+  readonly text: string;
+}
+
+/**
+ * @throws LoramuxError grammar_invalid, grammar_unsupported, grammar_too_complex, with the
+ *   constraint's field as `param`
+ */
+export function sourceOf(constraint: Constraint): GrammarSource {
+  try {
+    return convert(constraint);
+  } catch (error) {
+    if (!(error instanceof LoramuxError)) throw error;
+    const { field } = constraint;
+    throw new LoramuxError(error.code, error.message, {
+      cause: error,
+      ...(field !== undefined && { param: field }),
+    });
+  }
+}
+
+function convert(constraint: Constraint): GrammarSource {
+  switch (constraint.kind) {
+    case 'json_object': {
+      const rules = new Grammar(RULES_MAX);
+      const { object } = new JsonGrammar(rules);
+      return sourceFrom('ebnf', rules.print(object));
+    }
+    case 'json_schema':
+      checkLength('schema', JSON.stringify(constraint.schema));
+      return sourceFrom('ebnf', schemaGrammar(constraint.schema));
+    case 'regex':
+      checkLength('pattern', constraint.pattern);
+      return sourceFrom('ebnf', print(regexExpression(constraint.pattern)));
+    case 'choice': {
+      const choices = [...new Set(constraint.choices)];
+      if (choices.length === 0) {
+        throw new LoramuxError('grammar_invalid', 'The list of choices is empty.');
+      }
+      checkLength('list of choices', choices.join(''));
+      return sourceFrom('ebnf', print(either(...choices.map(literal))));
+    }
+    case 'grammar':
+      checkLength('grammar', constraint.ebnf);
+      checkEbnf(constraint.ebnf);
+      return sourceFrom('ebnf', constraint.ebnf);
+    case 'structural_tag':
+      checkLength('structural tag', JSON.stringify(constraint.tag));
+      return sourceFrom('tag', JSON.stringify(tagOf(constraint.tag, 0)));
+  }
+}
+
+const print = (root: Parameters<Grammar['print']>[0]) => new Grammar(RULES_MAX).print(root);
+
+function sourceFrom(kind: GrammarSource['kind'], text: string): GrammarSource {
+  if (text.length > GRAMMAR_LENGTH_MAX) {
+    throw new LoramuxError(
+      'grammar_too_complex',
+      `The grammar has ${text.length} characters; at most ${GRAMMAR_LENGTH_MAX} are allowed.`,
+    );
+  }
+  return { key: createHash('sha256').update(`${kind}\n${text}`).digest('base64'), kind, text };
+}
+
+function checkLength(what: string, text: string): void {
+  if (text.length <= CONSTRAINT_LENGTH_MAX) return;
+  throw new LoramuxError(
+    'grammar_too_complex',
+    `The ${what} has ${text.length} characters; at most ${CONSTRAINT_LENGTH_MAX} are allowed.`,
+  );
+}
+
+/** What a part of a structural tag holds besides other parts. */
+const TAG_FORMATS: Readonly<Record<string, readonly string[]>> = {
+  any_text: [],
+  const_string: ['value'],
+  sequence: ['elements'],
+  or: ['elements'],
+  tag: ['begin', 'content', 'end'],
+  triggered_tags: ['triggers', 'tags', 'at_least_one', 'stop_after_first'],
+  tags_with_separator: ['tags', 'separator', 'at_least_one', 'stop_after_first'],
+};
+
+/** The tag with its schemas and patterns as grammars, so that they mean what they mean elsewhere. */
+function tagOf(tag: JsonObject, depth: number): JsonObject {
+  if (tag.type === 'structural_tag' && depth === 0) {
+    return { type: 'structural_tag', format: formatOf(tag.format, 1) };
+  }
+  return { type: 'structural_tag', format: formatOf(tag, 1) };
+}
+
+function formatOf(format: JsonValue | undefined, depth: number): JsonObject {
+  if (depth > SCHEMA_DEPTH_MAX) {
+    throw new LoramuxError('grammar_too_complex', 'The structural tag is too deep.');
+  }
+  if (typeof format !== 'object' || format === null || Array.isArray(format)) {
+    throw new LoramuxError('grammar_invalid', 'A format of the structural tag must be an object.');
+  }
+  const ebnf = grammarOfFormat(format);
+  if (ebnf !== undefined) return { type: 'grammar', grammar: ebnf };
+  const { type } = format;
+  const known = typeof type === 'string' ? TAG_FORMATS[type] : undefined;
+  if (known === undefined) {
+    throw new LoramuxError(
+      'grammar_unsupported',
+      `The structural tag has a format of type ${JSON.stringify(type)}; supported are ` +
+        `${[...Object.keys(TAG_FORMATS), 'json_schema', 'regex', 'grammar'].join(', ')}.`,
+    );
+  }
+  const built: JsonObject = { type: type! };
+  for (const [key, value] of Object.entries(format)) {
+    if (key === 'type') continue;
+    if (!known.includes(key)) {
+      throw new LoramuxError(
+        'grammar_unsupported',
+        `The structural tag has '${key}' in a format of type ${type}, which is not supported.`,
+      );
+    }
+    if (key === 'content') built[key] = formatOf(value, depth + 1);
+    else if (key === 'elements') built[key] = listOf(value).map((one) => formatOf(one, depth + 1));
+    else if (key === 'tags') {
+      built[key] = listOf(value).map((one) => formatOf(withType(one), depth + 1));
+    } else built[key] = value;
+  }
+  return built;
+}
+
+/** Tags within a list may leave their type out. */
+function withType(tag: JsonValue): JsonValue {
+  return typeof tag === 'object' && tag !== null && !Array.isArray(tag)
+    ? { type: 'tag', ...tag }
+    : tag;
+}
+
+function listOf(value: JsonValue): readonly JsonValue[] {
+  if (Array.isArray(value) && value.length > 0) return value;
+  throw new LoramuxError('grammar_invalid', 'A list of the structural tag is missing or empty.');
+}
+
+function grammarOfFormat(format: JsonObject): string | undefined {
+  if (format.type === 'json_schema') {
+    const { json_schema: schema } = format;
+    if (typeof schema !== 'boolean' && (typeof schema !== 'object' || schema === null)) {
+      throw new LoramuxError('grammar_invalid', 'A format json_schema lacks its json_schema.');
+    }
+    return schemaGrammar(schema as JsonObject | boolean);
+  }
+  if (format.type === 'regex' && typeof format.pattern === 'string') {
+    return print(regexExpression(format.pattern));
+  }
+  if (format.type === 'grammar' && typeof format.grammar === 'string') {
+    checkEbnf(format.grammar);
+    return format.grammar;
+  }
+  return undefined;
+}

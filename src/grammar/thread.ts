@@ -1,0 +1,225 @@
+/** One grammar thread as the main thread sees it. */
+import { Worker } from 'node:worker_threads';
+import { LoramuxError } from '../errors.ts';
+import { CACHED_LENGTH_MAX, START_MS_MAX, THREAD_HEAP_MB_MAX } from './limits.ts';
+import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
+import type { GrammarSource } from './source.ts';
+
+export type Prepared =
+  | { readonly kind: 'compiled'; readonly ms: number }
+  /** `lost`: the thread is to be replaced. */
+  | { readonly kind: 'failed'; readonly error: LoramuxError };
+
+export interface ThreadOptions {
+  readonly setup: ThreadSetup;
+  /** Another entry file; for tests of threads that crash. */
+  readonly workerUrl?: URL | undefined;
+  /** Grammars kept beyond those in use. */
+  readonly cachedMax: number;
+  /** The thread has ended by itself. */
+  readonly onLost: (thread: GrammarThread) => void;
+  /** It writes to this choice's slot no more. */
+  readonly onClosed: (id: number, thread: GrammarThread) => void;
+}
+
+export class GrammarThread {
+  readonly #worker: Worker;
+  readonly #options: ThreadOptions;
+  /** Lengths of prepared grammars by key, least recently used first. */
+  readonly #prepared = new Map<string, number>();
+  #preparedLength = 0;
+  /** Choices that it follows, or has yet to say that it does not any more. */
+  readonly #open = new Set<number>();
+  #batch: number[] = [];
+  #answer: ((message: FromThread | LoramuxError) => void) | undefined;
+  #whenEmpty: (() => void) | undefined;
+  #lost = false;
+  /** Resolves when it has started; rejects with internal_error. */
+  readonly started: Promise<void>;
+
+  constructor(options: ThreadOptions) {
+    this.#options = options;
+    this.#worker = new Worker(options.workerUrl ?? workerUrl(), {
+      name: 'grammar',
+      workerData: options.setup,
+      execArgv: [],
+      resourceLimits: { maxOldGenerationSizeMb: THREAD_HEAP_MB_MAX },
+    });
+    // The process may end while it waits for something to do.
+    this.#worker.unref();
+    this.#worker.on('message', (message: FromThread) => this.#hear(message));
+    this.#worker.on('error', (error) => this.#end(error));
+    this.#worker.on('messageerror', (error) => this.#end(error));
+    this.#worker.on('exit', () => this.#end(undefined));
+    this.started = this.#start();
+    this.started.catch(() => {});
+  }
+
+  get lost(): boolean {
+    return this.#lost;
+  }
+
+  /** Grammars that are prepared here. */
+  get numPrepared(): number {
+    return this.#prepared.size;
+  }
+
+  /** Whether the grammar is prepared here; if so, it was used last. */
+  has(key: string): boolean {
+    const length = this.#prepared.get(key);
+    if (length === undefined) return false;
+    this.#prepared.delete(key);
+    this.#prepared.set(key, length);
+    return true;
+  }
+
+  /** Resolves when it follows no choice. */
+  async empty(): Promise<void> {
+    if (this.#open.size === 0 || this.#lost) return;
+    await new Promise<void>((resolve) => {
+      this.#whenEmpty = resolve;
+    });
+  }
+
+  /**
+   * Prepares a grammar; one at a time, while it follows no choice. After a failure the thread is lost.
+   * @param inUse keys that are not dropped to make room
+   */
+  async compile(
+    source: GrammarSource,
+    msMax: number,
+    inUse: ReadonlyMap<string, unknown>,
+  ): Promise<Prepared> {
+    const answer = this.#ask({ kind: 'compile', source }, msMax);
+    const message = await answer;
+    if (message instanceof LoramuxError) return { kind: 'failed', error: message };
+    if (message.kind !== 'compiled') {
+      const reason = message.kind === 'refused' ? message.reason : message.kind;
+      this.end();
+      const error = new LoramuxError('grammar_invalid', `The grammar cannot be used: ${reason}`);
+      return { kind: 'failed', error };
+    }
+    this.#prepared.set(source.key, source.text.length);
+    this.#preparedLength += source.text.length;
+    this.#makeRoom(inUse, source.key);
+    return { kind: 'compiled', ms: message.ms };
+  }
+
+  open(id: number, key: string, slot: number, tokens: Int32Array): void {
+    this.#open.add(id);
+    this.#post({ kind: 'open', id, key, slot, tokens });
+  }
+
+  /** Told with the next `flush`. */
+  accept(id: number, tokenId: number): void {
+    this.#batch.push(id, tokenId);
+  }
+
+  flush(): void {
+    if (this.#batch.length === 0) return;
+    this.#post({ kind: 'tokens', pairs: Int32Array.from(this.#batch) });
+    this.#batch = [];
+  }
+
+  close(id: number): void {
+    this.#post({ kind: 'close', id });
+  }
+
+  /** Ends it; `onLost` is called. */
+  end(): void {
+    this.#end(undefined);
+  }
+
+  /** Ends it without a word. */
+  async stop(): Promise<void> {
+    this.#lost = true;
+    this.#settleAll(new LoramuxError('shutting_down', 'The server is shutting down.'));
+    await this.#worker.terminate();
+  }
+
+  async #start(): Promise<void> {
+    const answer = await this.#ask(undefined, START_MS_MAX);
+    if (!(answer instanceof LoramuxError)) return;
+    throw new LoramuxError('internal_error', 'The thread that prepares grammars did not start.', {
+      cause: answer,
+    });
+  }
+
+  #post(message: ToThread): void {
+    if (!this.#lost) this.#worker.postMessage(message);
+  }
+
+  /** The next answer, or the error that stands for none. */
+  #ask(message: ToThread | undefined, msMax: number): Promise<FromThread | LoramuxError> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        const error = new LoramuxError(
+          'grammar_too_complex',
+          `The grammar could not be prepared in ${msMax} ms; make it simpler.`,
+        );
+        this.#answer = undefined;
+        this.end();
+        resolve(error);
+      }, msMax);
+      this.#answer = (answer) => {
+        clearTimeout(timer);
+        resolve(answer);
+      };
+      if (message !== undefined) this.#post(message);
+      if (this.#lost) this.#settleAll(unexpected(undefined));
+    });
+  }
+
+  #hear(message: FromThread): void {
+    if (message.kind === 'closed') {
+      this.#open.delete(message.id);
+      this.#options.onClosed(message.id, this);
+      if (this.#open.size === 0) this.#whenEmpty?.();
+      return;
+    }
+    const answer = this.#answer;
+    this.#answer = undefined;
+    answer?.(message);
+  }
+
+  #makeRoom(inUse: ReadonlyMap<string, unknown>, latest: string): void {
+    for (const [key, length] of this.#prepared) {
+      const { cachedMax } = this.#options;
+      if (this.#prepared.size <= cachedMax && this.#preparedLength <= CACHED_LENGTH_MAX) return;
+      if (inUse.has(key) || key === latest) continue;
+      this.#prepared.delete(key);
+      this.#preparedLength -= length;
+      this.#post({ kind: 'drop', key });
+    }
+  }
+
+  #settleAll(error: LoramuxError): void {
+    const answer = this.#answer;
+    this.#answer = undefined;
+    answer?.(error);
+    this.#whenEmpty?.();
+  }
+
+  #end(cause: unknown): void {
+    if (this.#lost) return;
+    this.#lost = true;
+    void this.#worker.terminate();
+    this.#settleAll(unexpected(cause));
+    this.#options.onLost(this);
+  }
+}
+
+function unexpected(cause: unknown): LoramuxError {
+  return new LoramuxError(
+    'grammar_too_complex',
+    'The thread that prepared the grammar ended: it most likely took too much memory.',
+    { cause },
+  );
+}
+
+/** The thread's entry beside this file: compiled, or from the sources through a loader. */
+function workerUrl(): URL {
+  const entry = new URL('./worker.ts', import.meta.url);
+  if (import.meta.url.endsWith('.js')) return new URL(entry.href.replace(/ts$/, 'js'));
+  return new URL('./worker-from-source.mjs', import.meta.url);
+}

@@ -1,0 +1,75 @@
+/** The tokens as the library takes them, and which may follow half a character. */
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { isValidPrefix } from '../tokenizer/utf8.ts';
+
+/** GPT-2's printable stand-ins for bytes, in which any token can be given to the library. */
+const CHAR_OF_BYTE: readonly string[] = (() => {
+  let next = 256;
+  return Array.from({ length: 256 }, (_, byte) => {
+    const printable =
+      (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+    return String.fromCharCode(printable ? byte : next++);
+  });
+})();
+
+/**
+ * After these first bytes of a character not every continuation byte is one: [first byte, lowest
+ * allowed, highest allowed]. The library does not know that (RFC 3629, section 4).
+ */
+const NARROW: readonly (readonly [lead: number, low: number, high: number])[] = [
+  [0xe0, 0xa0, 0xbf],
+  [0xed, 0x80, 0x9f],
+  [0xf0, 0x90, 0xbf],
+  [0xf4, 0x80, 0x8f],
+];
+const isContinuation = (byte: number) => byte >= 0x80 && byte < 0xc0;
+
+/** Whether the bytes may stand in valid UTF-8, with a part of a character at either end. */
+function mayBeUtf8(bytes: Uint8Array): boolean {
+  let start = 0;
+  while (start < bytes.length && start < 3 && isContinuation(bytes[start]!)) start += 1;
+  return isValidPrefix(bytes.subarray(start));
+}
+
+export interface Vocabulary {
+  /** By token id; empty for what is never allowed. */
+  readonly encoded: string[];
+  /** By last byte of a token, where it narrows what may follow: a mask of what may not. */
+  readonly forbiddenAfter: ReadonlyMap<number, Int32Array>;
+  /** int32 [vocabSize]: last byte where it narrows what may follow, else 0. */
+  readonly narrowing: Uint8Array;
+}
+
+/**
+ * Special tokens and bytes that occur in no text are left out.
+ * @param vocabSize rows of the model's output
+ */
+export function vocabularyOf(
+  tokenizer: Pick<Tokenizer, 'tokenBytes'>,
+  vocabSize: number,
+): Vocabulary {
+  const narrowing = new Uint8Array(vocabSize);
+  const encoded: string[] = [];
+  const forbiddenAfter = new Map(
+    NARROW.map(([lead]) => [lead, new Int32Array(Math.ceil(vocabSize / 32))]),
+  );
+  for (let id = 0; id < vocabSize; id++) {
+    const bytes = tokenizer.tokenBytes(id);
+    if (bytes === undefined || bytes.length === 0 || !mayBeUtf8(bytes)) {
+      encoded.push('');
+      continue;
+    }
+    let text = '';
+    for (const byte of bytes) text += CHAR_OF_BYTE[byte]!;
+    encoded.push(text);
+    const last = bytes[bytes.length - 1]!;
+    const first = bytes[0]!;
+    for (const [lead, low, high] of NARROW) {
+      if (last === lead) narrowing[id] = lead;
+      if (isContinuation(first) && (first < low || first > high)) {
+        forbiddenAfter.get(lead)![id >> 5]! |= 1 << (id & 31);
+      }
+    }
+  }
+  return { encoded, forbiddenAfter, narrowing };
+}

@@ -1,0 +1,137 @@
+/** JSON schemas and patterns as grammars: what is refused, and where; what is left out. */
+import { describe, expect, it } from 'vitest';
+import { sourceOf } from '../../../src/grammar/source.ts';
+import type { JsonObject } from '../../../src/importer/json.ts';
+
+const ebnf = (schema: JsonObject | boolean) =>
+  sourceOf({ kind: 'json_schema', schema, field: 'f' }).text;
+const refusal = (work: () => unknown): string => {
+  try {
+    work();
+  } catch (error) {
+    const { code, message, param } = error as { code: string; message: string; param?: string };
+    return `${code} ${param}: ${message}`;
+  }
+  return 'accepted';
+};
+const nested = (depth: number): JsonObject =>
+  depth === 0 ? {} : { type: 'array', items: nested(depth - 1) };
+
+describe('a schema', () => {
+  it.each<[JsonObject | boolean, string]>([
+    [{ not: {} }, '#/not is not supported'],
+    [{ if: {} }, '#/if is not supported'],
+    [{ type: 'array', uniqueItems: true }, '#/uniqueItems is not supported'],
+    [{ type: 'array', contains: {} }, '#/contains is not supported'],
+    [{ type: 'array', items: [{}] }, '#/items is a list'],
+    [{ type: 'object', patternProperties: {} }, '#/patternProperties is not supported'],
+    [{ type: 'object', propertyNames: {} }, '#/propertyNames is not supported'],
+    [{ type: 'object', dependentRequired: {} }, '#/dependentRequired is not supported'],
+    [{ type: 'object', minProperties: 1 }, '#/minProperties is supported only'],
+    [{ type: 'integer', multipleOf: 5 }, '#/multipleOf is supported only with 1'],
+    [{ type: 'number', exclusiveMinimum: true }, '#/exclusiveMinimum must be a number'],
+    [{ type: 'string', format: 'color' }, '#/format is "color"; supported are date'],
+    [{ type: 'string', pattern: 'a', minLength: 2 }, '#/minLength is not supported beside pattern'],
+    [{ type: 'string', format: 'date', maxLength: 2 }, '#/format is not supported beside'],
+    [{ type: 'string', minimum: 2 }, '#/minimum is not supported for type string'],
+    [{ anyOf: [{}], minimum: 2 }, '#/minimum is not supported beside anyOf'],
+    [{ allOf: [{}, {}] }, '#/allOf is supported with one schema only'],
+    [{ oneOf: [{ type: 'integer' }, { type: 'number' }] }, '#/oneOf is supported only where'],
+    [{ $ref: 'http://a/b' }, "#/$ref is 'http://a/b'"],
+    [{ type: 'object', properties: { 'a/b': { not: {} } } }, '#/properties/a~1b/not is not'],
+    [{ $ref: '#/$defs/a', $defs: { a: { items: { not: {} } } } }, '#/$defs/a/items/not is not'],
+  ])('%j is refused', (schema, message) => {
+    const found = refusal(() => ebnf(schema));
+    expect(found).toContain('grammar_unsupported f: ');
+    expect(found).toContain(message);
+  });
+
+  it.each<[JsonObject | boolean, string]>([
+    [false, '# is false'],
+    [{ type: 'text' }, '#/type names no type'],
+    [{ $ref: '#/$defs/a' }, 'which leads nowhere'],
+    [{ $ref: '#' }, 'refers to itself'],
+    [{ anyOf: [{ $ref: '#' }] }, 'refers to itself'],
+    [{ type: 'object', properties: { a: { $ref: '#' } }, required: ['a'] }, 'it requires itself'],
+    [{ type: 'integer', minimum: 3, maximum: 2 }, 'has bounds without a number in between'],
+    [{ type: 'array', minItems: 3, maxItems: 2 }, '#/minItems is above maxItems'],
+    [{ type: 'string', minLength: -1 }, '#/minLength must be a whole number'],
+    [{ type: 'string', enum: [1] }, '#/enum has no value of the type'],
+    [
+      { type: 'object', required: ['a'], additionalProperties: false },
+      "#/required has 'a', which no property allows",
+    ],
+  ])('%j is invalid', (schema, message) => {
+    const found = refusal(() => ebnf(schema));
+    expect(found).toContain('grammar_invalid f: ');
+    expect(found).toContain(message);
+  });
+
+  it('has limits', () => {
+    expect(refusal(() => ebnf(nested(65)))).toMatch(/^grammar_too_complex f: .*64 deep/);
+    expect(refusal(() => ebnf(nested(60)))).toBe('accepted');
+    expect(refusal(() => ebnf({ type: 'string', maxLength: 5000 }))).toMatch(/at most 4096/);
+    expect(refusal(() => ebnf({ enum: ['x'.repeat(140_000)] }))).toMatch(/at most 131072/);
+  });
+
+  it('reads as annotations what says nothing about values', () => {
+    const bare = ebnf({ type: 'boolean' });
+    const annotated = {
+      ...{ $schema: 'https://json-schema.org/draft/2020-12/schema', $id: 'x', title: 't' },
+      ...{ description: 'd', default: 1, examples: [1], $comment: 'c', deprecated: true },
+      ...{ readOnly: true, type: 'boolean' },
+    };
+    expect(ebnf(annotated)).toBe(bare);
+  });
+
+  it('is the same source when it is the same schema', () => {
+    const keyOf = (schema: JsonObject) => sourceOf({ kind: 'json_schema', schema }).key;
+    expect(keyOf({ type: 'null', title: 'a' })).toBe(keyOf({ type: 'null' }));
+    expect(keyOf({ type: 'null' })).not.toBe(keyOf({ type: 'boolean' }));
+  });
+});
+
+describe('a pattern', () => {
+  const source = (pattern: string) => sourceOf({ kind: 'regex', pattern, field: 'p' }).text;
+
+  it.each([
+    ['a(?=b)', 'an assertion (lookahead)'],
+    ['(a)\\1', 'a reference to a group'],
+    ['\\bx', 'an assertion (word)'],
+    ['a^b', 'an assertion (start)'],
+    ['\\p{L}', 'a Unicode property'],
+    ['[^é]', 'a negated class with characters beyond ASCII'],
+    ['[一-龥]', 'a long range beyond ASCII'],
+  ])('%s is refused', (pattern, what) => {
+    const found = refusal(() => source(pattern));
+    expect(found).toContain('grammar_unsupported p: ');
+    expect(found).toContain(what);
+  });
+
+  it('that cannot be read is invalid, and one that repeats too often too complex', () => {
+    expect(refusal(() => source('('))).toMatch(/^grammar_invalid p: The pattern cannot be read/);
+    expect(refusal(() => source('a{5000}'))).toMatch(/^grammar_too_complex p: .*5000 times/);
+    const groups = '('.repeat(200) + ')'.repeat(200);
+    expect(refusal(() => source(groups))).toMatch(/^grammar_too_complex p: .*deep/);
+  });
+
+  it('writes once what alternatives begin with', () => {
+    expect(source('ab|abb|a|ca')).toBe('root ::= (("a" (("b" ("b" | "")) | "")) | ("c" "a"))');
+  });
+
+  it('becomes rules of ASCII classes and of texts', () => {
+    expect(source('^[a-c]+é?$')).toBe('root ::= ([a-c]{1,} "\\u00e9"?)');
+    expect(source('x|[é1]')).toBe('root ::= ("1" | "x" | "\\u00e9")');
+  });
+});
+
+describe('a grammar of a request', () => {
+  const check = (text: string) => refusal(() => sourceOf({ kind: 'grammar', ebnf: text }));
+
+  it('may have characters beyond ASCII in texts and comments, but not in classes', () => {
+    expect(check('root ::= "é" # [é]')).toBe('accepted');
+    expect(check('root ::= "\\"[é]"')).toBe('accepted');
+    expect(check('root ::= [a-é]')).toContain('grammar_unsupported');
+    expect(check('root ::= "a"\n| [\\u00e9]')).toContain('on line 2');
+  });
+});
