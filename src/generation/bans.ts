@@ -48,7 +48,7 @@ function checkSomethingIsLeft(
 /**
  * What the engine must not sample.
  * @param stopTokenIds tokens that end the answer
- * @throws LoramuxError token_out_of_range, invalid_request, unsupported_field
+ * @throws LoramuxError token_out_of_range, invalid_request
  */
 export async function bansOf(
   request: GenerationRequest,
@@ -56,16 +56,8 @@ export async function bansOf(
   vocabSize: number,
   stopTokenIds: ReadonlySet<number>,
 ): Promise<Bans> {
-  const { allowedTokenIds, badWords = [], constraint } = request;
+  const { allowedTokenIds, badWords = [] } = request;
   if (allowedTokenIds === undefined && badWords.length === 0) return NONE;
-  if (constraint !== undefined) {
-    const param = allowedTokenIds === undefined ? 'bad_words' : 'allowed_token_ids';
-    throw new LoramuxError(
-      'unsupported_field',
-      `${param} is not supported for an answer whose form is given; leave it out`,
-      { param },
-    );
-  }
   checkTokenIds(allowedTokenIds ?? [], vocabSize, 'allowed_token_ids');
   const words = await Promise.all(badWords.map((word) => sequencesOf(tokenizer, word)));
   const sequences = words.flat();

@@ -7,6 +7,7 @@ import { LoramuxError, toLoramuxError } from '../errors.ts';
 import type { GrammarLease, Grammars } from '../grammar/index.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { type Bans, bansOf } from './bans.ts';
+import type { Constraint } from './constraint.ts';
 import { GenerationRun, type RunObserver } from './generation-run.ts';
 import { checkTokenIds, type EncodedPrompt, encodePrompts } from './prompts.ts';
 import { areSame, resolveTarget, type TargetRequest } from './target.ts';
@@ -68,15 +69,21 @@ function checkChoices(request: GenerationRequest, maxChoices: number): void {
 }
 
 /** What cannot be had together with a text of a given form. */
-function checkConstraint({ constraint, ignoreEos, sampling }: GenerationRequest): void {
+function checkConstraint(
+  { ignoreEos, sampling, allowedTokenIds, badWords }: GenerationRequest,
+  constraint: Constraint | undefined,
+): void {
   if (constraint === undefined) return;
   const field = constraint.field ?? 'a constraint';
   if (ignoreEos) throw notWith('ignore_eos', field);
   if (sampling.minTokens > 0) throw notWith('min_tokens', field);
+  // Nothing may be left of what the form allows.
+  if (allowedTokenIds !== undefined) throw notWith('allowed_token_ids', field);
+  if (badWords !== undefined && badWords.length > 0) throw notWith('bad_words', field);
 }
 
 function notWith(param: string, field: string): LoramuxError {
-  const message = `${param} is not supported together with ${field}: the text ends when it is whole`;
+  const message = `${param} is not supported together with ${field}, which gives the text its form`;
   return new LoramuxError('unsupported_field', message, { param });
 }
 
@@ -201,6 +208,12 @@ export function createGenerator(services: GeneratorServices): Generator {
     return release;
   }
 
+  async function lateLease(request: GenerationRequest, signal: AbortSignal) {
+    const constraint = request.lateConstraint?.();
+    checkConstraint(request, constraint);
+    return constraint && grammars.prepare(constraint, signal);
+  }
+
   async function begin(
     request: GenerationRequest,
     signal: AbortSignal,
@@ -211,6 +224,11 @@ export function createGenerator(services: GeneratorServices): Generator {
     const { prompts, chosen } = await encodeFor(request, target, named);
     // First, since it may be refused, and then nothing may be counted as begun.
     const letGo = holdAll(chosen);
+    const late = await lateLease(request, signal).catch((error: unknown) => {
+      letGo();
+      throw error;
+    });
+    const grammar = lease ?? late;
     const run = new GenerationRun({
       id,
       arrivalMs,
@@ -221,11 +239,11 @@ export function createGenerator(services: GeneratorServices): Generator {
       observer: services.observe(chosen, arrivalMs),
       release: () => {
         letGo();
-        lease?.release();
+        grammar?.release();
       },
     });
     try {
-      if (!signal.aborted) submitAll(run, request, prompts, bans, lease);
+      if (!signal.aborted) submitAll(run, request, prompts, bans, grammar);
     } catch (error) {
       run.abandon(toLoramuxError(error));
       throw error;
@@ -238,7 +256,7 @@ export function createGenerator(services: GeneratorServices): Generator {
     async start(request, signal) {
       const arrivalMs = performance.now();
       checkChoices(request, limits.maxChoices);
-      checkConstraint(request);
+      checkConstraint(request, request.constraint);
       checkTokenIds(request.stopTokenIds, model.vocabSize, 'stop_token_ids');
       const biased = request.sampling.logitBias?.keys() ?? [];
       checkTokenIds(biased, model.vocabSize, 'logit_bias');

@@ -82,6 +82,8 @@ export interface GenerationRequest {
   badWords?: readonly string[] | undefined;
   /** What the text must be. */
   constraint?: Constraint | undefined;
+  /** The same where it depends on the chat's template: asked for when the prompt is rendered. */
+  lateConstraint?: (() => Constraint | undefined) | undefined;
 }
 
 /** A token's log-probabilities with the texts a client sees. */

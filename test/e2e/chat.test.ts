@@ -104,3 +104,50 @@ describe('fields of completions', () => {
     expect(cut.choices[0].prompt_token_ids).toEqual(whole.prompt_token_ids.slice(-2));
   });
 });
+
+describe('tools', () => {
+  const tool = (name: string, properties: object) => ({
+    type: 'function',
+    function: {
+      name,
+      parameters: {
+        type: 'object',
+        properties,
+        required: Object.keys(properties),
+        additionalProperties: false,
+      },
+    },
+  });
+  const tools = [
+    tool('add', { a: { type: 'integer', minimum: 0, maximum: 99 }, b: { enum: [1, 2] } }),
+    tool('colour', { name: { enum: ['red', 'green'] } }),
+  ];
+
+  function expectRight(call: Json): void {
+    const given = JSON.parse(call.function.arguments);
+    if (call.function.name === 'colour') {
+      expect(Object.keys(given)).toEqual(['name']);
+      expect(['red', 'green']).toContain(given.name);
+    } else {
+      expect(call.function.name).toBe('add');
+      expect(Object.keys(given).sort()).toEqual(['a', 'b']);
+      expect(given.a).toBe(Math.trunc(given.a));
+      expect([1, 2]).toContain(given.b);
+    }
+  }
+
+  it('are called rightly by a model that knows nothing of them', async () => {
+    const body = { tools, tool_choice: 'required', temperature: 1, parallel_tool_calls: false };
+    const { choices } = await chat({ ...body, n: 4, seed: 3 });
+    for (const { message, finish_reason: reason } of choices) {
+      expect(reason).toBe('tool_calls');
+      expect(message.content).toBeNull();
+      expect(message.tool_calls).toHaveLength(1);
+      expectRight(message.tool_calls[0]);
+    }
+    const named = { type: 'function', function: { name: 'colour' } };
+    const [choice] = (await chat({ tools, tool_choice: named })).choices;
+    expect(choice.message.tool_calls[0].function.name).toBe('colour');
+    expectRight(choice.message.tool_calls[0]);
+  });
+});

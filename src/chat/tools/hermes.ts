@@ -5,7 +5,7 @@
 import { CallScanner } from './call-scanner.ts';
 import { MarkerSearch } from './marker.ts';
 import { ToolOutput } from './output.ts';
-import { argumentsTag, tagsOf } from './structure.ts';
+import { type CallFrame, callList, triggeredCalls } from './structure.ts';
 import type { ToolEvent, ToolFormat, ToolParser } from './types.ts';
 import { isSpace } from './value-scanner.ts';
 
@@ -90,17 +90,14 @@ class HermesParser implements ToolParser {
   }
 }
 
+const FRAME: CallFrame = (name) => ({
+  begin: `${OPEN}\n{"name": ${name}, "arguments": `,
+  end: `}\n${CLOSE}`,
+});
+
 export const HERMES: ToolFormat = {
   name: 'hermes',
   createParser: () => new HermesParser(),
-  structure: (tools, options) =>
-    tagsOf(
-      tools.map((tool) =>
-        argumentsTag(tool, {
-          begin: `${OPEN}\n{"name": ${JSON.stringify(tool.name)}, "arguments": `,
-          end: `}\n${CLOSE}`,
-        }),
-      ),
-      { ...options, trigger: OPEN, separator: '\n' },
-    ),
+  calls: (tools, parallel) => callList(tools, FRAME, { separator: '\n', parallel }),
+  textWithCalls: (tools, parallel) => triggeredCalls(tools, FRAME, { trigger: OPEN, parallel }),
 };

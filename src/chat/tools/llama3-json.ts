@@ -4,7 +4,7 @@
  */
 import { CallScanner } from './call-scanner.ts';
 import { ToolOutput } from './output.ts';
-import { argumentsTag, tagsOf } from './structure.ts';
+import { type CallFrame, callList } from './structure.ts';
 import type { ToolEvent, ToolFormat, ToolParser } from './types.ts';
 import { isSpace } from './value-scanner.ts';
 
@@ -71,18 +71,21 @@ class Llama3JsonParser implements ToolParser {
   }
 }
 
+/** What begins a text that has no calls. */
+const NO_CALL = '[^{<\\s]';
+
+const FRAME: CallFrame = (name) => ({ begin: `{"name": ${name}, "parameters": `, end: '}' });
+
 export const LLAMA3_JSON: ToolFormat = {
   name: 'llama3_json',
   createParser: () => new Llama3JsonParser(),
-  structure: (tools, options) =>
-    tagsOf(
-      tools.map((tool) =>
-        argumentsTag(tool, {
-          begin: `{"name": ${JSON.stringify(tool.name)}, "parameters": `,
-          end: '}',
-        }),
-      ),
-      // Calls and text begin with nothing that tells them apart.
-      { ...options, trigger: undefined, separator: '; ' },
-    ),
+  calls: (tools, parallel) => callList(tools, FRAME, { separator: '; ', parallel }),
+  // Calls after the first one are left out by whoever reads them, where there may be only one.
+  textWithCalls: (tools) => ({
+    type: 'or',
+    elements: [
+      { type: 'sequence', elements: [{ type: 'regex', pattern: NO_CALL }, { type: 'any_text' }] },
+      callList(tools, FRAME, { separator: '; ', parallel: true }),
+    ],
+  }),
 };

@@ -5,8 +5,8 @@
  */
 import { CallScanner, TOOL_NAME_LENGTH_MAX } from './call-scanner.ts';
 import { MarkerSearch } from './marker.ts';
+import { movedSchema } from './moved-schema.ts';
 import { ToolOutput } from './output.ts';
-import { argumentsTag, tagsOf } from './structure.ts';
 import type { ToolEvent, ToolFormat, ToolParser } from './types.ts';
 import { isSpace, ValueScanner } from './value-scanner.ts';
 
@@ -192,19 +192,25 @@ class MistralParser implements ToolParser {
 export const MISTRAL: ToolFormat = {
   name: 'mistral',
   createParser: () => new MistralParser(),
-  structure: (tools, options) => {
-    const tags = tagsOf(
-      tools.map((tool) =>
-        argumentsTag(tool, {
-          begin: `{"name": ${JSON.stringify(tool.name)}, "arguments": `,
-          end: '}',
-        }),
-      ),
-      { ...options, trigger: undefined, separator: ', ' },
-    );
-    if (tags === undefined) return undefined;
-    const text = (value: string) => ({ type: 'const_string', value });
-    const { format } = tags as { format: never };
-    return { ...tags, format: { type: 'sequence', elements: [text('['), format, text(']')] } };
-  },
+  calls: (tools, parallel) => ({
+    type: 'json_schema',
+    json_schema: {
+      type: 'array',
+      minItems: 1,
+      ...(!parallel && { maxItems: 1 }),
+      items: {
+        anyOf: tools.map(({ name, parameters }, i) => ({
+          type: 'object',
+          properties: {
+            name: { const: name },
+            arguments: movedSchema(parameters, `/items/anyOf/${i}/properties/arguments`),
+          },
+          required: ['name', 'arguments'],
+          additionalProperties: false,
+        })),
+      },
+    },
+  }),
+  // The marker that a model of this family writes is not text.
+  textWithCalls: () => undefined,
 };

@@ -1,45 +1,47 @@
-/** XGrammar's structural tags for calls of tools. */
+/** Formats of XGrammar's structural tags for calls of tools. */
 import type { JsonObject } from '../../importer/json.ts';
 import type { ToolSpec } from './types.ts';
 
-/** One call of a tool, whose arguments are what its schema accepts. */
-export function argumentsTag(
-  tool: ToolSpec,
-  { begin, end }: { begin: string; end: string },
+/** Writes one call up to its arguments, and what follows them. */
+export type CallFrame = (name: string) => { readonly begin: string; readonly end: string };
+
+/** One tag per tool; the arguments are what its schema accepts. */
+function tagsOf(tools: readonly ToolSpec[], frame: CallFrame): JsonObject[] {
+  return tools.map(({ name, parameters }) => ({
+    type: 'tag',
+    content: { type: 'json_schema', json_schema: parameters },
+    ...frame(JSON.stringify(name)),
+  }));
+}
+
+/** One call, or a list of any length; only the former can be an alternative to something that ends. */
+export function callList(
+  tools: readonly ToolSpec[],
+  frame: CallFrame,
+  { separator, parallel }: { separator: string; parallel: boolean },
 ): JsonObject {
-  const content = { type: 'json_schema', json_schema: tool.parameters };
-  return { type: 'tag', begin, content, end };
+  const tags = tagsOf(tools, frame);
+  if (!parallel) return tags.length === 1 ? tags[0]! : { type: 'or', elements: tags };
+  return {
+    type: 'tags_with_separator',
+    tags,
+    separator,
+    at_least_one: true,
+    stop_after_first: false,
+  };
 }
 
-export interface TagsOptions {
-  readonly required: boolean;
-  readonly parallel: boolean;
-  /** What every call begins with, and no other text. */
-  readonly trigger: string | undefined;
-  /** Between calls when there is nothing else. */
-  readonly separator: string;
-}
-
-/** undefined when text may stand beside calls and nothing tells the two apart. */
-export function tagsOf(tags: JsonObject[], options: TagsOptions): JsonObject | undefined {
-  const { required, parallel, trigger, separator } = options;
-  if (required) {
-    const format = {
-      type: 'tags_with_separator',
-      tags,
-      separator,
-      at_least_one: true,
-      stop_after_first: !parallel,
-    };
-    return { type: 'structural_tag', format };
-  }
-  if (trigger === undefined) return undefined;
-  const format = {
+/** Text in which `trigger` begins a call. */
+export function triggeredCalls(
+  tools: readonly ToolSpec[],
+  frame: CallFrame,
+  { trigger, parallel }: { trigger: string; parallel: boolean },
+): JsonObject {
+  return {
     type: 'triggered_tags',
     triggers: [trigger],
-    tags,
+    tags: tagsOf(tools, frame),
     at_least_one: false,
     stop_after_first: !parallel,
   };
-  return { type: 'structural_tag', format };
 }

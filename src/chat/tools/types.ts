@@ -34,14 +34,11 @@ export interface ToolFormat {
   readonly name: ToolFormatName;
   createParser(): ToolParser;
   /**
-   * The answer as an XGrammar structural tag.
+   * Nothing but calls, at least one, as a format of XGrammar's structural tags.
    * @param tools at least one
-   * @param options.required nothing but calls, at least one; otherwise text with calls in it
-   * @param options.parallel more than one call
-   * @returns undefined when text and calls cannot be told apart by a grammar
+   * @param parallel more than one call
    */
-  structure(
-    tools: readonly ToolSpec[],
-    options: { required: boolean; parallel: boolean },
-  ): JsonObject | undefined;
+  calls(tools: readonly ToolSpec[], parallel: boolean): JsonObject;
+  /** Text that may have calls in it; undefined where a grammar cannot tell the two apart. */
+  textWithCalls(tools: readonly ToolSpec[], parallel: boolean): JsonObject | undefined;
 }

@@ -2,12 +2,11 @@
 import type { ChatService } from '../../chat/chat-service.ts';
 import { toolFormat } from '../../chat/tools/index.ts';
 import type { ToolFormat, ToolFormatName } from '../../chat/tools/types.ts';
-import { LoramuxError } from '../../errors.ts';
 import type { GenerationRequest } from '../../generation/types.ts';
 import type { ChatRequest } from '../schemas/chat.ts';
 import { renderChat } from './chat-prompt.ts';
 import { generationRequest, refuse } from './generation-request.ts';
-import { type ToolUse, toolUseOf } from './tool-choice.ts';
+import { type ToolUse, toolConstraint, toolUseOf } from './tool-choice.ts';
 
 /** A chat that can be started, and what must be known to read its answer. */
 export interface ChatCall {
@@ -69,20 +68,16 @@ export function toChatCall(body: ChatRequest, { baseName, chat, parser }: ChatSe
     maxTokens: maxTokensOf(body),
     logprobs: logprobsOf(body),
   });
-  if (tools !== undefined && request.constraint !== undefined) {
-    const field = request.constraint.field ?? 'response_format';
-    throw new LoramuxError(
-      'unsupported_field',
-      `${field} is not supported together with tools: the text it asks for leaves no room for calls`,
-      { param: field },
-    );
-  }
   return {
     // Some models mark calls with special tokens, which must not be left out then.
     request: {
       ...request,
       promptLogprobs: body.prompt_logprobs ?? undefined,
-      ...(tools !== undefined && { skipSpecialTokens: false }),
+      ...(tools !== undefined && {
+        skipSpecialTokens: false,
+        constraint: undefined,
+        lateConstraint: () => toolConstraint(tools, format!, request.constraint),
+      }),
     },
     prefix: prefixOf(body),
     tools,

@@ -1,6 +1,7 @@
 /** Which tools an answer may or must call. */
-import type { ToolSpec } from '../../chat/tools/types.ts';
+import type { ToolFormat, ToolSpec } from '../../chat/tools/types.ts';
 import { LoramuxError } from '../../errors.ts';
+import type { Constraint } from '../../generation/constraint.ts';
 import type { JsonObject } from '../../importer/json.ts';
 import type { ChatRequest } from '../schemas/chat.ts';
 import type { WireTool } from '../schemas/chat-messages.ts';
@@ -15,6 +16,8 @@ export interface ToolUse {
   readonly required: boolean;
   /** It may have more than one. */
   readonly parallel: boolean;
+  /** The field that wants calls to be right, even where none has to be made. */
+  readonly strictField: string | undefined;
 }
 
 const NO_ARGUMENTS: JsonObject = { type: 'object', properties: {} };
@@ -62,17 +65,61 @@ export function toolUseOf(body: ChatRequest): ToolUse | undefined {
     if (known.includes(name)) continue;
     throw refuse(`tool_choice names ${JSON.stringify(name)}, which is not in tools`, 'tool_choice');
   }
-  if (required) {
-    throw new LoramuxError(
-      'unsupported_field',
-      'tool_choice: this server does not make a model call tools; send auto',
-      { param: 'tool_choice' },
-    );
-  }
+  const strict = tools.findIndex(
+    (tool) => tool.function.strict === true && names.includes(tool.function.name),
+  );
   return {
     definitions: tools as unknown as JsonObject[],
     allowed: tools.filter((tool) => names.includes(tool.function.name)).map(specOf),
     required,
     parallel: !single && (body.parallel_tool_calls ?? true),
+    strictField: strict === -1 ? undefined : `tools.${strict}.function.strict`,
   };
+}
+
+/** An answer's JSON as a part of a structural tag. */
+function jsonOf(given: Constraint): JsonObject {
+  if (given.kind === 'json_schema') return { type: 'json_schema', json_schema: given.schema };
+  if (given.kind === 'json_object') {
+    return { type: 'json_schema', json_schema: { type: 'object' } };
+  }
+  const field = given.field ?? 'response_format';
+  throw new LoramuxError(
+    'unsupported_field',
+    `${field} is not supported together with tools; JSON schemas are`,
+    { param: field },
+  );
+}
+
+/**
+ * What the answer must be: calls, or what it must be without tools, or both of them in turn.
+ * @param given what the other fields want the text to be
+ * @throws LoramuxError unsupported_field
+ */
+export function toolConstraint(
+  { allowed, required, parallel, strictField }: ToolUse,
+  format: ToolFormat,
+  given: Constraint | undefined,
+): Constraint | undefined {
+  const answer = given && jsonOf(given);
+  const tag = (part: JsonObject, field: string): Constraint => ({
+    kind: 'structural_tag',
+    tag: { type: 'structural_tag', format: part },
+    field,
+  });
+  if (required) return tag(format.calls(allowed, parallel), 'tool_choice');
+  if (answer !== undefined) {
+    // A list of any length is no alternative to JSON, which ends.
+    const call = format.calls(allowed, false);
+    return tag({ type: 'or', elements: [answer, call] }, given?.field ?? 'response_format');
+  }
+  if (strictField === undefined) return undefined;
+  const mixed = format.textWithCalls(allowed, parallel);
+  if (mixed !== undefined) return tag(mixed, strictField);
+  throw new LoramuxError(
+    'unsupported_field',
+    `${strictField} needs tool_choice required for a model that writes calls as ${format.name} ` +
+      'does; leave it out',
+    { param: strictField },
+  );
 }

@@ -156,6 +156,86 @@ describe('tools', () => {
     expect(response.json().error).toMatchObject({ code, param });
   });
 
+  /** The structural tag that the answer had to follow. */
+  const formatAsked = () => {
+    const [constraint] = server.grammars.asked;
+    expect(constraint).toMatchObject({ kind: 'structural_tag', tag: { type: 'structural_tag' } });
+    return (constraint as unknown as { tag: { format: Record<string, unknown> } }).tag.format;
+  };
+
+  it('must be called when calls are required', async () => {
+    await start(CALLS);
+    const response = await post({ tools: TOOLS, tool_choice: 'required' });
+    expect(response.json().choices[0].finish_reason).toBe('tool_calls');
+    expect(formatAsked()).toEqual({
+      type: 'tags_with_separator',
+      tags: TOOLS.map(({ function: { name, parameters } }) => ({
+        type: 'tag',
+        begin: `<tool_call>\n{"name": "${name}", "arguments": `,
+        content: { type: 'json_schema', json_schema: parameters },
+        end: '}\n</tool_call>',
+      })),
+      separator: '\n',
+      at_least_one: true,
+      stop_after_first: false,
+    });
+    expect(server.grammars.held).toBe(0);
+  });
+
+  it.each([
+    [{ tool_choice: named('get_time') }, ['get_time']],
+    [{ tool_choice: 'required', parallel_tool_calls: false }, ['add', 'get_time']],
+    [
+      {
+        tool_choice: {
+          type: 'allowed_tools',
+          allowed_tools: { mode: 'required', tools: [named('add')] },
+        },
+        parallel_tool_calls: false,
+      },
+      ['add'],
+    ],
+  ])('are called once, one of those that are named, with %j', async (body, names) => {
+    await start(CALL);
+    await post({ tools: TOOLS, ...body });
+    const format = formatAsked();
+    const tags = format.type === 'or' ? (format.elements as { begin: string }[]) : [format];
+    expect(tags.map(({ begin }) => /"name": "(\w+)"/.exec(begin as string)?.[1])).toEqual(names);
+    // The prompt has all of them.
+    expect(promptOf()).toBe('add;get_time;Q');
+  });
+
+  it('are called rightly where they are strict', async () => {
+    await start('x');
+    const strict = TOOLS.map((tool) => ({ ...tool, function: { ...tool.function, strict: true } }));
+    await post({ tools: strict });
+    expect(formatAsked()).toMatchObject({ type: 'triggered_tags', triggers: ['<tool_call>'] });
+    expect(server.grammars.asked[0]).toMatchObject({ field: 'tools.0.function.strict' });
+    await post({ tools: strict, tool_choice: 'none' });
+    await post({ tools: TOOLS });
+    expect(server.grammars.asked).toHaveLength(1);
+    const { error } = (await post({ tools: strict, bad_words: ['x'] })).json();
+    expect(error).toMatchObject({ code: 'unsupported_field', param: 'bad_words' });
+    await server.close();
+    await start('x', { template: `${TEMPLATE}{# [TOOL_CALLS] #}` });
+    const refused = (await post({ tools: strict })).json().error;
+    expect(refused).toMatchObject({ code: 'unsupported_field', param: 'tools.0.function.strict' });
+  });
+
+  it('stand beside an answer of a form', async () => {
+    await start('{"a": 1}');
+    const schema = { type: 'object', properties: { a: { type: 'integer' } } };
+    const response_format = { type: 'json_schema', json_schema: { name: 'a', schema } };
+    const body = { tools: TOOLS, response_format };
+    expect((await post(body)).json().choices[0].message.content).toBe('{"a": 1}');
+    expect(formatAsked()).toMatchObject({
+      type: 'or',
+      elements: [{ type: 'json_schema', json_schema: schema }, { type: 'or' }],
+    });
+    const { error } = (await post({ tools: TOOLS, guided_regex: 'a+' })).json();
+    expect(error).toMatchObject({ code: 'unsupported_field', param: 'guided_regex' });
+  });
+
   it('are refused where the template does not read them', async () => {
     await start('x', { template: '{{ messages[0].content }}' });
     const { error } = (await post({ tools: TOOLS })).json();
