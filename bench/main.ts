@@ -16,6 +16,7 @@ import { decodeScenario } from './decode.ts';
 import { engineScenario } from './engine.ts';
 import { fleetScenario } from './fleet.ts';
 import { floodScenario } from './flood.ts';
+import { grammarScenario } from './grammar.ts';
 import { invarianceScenario } from './invariance.ts';
 import { kernelsScenario } from './kernels.ts';
 import { memoryScenario } from './memory.ts';
@@ -47,6 +48,7 @@ const SCENARIOS: readonly Scenario[] = [
   streamsScenario,
   overheadScenario,
   floodScenario,
+  grammarScenario,
   engineScenario,
   coldLoadScenario,
   fleetScenario,

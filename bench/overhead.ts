@@ -6,13 +6,13 @@ import { fork } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { readMetric } from '../scripts/metrics.ts';
 import { type StartedServer, startServer } from '../scripts/process.ts';
 import { BenchModel, formatOf, MODEL_OPTIONS } from './model.ts';
 import type { OverheadLoad, OverheadNotice } from './overhead-load.ts';
 import { decodePacket } from './packet.ts';
 import { median, numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { spread } from './statistics.ts';
+import { type Step, type StepTotals, stepBetween, stepTotals } from './step-time.ts';
 
 const OPTIONS = {
   ...MODEL_OPTIONS,
@@ -28,45 +28,18 @@ const BLOCK_SIZE = 16;
 /** Native steps of one turn. */
 const STEPS = 12;
 
-/** Sums of the server's metrics, in milliseconds. */
-interface Totals {
-  readonly atMs: number;
-  readonly steps: number;
-  readonly nativeMs: number;
-  readonly gapMs: number;
-}
-
-interface Step {
-  readonly ms: number;
-  readonly nativeMs: number;
-  readonly gapMs: number;
-}
-
-async function totals(server: StartedServer): Promise<Totals> {
-  const text = await (await fetch(`${server.url}/metrics`)).text();
-  return {
-    atMs: performance.now(),
-    steps: readMetric(text, 'loramux_engine_steps_total'),
-    nativeMs: readMetric(text, 'loramux_engine_native_seconds_total') * 1000,
-    gapMs: readMetric(text, 'loramux_engine_step_gap_seconds_total') * 1000,
-  };
-}
-
 /** One turn of the server: the mean step while all streams decode. */
 async function served(server: StartedServer, load: OverheadLoad): Promise<Step> {
   const script = fileURLToPath(new URL('overhead-load.ts', import.meta.url));
   const child = fork(script, [JSON.stringify(load)], { execArgv: ['--import', 'tsx'] });
-  const marks: Promise<Totals>[] = [];
+  const marks: Promise<StepTotals>[] = [];
   child.on('message', (notice: OverheadNotice) => {
-    if (notice !== 'ended') marks.push(totals(server));
+    if (notice !== 'ended') marks.push(stepTotals(server));
   });
   const code = await new Promise<number | null>((resolve) => child.once('exit', resolve));
   if (code !== 0 || marks.length !== 2) throw new Error(`the clients ended with ${code}`);
-  const [before, after] = (await Promise.all(marks)) as [Totals, Totals];
-  const steps = after.steps - before.steps;
-  const nativeMs = (after.nativeMs - before.nativeMs) / steps;
-  const gapMs = (after.gapMs - before.gapMs) / steps;
-  return { ms: nativeMs + gapMs, nativeMs, gapMs };
+  const [before, after] = (await Promise.all(marks)) as [StepTotals, StepTotals];
+  return stepBetween(before, after);
 }
 
 /** One turn of the session alone: the median step at the contexts that the streams have midway. */
