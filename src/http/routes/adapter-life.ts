@@ -21,6 +21,7 @@ const KNOWN_ERRORS: readonly ErrorCode[] = [
   'adapter_not_found',
   'store_corrupt',
   'registry_unavailable',
+  'registry_lost',
 ];
 const ADAPTER_CHANGE_ERRORS: readonly ErrorCode[] = ['adapter_not_found', ...CHANGE_ERRORS];
 const LOAD_ERRORS: readonly ErrorCode[] = [

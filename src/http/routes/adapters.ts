@@ -57,6 +57,7 @@ const SHOW_ERRORS: readonly ErrorCode[] = [
   'adapter_not_found',
   'store_corrupt',
   'registry_unavailable',
+  'registry_lost',
 ];
 
 type App = Parameters<FastifyPluginAsyncTypebox>[0];

@@ -33,6 +33,7 @@ export const GENERATION_ERRORS = [
   'blob_missing',
   'blob_unavailable',
   'registry_unavailable',
+  'registry_lost',
   'store_corrupt',
   'queue_full',
   'capacity_exceeded',

@@ -67,6 +67,7 @@ export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
               'model_not_found',
               'store_corrupt',
               'registry_unavailable',
+              'registry_lost',
             ]),
           },
         },

@@ -17,6 +17,7 @@ const TARGET_ERRORS = [
   'token_out_of_range',
   'model_not_found',
   'registry_unavailable',
+  'registry_lost',
   'store_corrupt',
 ] as const satisfies readonly ErrorCode[];
 
