@@ -13,7 +13,9 @@ afterAll(async () => {
   expect(await server?.end()).toBe(0);
 });
 
-it.each(['test_openai.py', 'test_langchain.py'])('%s', async (file) => {
+const FILES = ['openai', 'langchain', 'openai_tools', 'langchain_tools'];
+
+it.each(FILES.map((name) => `test_${name}.py`))('%s', async (file) => {
   const { stdout } = await runPython(
     ['-m', 'pytest', '-q', '-p', 'no:cacheprovider', `test/clients/python/${file}`],
     { LORAMUX_URL: server.url, LORAMUX_QUESTIONS: JSON.stringify(await demoQuestions()) },

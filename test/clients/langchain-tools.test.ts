@@ -1,0 +1,94 @@
+/** LangChain for Node against the demo server: tools and answers of a form. */
+import { HumanMessage, ToolMessage } from '@langchain/core/messages';
+import { tool } from '@langchain/core/tools';
+import { ChatOpenAI } from '@langchain/openai';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { z } from 'zod';
+import { DEMO_NAME, startDemoServer } from '../support/demo-server.ts';
+import type { TestServer } from '../support/server.ts';
+
+/** The base and an adapter, which know nothing of tools or JSON. */
+const MODELS = [DEMO_NAME, 'subtract'];
+const QUESTION = '17 @ 5 =';
+
+let server: TestServer;
+
+beforeAll(async () => {
+  server = await startDemoServer();
+});
+afterAll(async () => {
+  expect(await server?.end()).toBe(0);
+});
+
+const chatOf = (model: string) =>
+  new ChatOpenAI({
+    ...{ model, temperature: 1, maxTokens: 300, maxRetries: 0, apiKey: 'none' },
+    modelKwargs: { seed: 3 },
+    configuration: { baseURL: `${server.url}/v1` },
+  });
+
+const FORMS = {
+  add: z.strictObject({ a: z.int().min(0).max(99), operator: z.enum(['+', '-']) }),
+  colour: z.strictObject({ name: z.enum(['red', 'green']), shade: z.string().max(4) }),
+};
+const tools = Object.entries(FORMS).map(([name, schema]) =>
+  tool(async () => '22', { name, description: `Does ${name}.`, schema }),
+);
+
+type Calls = { name: string; args: unknown; id?: string | undefined }[] | undefined;
+
+function expectRight(calls: Calls) {
+  expect(calls).toHaveLength(1);
+  const [call] = calls!;
+  expect(Object.keys(FORMS)).toContain(call!.name);
+  FORMS[call!.name as keyof typeof FORMS].parse(call!.args);
+  return call!;
+}
+
+const Sum = z.object({
+  total: z.int().min(-50).max(50),
+  certainty: z.enum(['low', 'high']),
+  steps: z.array(z.object({ word: z.string().max(3), done: z.boolean() })).max(2),
+  note: z.string().max(5).nullable(),
+});
+
+describe.each(MODELS)('%s', (model) => {
+  const one = { tool_choice: 'any', parallel_tool_calls: false };
+
+  it('calls any tool, and reads what comes of it', async () => {
+    const bound = chatOf(model).bindTools(tools, one);
+    const message = await bound.invoke(QUESTION);
+    const call = expectRight(message.tool_calls);
+    const result = new ToolMessage({ content: '22', tool_call_id: call.id! });
+    const following = await bound.invoke([new HumanMessage(QUESTION), message, result]);
+    expectRight(following.tool_calls);
+    const counts = [message, following].map(
+      ({ usage_metadata: usage }) => (usage as unknown as { input_tokens: number }).input_tokens,
+    );
+    expect(counts[1]).toBeGreaterThan(counts[0]!);
+  });
+
+  it('calls a tool by name, or as it likes', async () => {
+    const named = await chatOf(model).bindTools(tools, { tool_choice: 'colour' }).invoke(QUESTION);
+    expect(expectRight(named.tool_calls).name).toBe('colour');
+    const free = await chatOf(model).bindTools(tools).invoke(QUESTION);
+    expect(free.content).toBeTypeOf('string');
+  });
+
+  it('calls in a stream', async () => {
+    const bound = chatOf(model).bindTools(tools, one);
+    const stream = await bound.stream(QUESTION);
+    let whole: Awaited<ReturnType<typeof stream.next>>['value'];
+    for await (const chunk of stream) whole = whole === undefined ? chunk : whole.concat(chunk);
+    const { args } = expectRight((await bound.invoke(QUESTION)).tool_calls);
+    expect(expectRight(whole.tool_calls).args).toEqual(args);
+  });
+
+  it.each(['jsonSchema', 'functionCalling'] as const)('answers by %s', async (method) => {
+    for (const strict of [undefined, true]) {
+      const options = { name: 'sum', method, ...(strict === undefined ? {} : { strict }) };
+      const answer = await chatOf(model).withStructuredOutput(Sum, options).invoke(QUESTION);
+      expect(Sum.parse(answer)).toEqual(answer);
+    }
+  });
+});
