@@ -98,7 +98,7 @@ function numberExpression(
   if (multipleOf !== undefined && multipleOf !== 1) {
     throw builder.refuse(`${at}/multipleOf`, 'is supported only with 1');
   }
-  const bounds = BOUNDS.map((keyword) => boundOf(builder, schema[keyword], `${at}/${keyword}`));
+  const bounds = BOUNDS.map((keyword) => boundOf(builder, schema[keyword], keyword, at));
   if (bounds.every((bound) => bound === undefined)) return whole ? INTEGER : NUMBER;
   const scale = Math.max(DECIMALS, ...bounds.map((bound) => bound?.scale ?? 0));
   const integers = rangeExpression(rangeOf(bounds, 0));
@@ -108,8 +108,14 @@ function numberExpression(
   return either(...options);
 }
 
-function boundOf(builder: SchemaBuilder, value: unknown, at: string): Decimal | undefined {
+function boundOf(
+  builder: SchemaBuilder,
+  value: unknown,
+  keyword: (typeof BOUNDS)[number],
+  of: string,
+): Decimal | undefined {
   if (value === undefined) return undefined;
+  const at = `${of}/${keyword}`;
   if (typeof value !== 'number') {
     throw builder.refuse(at, 'must be a number (a boolean, as in old drafts, is not supported)');
   }
@@ -120,7 +126,10 @@ function boundOf(builder: SchemaBuilder, value: unknown, at: string): Decimal | 
   const scale = Math.max(0, fraction.length - shift);
   const zeros = Math.max(0, shift - fraction.length);
   const size = head!.length + fraction.length + zeros;
-  if (size > JSON_DIGITS_MAX || scale > JSON_DIGITS_MAX - 1) {
+  // A bound that no number as long as may be written reaches, as Zod gives every integer, is kept to.
+  const upper = keyword === 'maximum' || keyword === 'exclusiveMaximum';
+  const unreachable = scale === 0 && upper === (sign === '');
+  if ((size > JSON_DIGITS_MAX && !unreachable) || scale > JSON_DIGITS_MAX - 1) {
     throw builder.refuse(at, `needs more than ${JSON_DIGITS_MAX} digits`);
   }
   const digits = BigInt(`${sign}${head}${fraction}${'0'.repeat(zeros)}`);

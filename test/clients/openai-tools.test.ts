@@ -162,6 +162,7 @@ describe.each(MODELS)('tools of %s', (model) => {
 
 const Sum = z.object({
   total: z.int().min(-50).max(50),
+  any: z.int(),
   certainty: z.enum(['low', 'high']),
   steps: z.array(z.object({ word: z.string().max(3), done: z.boolean() })).max(2),
   note: z.string().max(5).nullable(),

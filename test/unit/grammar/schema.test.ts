@@ -18,6 +18,17 @@ const nested = (depth: number): JsonObject =>
   depth === 0 ? {} : { type: 'array', items: nested(depth - 1) };
 
 describe('a schema', () => {
+  it('may have bounds that no number of 15 digits reaches', () => {
+    const wide = { minimum: -(2 ** 53) + 1, maximum: 2 ** 53 - 1 };
+    const long = { minimum: -999_999_999_999_999, maximum: 999_999_999_999_999 };
+    for (const type of ['integer', 'number']) {
+      expect(ebnf({ type, ...wide })).toBe(ebnf({ type, ...long }));
+    }
+    expect(ebnf({ type: 'integer', minimum: 0, exclusiveMaximum: 1e300 })).toBe(
+      ebnf({ type: 'integer', minimum: 0 }),
+    );
+  });
+
   it.each<[JsonObject | boolean, string]>([
     [{ not: {} }, '#/not is not supported'],
     [{ if: {} }, '#/if is not supported'],
@@ -30,6 +41,8 @@ describe('a schema', () => {
     [{ type: 'object', minProperties: 1 }, '#/minProperties is supported only'],
     [{ type: 'integer', multipleOf: 5 }, '#/multipleOf is supported only with 1'],
     [{ type: 'number', exclusiveMinimum: true }, '#/exclusiveMinimum must be a number'],
+    [{ type: 'integer', minimum: 2 ** 53 - 1 }, '#/minimum needs more than 15 digits'],
+    [{ type: 'integer', exclusiveMaximum: -1e15 }, '#/exclusiveMaximum needs more than 15'],
     [{ type: 'string', format: 'color' }, '#/format is "color"; supported are date'],
     [{ type: 'string', pattern: 'a', minLength: 2 }, '#/minLength is not supported beside pattern'],
     [{ type: 'string', format: 'date', maxLength: 2 }, '#/format is not supported beside'],
