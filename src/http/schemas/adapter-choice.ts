@@ -23,7 +23,7 @@ const AdapterSchema = Type.Union(
 
 const WEIGHT = { minimum: -ADAPTER_SCALE_MAX, maximum: ADAPTER_SCALE_MAX };
 
-interface AdapterPart {
+export interface AdapterPart {
   readonly name?: string;
   readonly generation?: string;
   readonly weight?: number;
