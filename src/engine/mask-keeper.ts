@@ -1,6 +1,11 @@
-/** Masks of constrained sequences: opened when one first samples, told of its tokens at once. */
+/**
+ * Masks of sequences that may not sample every token: opened when one first samples, told of its
+ * tokens at once.
+ */
 import type { StepResult } from '../native/addon-types.ts';
 import type { StepPlan } from '../scheduler/step-plan.ts';
+import { BannedTokens } from './banned-tokens.ts';
+import type { SamplingParams, TokenMasks } from './types.ts';
 
 /** Who computes masks, as the engine sees it. */
 export interface MaskSource {
@@ -8,6 +13,11 @@ export interface MaskSource {
   stepEnded(): void;
   /** The tokens told since the last call are all there are for now. */
   flush(): void;
+  /**
+   * A mask that stays as it is, of a choice without another one; undefined when there is no room.
+   * @param allowed a bit for each token
+   */
+  constant(allowed: Int32Array): TokenMasks | undefined;
 }
 
 export class MaskKeeper {
@@ -20,10 +30,18 @@ export class MaskKeeper {
   /** Before the step is packed. A sequence that is computed again has tokens already. */
   begin(plan: StepPlan): void {
     for (const { sequence, samples } of plan.entries) {
-      const { constraint } = sequence.group.request.sampling;
-      if (!samples || constraint === undefined || sequence.masks !== undefined) continue;
-      sequence.masks = constraint.open(sequence.output.subarray(0, sequence.numOutput));
+      if (!samples || sequence.masks !== undefined) continue;
+      const { constraint, bannedTokenIds } = sequence.group.request.sampling;
+      sequence.masks =
+        constraint === undefined
+          ? this.#constant(bannedTokenIds)
+          : constraint.open(sequence.output.subarray(0, sequence.numOutput));
     }
+  }
+
+  #constant(banned: SamplingParams['bannedTokenIds']): TokenMasks | undefined {
+    if (!(banned instanceof BannedTokens)) return undefined;
+    return this.#source?.constant(banned.allowed);
   }
 
   /** The step has run, or failed. */

@@ -3,6 +3,7 @@ import type { WeightedAdapter } from '../adapters/types.ts';
 import { LoramuxError } from '../errors.ts';
 import { worstCaseBlocks } from '../scheduler/admission-arithmetic.ts';
 import { REQUEST_ADAPTERS_MAX } from './adapter-set.ts';
+import { BannedTokens } from './banned-tokens.ts';
 import type { EngineSettings } from './options.ts';
 import type { EngineRequest } from './types.ts';
 
@@ -86,7 +87,10 @@ function checkTokens(request: EngineRequest, vocabSize: number): void {
   for (let i = 0; i < promptTokenIds.length; i++) check(promptTokenIds[i]!, 'prompt');
   for (const tokenId of sampling.stopTokenIds) check(tokenId, 'stop_token_ids');
   for (const tokenId of sampling.logitBias?.keys() ?? []) check(tokenId, 'logit_bias');
-  for (const tokenId of sampling.bannedTokenIds ?? []) check(tokenId, 'allowed_token_ids');
+  const { bannedTokenIds = [] } = sampling;
+  if (!(bannedTokenIds instanceof BannedTokens)) {
+    for (const tokenId of bannedTokenIds) check(tokenId, 'bad_words');
+  }
   for (const sequence of sampling.bannedSequences ?? []) {
     for (const tokenId of sequence) check(tokenId, 'bad_words');
   }

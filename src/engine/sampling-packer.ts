@@ -1,6 +1,7 @@
 /** The sampling arrays of one step, one entry per logit row. */
 import type { SamplingArrays } from '../native/addon-types.ts';
 import type { Sequence } from '../scheduler/sequence.ts';
+import { BannedTokens } from './banned-tokens.ts';
 import type { SamplingParams } from './types.ts';
 
 /** The token alone, see `SamplingArrays.numTopLogprobs`. */
@@ -17,6 +18,13 @@ function endsBefore(sequence: Sequence, tokens: Int32Array): boolean {
     if (output[first + i] !== tokens[i]) return false;
   }
   return true;
+}
+
+/** Whether the sequence's mask is that of its banned tokens. */
+function isMasked(sequence: Sequence): boolean {
+  const { constraint, bannedTokenIds } = sequence.group.request.sampling;
+  if (constraint !== undefined || sequence.masks === undefined) return false;
+  return bannedTokenIds instanceof BannedTokens;
 }
 
 export class SamplingPacker {
@@ -96,7 +104,7 @@ export class SamplingPacker {
     arrays.sampleIndex[row] = sequence.numOutput + ahead;
     arrays.numTopLogprobs[row] = sampling.logprobs ?? NO_LOGPROBS;
     arrays.maskSlots[row] = sequence.masks?.slot ?? NO_MASK;
-    arrays.maskStamps[row] = sequence.numOutput + ahead + 1;
+    arrays.maskStamps[row] = sequence.masks?.stamp ?? sequence.numOutput + ahead + 1;
     this.#packHistory(row, sequence, sampling, ahead);
     this.#packBias(row, sequence, sequence.numOutput + ahead);
   }
@@ -138,13 +146,10 @@ export class SamplingPacker {
       if (!endsBefore(sequence, tokens)) continue;
       this.#pushBias(at++, tokens.at(-1)!, Number.NEGATIVE_INFINITY);
     }
-    const { bannedTokenIds } = sampling;
-    if (bannedTokenIds !== undefined) {
-      const { length } = bannedTokenIds;
-      this.#reserveBias(at + length);
-      this.arrays.biasIds.set(bannedTokenIds, at);
-      this.arrays.biasValues.fill(Number.NEGATIVE_INFINITY, at, at + length);
-      at += length;
+    if (!isMasked(sequence)) {
+      for (const tokenId of sampling.bannedTokenIds ?? []) {
+        this.#pushBias(at++, tokenId, Number.NEGATIVE_INFINITY);
+      }
     }
     this.arrays.biasStart[row + 1] = at;
   }

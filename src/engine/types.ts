@@ -1,11 +1,14 @@
 /** Types between the request layer (generation) and the engine. Token ids only, no text. */
 import type { WeightedAdapter } from '../adapters/types.ts';
 import type { LoramuxError } from '../errors.ts';
+import type { BannedTokens } from './banned-tokens.ts';
 
 /** Masks of one choice's next tokens, computed elsewhere while steps run. */
 export interface TokenMasks {
   /** Where they are written; may change between two steps. */
   readonly slot: number;
+  /** The stamp they all have, where they are one that never changes. */
+  readonly stamp?: number;
   /** The choice goes on with this token, and the mask of the one after it is wanted. */
   accept(tokenId: number): void;
   close(): void;
@@ -32,8 +35,8 @@ export interface SamplingParams {
   seed: bigint;
   /** Token id -> bias added to its logit. */
   logitBias: ReadonlyMap<number, number> | undefined;
-  /** Tokens that are never sampled. */
-  bannedTokenIds?: Int32Array | undefined;
+  /** Tokens that are never sampled: a few, or all but some. */
+  bannedTokenIds?: Int32Array | BannedTokens | undefined;
   /** int32 [length >= 2] each: never sampled as a whole. */
   bannedSequences?: readonly Int32Array[] | undefined;
   maxTokens: number;

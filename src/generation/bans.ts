@@ -1,5 +1,6 @@
 /** Tokens that a request does not want: all but the allowed ones, and words. */
 
+import { BannedTokens } from '../engine/banned-tokens.ts';
 import type { SamplingParams } from '../engine/types.ts';
 import { LoramuxError } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
@@ -21,13 +22,6 @@ async function sequencesOf(tokenizer: Tokenizer, word: string): Promise<Int32Arr
   if (first.length === 0) return [];
   const isOther = spaced.length === first.length && spaced[0] !== first[0];
   return isOther ? [first, spaced] : [first];
-}
-
-/** All tokens but these, ascending. */
-function complement(allowed: ReadonlySet<number>, vocabSize: number): number[] {
-  const banned: number[] = [];
-  for (let id = 0; id < vocabSize; id++) if (!allowed.has(id)) banned.push(id);
-  return banned;
 }
 
 function checkSomethingIsLeft(
@@ -67,19 +61,19 @@ export async function bansOf(
     'bad_words',
   );
   const banned = new Set<number>();
-  if (allowedTokenIds !== undefined) {
-    const allowed = new Set(allowedTokenIds);
-    const early = request.sampling.minTokens > 0 ? stopTokenIds : undefined;
-    checkSomethingIsLeft(allowed, sequences, early);
-    for (const id of complement(allowed, vocabSize)) banned.add(id);
-  }
   const longer: Int32Array[] = [];
   for (const sequence of sequences) {
     if (sequence.length === 1) banned.add(sequence[0]!);
     else longer.push(sequence);
   }
-  return {
-    bannedTokenIds: banned.size === 0 ? undefined : Int32Array.from(banned),
-    bannedSequences: longer.length === 0 ? undefined : longer,
-  };
+  const bannedSequences = longer.length === 0 ? undefined : longer;
+  if (allowedTokenIds === undefined) {
+    const bannedTokenIds = banned.size === 0 ? undefined : Int32Array.from(banned);
+    return { bannedTokenIds, bannedSequences };
+  }
+  const allowed = new Set(allowedTokenIds);
+  const early = request.sampling.minTokens > 0 ? stopTokenIds : undefined;
+  checkSomethingIsLeft(allowed, sequences, early);
+  for (const id of banned) allowed.delete(id);
+  return { bannedTokenIds: new BannedTokens(allowed, vocabSize), bannedSequences };
 }

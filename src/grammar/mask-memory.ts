@@ -8,6 +8,8 @@
 export const MASK_HEADER_WORDS = 16;
 /** As kMaskNever: no mask will come, do not wait. */
 export const MASK_NEVER = -1;
+/** Of a mask that does not depend on the tokens before it. */
+export const CONSTANT_STAMP = 1;
 /** A slot whose stamp is always MASK_NEVER. */
 export const NEVER_SLOT = 0;
 /**
@@ -39,6 +41,19 @@ export class MaskMemory {
     const slot = this.#free.pop();
     if (slot === undefined) return NEVER_SLOT;
     Atomics.store(this.words, slot * this.stride, 0);
+    return slot;
+  }
+
+  /** A slot with a mask that stays as it is, a bit for each token; NEVER_SLOT when none is left. */
+  takeConstant(allowed: Int32Array): number {
+    const slot = this.take();
+    if (slot === NEVER_SLOT) return slot;
+    const at = slot * this.stride;
+    if (allowed.length > this.stride - MASK_HEADER_WORDS) {
+      throw new RangeError(`A mask of ${allowed.length} words does not fit its slot`);
+    }
+    this.words.set(allowed, at + MASK_HEADER_WORDS);
+    Atomics.store(this.words, at, CONSTANT_STAMP);
     return slot;
   }
 

@@ -13,7 +13,7 @@ import {
   ROUND_MS_MAX,
   START_ATTEMPTS_MAX,
 } from './limits.ts';
-import { type MaskMemory, NEVER_SLOT } from './mask-memory.ts';
+import { CONSTANT_STAMP, type MaskMemory, NEVER_SLOT } from './mask-memory.ts';
 import type { ThreadSetup } from './messages.ts';
 import type { GrammarSource } from './source.ts';
 import { GrammarThread } from './thread.ts';
@@ -145,6 +145,14 @@ export class GrammarPool {
   /** The tokens that choices went on with since the last call reach their thread. */
   flush(): void {
     this.#serving?.flush();
+  }
+
+  /** No thread has to do with it. */
+  constant(allowed: Int32Array): TokenMasks | undefined {
+    const { masks } = this.#options;
+    const slot = masks.takeConstant(allowed);
+    if (slot === NEVER_SLOT) return undefined;
+    return { slot, stamp: CONSTANT_STAMP, accept() {}, close: () => masks.giveBack(slot) };
   }
 
   /** A step has ended, and none is in flight. */

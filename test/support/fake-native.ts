@@ -7,8 +7,10 @@
  *
  * The packet is checked strictly and copied before `step` returns, as the real session does.
  */
+import { MASK_HEADER_WORDS, MASK_NEVER, type MaskMemory } from '../../src/grammar/mask-memory.ts';
 import {
   MAX_TOP_LOGPROBS,
+  ROW_STATUS,
   type SamplingArrays,
   type StepPacket,
   type StepResult,
@@ -21,6 +23,8 @@ export interface FakeNativeOptions extends Partial<PacketLimits> {
   dynamicRopeMaxPositions?: number;
   /** A token whose value is NaN: every row that sees it is not finite. */
   nanTokenId?: number;
+  /** Masks of allowed tokens; a step waits until those of its rows are there, or will never be. */
+  masks?: MaskMemory;
 }
 
 const GARBAGE = -2;
@@ -67,12 +71,22 @@ export class FakeNative {
     if (this.#inFlight) return Promise.reject(new Error('two steps are in flight'));
     const violations = packetViolations(packet, this.limits);
     if (violations.length > 0) return Promise.reject(new Error(violations.join('; ')));
+    const isMasked = packet.sampling.maskSlots
+      .subarray(0, packet.numRows)
+      .some((slot) => slot >= 0);
+    if (isMasked && this.#options.masks === undefined) {
+      return Promise.reject(new Error('rows name masks, and the session has none'));
+    }
     const own = copyPacket(packet);
     if (this.recording) this.packets.push(own);
     this.#inFlight = true;
     this.steps += 1;
     return new Promise((resolve, reject) => {
-      this.schedule(() => {
+      const run = () => {
+        if (!this.#masksAreSettled(own)) {
+          setImmediate(run);
+          return;
+        }
         this.#inFlight = false;
         try {
           const failure = this.failure(own);
@@ -84,7 +98,8 @@ export class FakeNative {
         } catch (error) {
           reject(error);
         }
-      });
+      };
+      this.schedule(run);
     });
   }
 
@@ -94,12 +109,34 @@ export class FakeNative {
     this.#positions.fill(GARBAGE);
   }
 
+  #masksAreSettled({ numRows, sampling }: StepPacket): boolean {
+    for (let r = 0; r < numRows; r++) {
+      const stamp = this.#stampOf(sampling, r);
+      if (stamp !== sampling.maskStamps[r] && stamp !== MASK_NEVER) return false;
+    }
+    return true;
+  }
+
+  /** Of the row's mask now; that which is expected where there is none. */
+  #stampOf(sampling: SamplingArrays, r: number): number {
+    const { masks } = this.#options;
+    const slot = sampling.maskSlots[r]!;
+    if (slot < 0 || masks === undefined) return sampling.maskStamps[r]!;
+    return Atomics.load(masks.words, slot * masks.stride);
+  }
+
   #run(packet: StepPacket): StepResult {
     this.#copyBlocks(packet);
     const rows = { hash: new Uint32Array(packet.numTokens), nan: new Uint8Array(packet.numTokens) };
     // Backwards: no sequence may depend on another one of the same step.
     for (let s = packet.numSequences - 1; s >= 0; s--) this.#runSequence(packet, s, rows);
-    return sampleRows(packet, rows, this.limits.vocabSize);
+    const result = sampleRows(packet, rows, this.limits.vocabSize, this.#options.masks);
+    for (let r = 0; r < packet.numRows; r++) {
+      if (this.#stampOf(packet.sampling, r) !== packet.sampling.maskStamps[r]) {
+        result.rowStatus![r] ||= ROW_STATUS.noMask;
+      }
+    }
+    return result;
   }
 
   #runSequence(packet: StepPacket, s: number, rows: { hash: Uint32Array; nan: Uint8Array }): void {
@@ -178,6 +215,7 @@ function sampleRows(
   packet: StepPacket,
   rows: { hash: Uint32Array; nan: Uint8Array },
   vocabSize: number,
+  masks: MaskMemory | undefined,
 ): StepResult {
   const { numRows } = packet;
   const result: StepResult = {
@@ -202,7 +240,7 @@ function sampleRows(
       (_, v) => (mix(rows.hash[token]!, v) / 2 ** 32) * 6,
     );
     const target = packet.sampling.targetIds[r]!;
-    const chosen = target >= 0 ? target : draw(raw, packet.sampling, r);
+    const chosen = target >= 0 ? target : draw(raw, packet.sampling, r, masks);
     const total = Math.log(raw.reduce((sum, logit) => sum + Math.exp(logit), 0));
     const order = raw.map((_, v) => v).sort((a, b) => raw[b]! - raw[a]! || a - b);
     result.tokenIds[r] = chosen;
@@ -217,8 +255,13 @@ function sampleRows(
   return result;
 }
 
-/** Bias, penalties, temperature and top-k as the real sampler, with a hash for its generator. */
-function draw(raw: number[], sampling: SamplingArrays, r: number): number {
+/** Bias, penalties, mask, temperature and top-k as the real sampler, with a hash for its generator. */
+function draw(
+  raw: number[],
+  sampling: SamplingArrays,
+  r: number,
+  masks: MaskMemory | undefined,
+): number {
   const logits = [...raw];
   for (let i = sampling.biasStart[r]!; i < sampling.biasStart[r + 1]!; i++) {
     logits[sampling.biasIds[i]!]! += sampling.biasValues[i]!;
@@ -229,6 +272,12 @@ function draw(raw: number[], sampling: SamplingArrays, r: number): number {
   const output = history.subarray(sampling.historyPromptLength[r]!);
   for (const id of output) logits[id]! -= sampling.frequencyPenalty[r]!;
   for (const id of new Set(output)) logits[id]! -= sampling.presencePenalty[r]!;
+  if (masks !== undefined && sampling.maskSlots[r]! >= 0) {
+    const at = sampling.maskSlots[r]! * masks.stride + MASK_HEADER_WORDS;
+    for (const id of logits.keys()) {
+      if (((masks.words[at + (id >> 5)]! >>> (id & 31)) & 1) === 0) logits[id] = -Infinity;
+    }
+  }
   const temperature = sampling.temperature[r]!;
   const topK = sampling.topK[r]!;
   const kept = logits.map((_, v) => v).sort((a, b) => logits[b]! - logits[a]! || a - b);
