@@ -2,8 +2,8 @@
 import type { JsonObject, JsonValue } from '../importer/json.ts';
 import type { ChatMessage } from './types.ts';
 
-/** Looping over the parts of a message's content. */
-const PARTS_LOOP = /\bin\s+\w+(?:\[[^\]]*\])?(?:\.content\b|\[['"]content['"]\])/;
+/** Looping over the parts of a message's content; bounded, since adapters bring templates. */
+const PARTS_LOOP = /\bin\s{1,8}\w{1,64}(?:\[[^\]]{0,64}\])?(?:\.content\b|\[['"]content['"]\])/;
 const ASKS_FOR_TEXT = /content['"]?\]?\s+is\s+(?:not\s+)?string\b/;
 
 /** Between the parts of a content, where a template takes only text. */
@@ -14,15 +14,17 @@ const textOf = (part: JsonValue): string => {
   return String(text ?? refusal ?? '');
 };
 
-function contentFor(content: JsonValue | undefined, source: string): JsonValue {
+/** What a template does with contents. */
+interface Takes {
+  readonly parts: boolean;
+  readonly text: boolean;
+}
+
+function contentFor(content: JsonValue | undefined, takes: Takes): JsonValue {
   if (content === undefined || content === null) return '';
-  const takesParts = PARTS_LOOP.test(source);
-  if (typeof content === 'string') {
-    if (!takesParts || ASKS_FOR_TEXT.test(source)) return content;
-    return [{ type: 'text', text: content }];
-  }
+  if (typeof content === 'string') return takes.text ? content : [{ type: 'text', text: content }];
   const texts = (content as JsonValue[]).map(textOf);
-  if (!takesParts) return texts.join(PART_SEPARATOR);
+  if (!takes.parts) return texts.join(PART_SEPARATOR);
   return texts.map((text) => ({ type: 'text', text }));
 }
 
@@ -33,9 +35,11 @@ function contentFor(content: JsonValue | undefined, source: string): JsonValue {
  */
 export function messagesFor(messages: readonly ChatMessage[], source: string): ChatMessage[] {
   const knowsDeveloper = source.includes('developer');
+  const parts = PARTS_LOOP.test(source);
+  const takes = { parts, text: !parts || ASKS_FOR_TEXT.test(source) };
   return messages.map((message) => ({
     ...message,
     role: message.role === 'developer' && !knowsDeveloper ? 'system' : message.role,
-    content: contentFor(message['content'], source),
+    content: contentFor(message['content'], takes),
   }));
 }

@@ -1,5 +1,4 @@
 /** A chat template, compiled once and rendered for each request. */
-import { Environment } from '@huggingface/jinja';
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject, JsonValue } from '../importer/json.ts';
 import { type Node, parseTemplate } from '../jinja/program.ts';
@@ -13,6 +12,8 @@ import {
   isInt,
   isStr,
   List,
+  namespace,
+  Scope,
   Str,
   type TemplateFunction,
   textOf,
@@ -85,10 +86,10 @@ const functions = (now: () => Date): Record<string, TemplateFunction> => ({
 });
 
 /** Without null fields, which many templates would print; thoughts under every name they have. */
-function prepared(message: ChatMessage): Record<string, JsonValue> {
-  const fields = Object.fromEntries(
-    Object.entries(message).filter(([, value]) => value !== null),
-  ) as Record<string, JsonValue>;
+function prepared(message: ChatMessage): Readonly<Record<string, JsonValue>> {
+  const fields = Object.values(message).includes(null)
+    ? Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null))
+    : message;
   const name = REASONING_FIELDS.find((field) => fields[field] !== undefined);
   if (name === undefined) return fields;
   const thought = fields[name]!;
@@ -96,7 +97,7 @@ function prepared(message: ChatMessage): Record<string, JsonValue> {
 }
 
 /** Appends the tag to the last message's last text. */
-function tagged(message: Record<string, JsonValue>): [Record<string, JsonValue>, string] {
+function tagged(message: ReturnType<typeof prepared>): [typeof message, string] {
   const { content } = message;
   if (typeof content === 'string') {
     return [{ ...message, content: content + CONTINUE_TAG }, content];
@@ -148,8 +149,9 @@ export function compileTemplate(
   }
 
   const run = (variables: Readonly<Record<string, unknown>>): string => {
-    const scope = new Environment();
-    const set = (name: string, value: Value) => scope.setVariable(name, value as never);
+    const scope = new Scope();
+    const set = (name: string, value: Value) => scope.setVariable(name, value);
+    set('namespace', namespace);
     let raised: string | undefined;
     for (const [name, body] of Object.entries(functions(now))) set(name, func(body));
     set(

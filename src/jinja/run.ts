@@ -3,7 +3,7 @@
  * is done here: scopes of loops and macros, operators, methods, filters, what values print. And it
  * counts, so that no template can keep the event loop busy.
  */
-import { Environment, Interpreter } from '@huggingface/jinja';
+import { Interpreter } from '@huggingface/jinja';
 import { asFilter, filterOf, testOf } from './filters.ts';
 import { type Args, methodOf } from './methods.ts';
 import { type Node, TEST_PREFIX } from './program.ts';
@@ -12,7 +12,6 @@ import {
   checkLength,
   compare,
   contains,
-  Dict,
   equals,
   Float,
   func,
@@ -28,9 +27,10 @@ import {
   isUndefined,
   itemsOf,
   List,
+  Loop,
   metered,
   none,
-  type Scope,
+  Scope,
   Str,
   Tuple,
   textOf,
@@ -55,9 +55,9 @@ const ITEMS_PER_WORK = 4;
 
 /** The library's interpreter, as far as it is used: its types are not exported. */
 type Base = new (
-  environment: Environment,
+  scope: Scope,
 ) => {
-  evaluate(node: Node | undefined, scope: Environment): Value;
+  evaluate(node: Node | undefined, scope: Scope): Value;
 };
 
 /** How a block ended. */
@@ -96,7 +96,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   readonly #workMax: number;
   readonly #endMs: number;
 
-  constructor(scope: Environment, { workMax, timeoutMs }: RenderLimits) {
+  constructor(scope: Scope, { workMax, timeoutMs }: RenderLimits) {
     super(scope);
     this.#workMax = workMax;
     this.#endMs = performance.now() + timeoutMs;
@@ -121,7 +121,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   }
 
   /** Renders a whole template. */
-  render(program: Node, scope: Environment): string {
+  render(program: Node, scope: Scope): string {
     return metered(
       (work) => this.#count(work),
       () => textOf(this.evaluateBlock(program.body ?? [], scope)),
@@ -129,7 +129,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   }
 
   /** @param node absent for the parts of a slice that are left out */
-  override evaluate(node: Node | undefined, scope: Environment): Value {
+  override evaluate(node: Node | undefined, scope: Scope): Value {
     if (node === undefined) return undef();
     this.#count(1);
     if (++this.#depth > DEPTH_MAX) throw new Error('it is nested too deeply');
@@ -142,13 +142,13 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   }
 
   /** Also called by the library, for bodies of macros and `set` blocks. */
-  evaluateBlock(statements: Node[], scope: Environment): Value {
+  evaluateBlock(statements: Node[], scope: Scope): Value {
     const out: string[] = [];
     this.#block(statements, scope, out);
     return this.#weigh(new Str(out.join('')));
   }
 
-  #block(statements: readonly Node[], scope: Environment, out: string[]): Ending {
+  #block(statements: readonly Node[], scope: Scope, out: string[]): Ending {
     for (const node of statements) {
       let ending: Ending = 'end';
       switch (node.type) {
@@ -181,13 +181,13 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     return 'end';
   }
 
-  #loop(node: Node, scope: Environment, out: string[]): void {
+  #loop(node: Node, scope: Scope, out: string[]): void {
     const { iterable, loopvar, body = [], defaultBlock = [] } = node;
     const selects = iterable!.type === 'SelectExpression';
     const all = itemsOf(this.evaluate(selects ? iterable!.lhs! : iterable!, scope));
     this.#count(all.length);
     const scopeOf = (item: Value) => {
-      const inner = new Environment(scope);
+      const inner = new Scope(scope);
       this.#assign(loopvar!, item, inner);
       return inner;
     };
@@ -197,19 +197,19 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     let turned = false;
     for (const [i, item] of items.entries()) {
       const inner = scopeOf(item);
-      inner.setVariable('loop', loopState(items, i) as never);
+      inner.setVariable('loop', new Loop(items, i));
       this.#count(1);
       const ending = this.#block(body, inner, out);
       if (ending === 'break') break;
       // As in Jinja: a turn that ends with `continue` was none.
       if (ending === 'end') turned = true;
     }
-    if (!turned) this.#block(defaultBlock, new Environment(scope), out);
+    if (!turned) this.#block(defaultBlock, new Scope(scope), out);
   }
 
-  #assign(target: Node, value: Value, scope: Environment): void {
+  #assign(target: Node, value: Value, scope: Scope): void {
     if (target.type === 'Identifier') {
-      scope.setVariable(target.value as string, value as never);
+      scope.setVariable(target.value as string, value);
       return;
     }
     const targets = target.value as Node[];
@@ -220,14 +220,23 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     for (const [i, one] of targets.entries()) this.#assign(one, values[i]!, scope);
   }
 
-  #evaluate(node: Node, scope: Environment): Value {
+  #evaluate(node: Node, scope: Scope): Value {
     switch (node.type) {
+      case 'Identifier':
+        return lookUp(node.value as string, scope);
+      case 'StringLiteral':
+        return new Str(node.value as string);
+      case 'IntegerLiteral':
+        return new Int(node.value as number);
       case 'If':
       case 'For':
       case 'Program':
         return this.evaluateBlock(node.type === 'Program' ? node.body! : [node], scope);
       case 'BinaryExpression':
         return this.#binary(node, scope);
+      case 'UnaryExpression':
+        if (node.operator!.value !== 'not') return super.evaluate(node, scope);
+        return bool(!truthy(this.evaluate(node.argument!, scope)));
       case 'FilterExpression':
         return this.#filter(node.filter!, this.evaluate(node.operand!, scope), scope);
       case 'FilterStatement':
@@ -247,7 +256,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     }
   }
 
-  #arguments(nodes: readonly Node[], scope: Environment): Args {
+  #arguments(nodes: readonly Node[], scope: Scope): Args {
     const list: Value[] = [];
     const named = new Map<string, Value>();
     for (const node of nodes) {
@@ -264,7 +273,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     return { list, named };
   }
 
-  #filter(filter: Node, operand: Value, scope: Environment): Value {
+  #filter(filter: Node, operand: Value, scope: Scope): Value {
     const name = (filter.callee ?? filter).value as string;
     const args = this.#arguments(filter.args ?? [], scope);
     if (isStr(operand)) this.#weigh(operand);
@@ -274,7 +283,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   }
 
   /** A method of a value; undefined for other calls, which are the library's. */
-  #call(node: Node, scope: Environment): Value | undefined {
+  #call(node: Node, scope: Scope): Value | undefined {
     const { callee, args = [] } = node;
     if (callee!.type !== 'MemberExpression' || callee!.computed === true) return undefined;
     const of = this.evaluate(callee!.object!, scope);
@@ -286,10 +295,10 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     if (!isFunc(found)) throw new Error(`a ${of.type} has no method ${name}`);
     const { list, named } = this.#arguments(args, scope);
     if (named.size > 0) throw new Error(`${name} takes no named arguments`);
-    return found.value([...list], scope as unknown as Scope);
+    return found.value([...list], scope);
   }
 
-  #member(node: Node, scope: Environment): Value {
+  #member(node: Node, scope: Scope): Value {
     const { object, property, computed } = node;
     const slices = computed === true && property!.type === 'SliceExpression';
     if (slices) return super.evaluate(node, scope);
@@ -312,6 +321,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
       return undef();
     }
     if (!isStr(name)) return undef();
+    if (of instanceof Loop) return of.get(name.value);
     // `x.items` is Python's method even where the dict has such a key; `x['items']` is the key.
     const method = methodOf(of, name.value);
     const asFunction = () => func((args) => method!({ list: args, named: new Map() }));
@@ -322,23 +332,23 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   }
 
   /** Macros see the scope they were written in, not that of who calls them. */
-  #macro(node: Node, scope: Environment): Value {
+  #macro(node: Node, scope: Scope): Value {
     super.evaluate(node, scope);
     const name = node.name!.value as string;
-    const macro = (scope as unknown as Scope).variables.get(name);
+    const macro = scope.variables.get(name);
     if (isFunc(macro)) {
       const run = macro.value;
       macro.value = (args, callers) => {
-        const inner = new Environment(scope);
+        const inner = new Scope(scope);
         const caller = callers.variables.get('caller');
-        if (caller !== undefined) inner.setVariable('caller', caller as never);
-        return run(args, inner as unknown as Scope);
+        if (caller !== undefined) inner.setVariable('caller', caller);
+        return run(args, inner);
       };
     }
     return none();
   }
 
-  #binary(node: Node, scope: Environment): Value {
+  #binary(node: Node, scope: Scope): Value {
     const operator = node.operator!.value;
     const a = this.evaluate(node.left!, scope);
     if (operator === 'and') return truthy(a) ? this.evaluate(node.right!, scope) : a;
@@ -392,27 +402,17 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
   }
 }
 
+function lookUp(name: string, scope: Scope): Value {
+  for (let at: Scope | undefined = scope; at !== undefined; at = at.parent) {
+    const value = at.variables.get(name);
+    if (value !== undefined) return value;
+  }
+  return undef();
+}
+
 /** What is there already, and only named. */
 function isReference({ type, property }: Node): boolean {
   return (
     type === 'Identifier' || (type === 'MemberExpression' && property!.type !== 'SliceExpression')
-  );
-}
-
-/** The variable `loop` of one turn. */
-function loopState(items: readonly Value[], i: number): Value {
-  return new Dict(
-    new Map<string, Value>([
-      ['index', new Int(i + 1)],
-      ['index0', new Int(i)],
-      ['revindex', new Int(items.length - i)],
-      ['revindex0', new Int(items.length - i - 1)],
-      ['first', bool(i === 0)],
-      ['last', bool(i === items.length - 1)],
-      ['length', new Int(items.length)],
-      ['previtem', items[i - 1] ?? undef()],
-      ['nextitem', items[i + 1] ?? undef()],
-      ['cycle', func((args) => args[i % args.length] ?? undef())],
-    ]),
   );
 }

@@ -13,6 +13,7 @@ import {
   INT32_MAX,
   LOGPROBS_MAX,
   METADATA_ENTRIES_MAX,
+  TEMPLATE_VARIABLES_MAX,
 } from './limits.ts';
 import { nullableBoolean, nullableInteger, nullableString } from './nullable.ts';
 
@@ -58,7 +59,9 @@ export const CHAT_FIELDS = {
   chat_template: nullableString('A template for this request, where the server allows it.', {
     maxLength: TEMPLATE_LENGTH_MAX,
   }),
-  chat_template_kwargs: nullableObject("Variables of the template's own."),
+  chat_template_kwargs: nullableObject("Variables of the template's own.", {
+    maxProperties: TEMPLATE_VARIABLES_MAX,
+  }),
   documents: Type.Optional(
     Type.Unsafe<JsonObject[] | null>({
       type: ['array', 'null'],

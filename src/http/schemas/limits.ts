@@ -33,6 +33,8 @@ export const TOOL_CALL_ID_LENGTH_MAX = 256;
 export const IDENTIFIER_LENGTH_MAX = 1024;
 export const METADATA_ENTRIES_MAX = 16;
 export const DOCUMENTS_MAX = 256;
+/** Variables of `chat_template_kwargs`: each is looked for in the template. */
+export const TEMPLATE_VARIABLES_MAX = 64;
 export const DETOKENIZE_TOKENS_MAX = 1_048_576;
 export const REQUEST_ID_LENGTH_MAX = 128;
 export const BAD_WORDS_MAX = 256;

@@ -1,5 +1,6 @@
 /** Templates that would keep the event loop busy or fill the memory. */
 import { describe, expect, it } from 'vitest';
+import { messagesFor } from '../../../src/chat/messages.ts';
 import { compileTemplate } from '../../../src/chat/template.ts';
 
 const HOSTILE: Record<string, string> = {
@@ -63,5 +64,13 @@ describe('a hostile template', () => {
     }
     expect(() => compileTemplate('{{ x is shouted }}', options)).toThrow(/"shouted"/);
     expect(() => compileTemplate(`{{ ${'('.repeat(60_000)} }}`, options)).toThrow(/cannot be used/);
+  });
+
+  it('is looked through once, from each place a little: what it does with contents', () => {
+    const messages = [{ role: 'user', content: 'Hi' }];
+    for (const part of ['in x[', 'in x', "content'] is ", 'in ']) {
+      const source = `{# ${part.repeat(130_000 / part.length)} #}`;
+      expect(messagesFor(messages, source)).toEqual(messages);
+    }
   });
 });
