@@ -99,6 +99,8 @@ export class GrammarPool {
   readonly #followers = new Set<Follower>();
   /** Slots whose thread has yet to say that it writes there no more, by the choice's number there. */
   readonly #closing = new Map<number, { slot: number; thread: GrammarThread }>();
+  /** What a thread keeps: those that requests hold, or will when their round is over. */
+  readonly #inUse = { has: (key: string) => this.#live.has(key) || this.#jobs.has(key) };
   readonly #stats = { compiles: 0, compileMsSum: 0, hits: 0, failures: 0 };
   #numWaiters = 0;
   #nextId = 1;
@@ -236,8 +238,7 @@ export class GrammarPool {
       // What it had prepared is gone; those jobs are still there for the next round.
       if (thread.lost) return;
     }
-    if (done.length === 0 || !(await this.#catchUp(thread))) return;
-    this.#trade(thread);
+    if (done.length === 0 || !(await this.#takeOver(thread))) return;
     for (const job of done) {
       this.#jobs.delete(job.source.key);
       for (const waiter of [...job.waiters]) waiter.resolve(this.#lease(job.source));
@@ -259,7 +260,7 @@ export class GrammarPool {
   }
 
   async #compile(thread: GrammarThread, job: Job): Promise<boolean> {
-    const prepared = await thread.compile(job.source, this.#options.compileMsMax, this.#live);
+    const prepared = await thread.compile(job.source, this.#options.compileMsMax, this.#inUse);
     if (prepared.kind === 'failed') {
       this.#fail(job, this.#closed ? shuttingDown() : prepared.error);
       return false;
@@ -269,13 +270,20 @@ export class GrammarPool {
     return true;
   }
 
-  /** Prepares what requests use and this thread lacks; also what came into use meanwhile. */
-  async #catchUp(thread: GrammarThread): Promise<boolean> {
+  /**
+   * Prepares what requests use and this thread lacks, also what came into use meanwhile; then the
+   * threads trade places. False when they did not.
+   */
+  async #takeOver(thread: GrammarThread): Promise<boolean> {
     for (;;) {
       const missing = [...this.#live.values()].find(({ source }) => !thread.has(source.key));
-      if (missing === undefined) return !this.#closed;
+      if (missing === undefined) {
+        // At once: a moment later something else may have come into use.
+        if (!this.#closed) this.#trade(thread);
+        return !this.#closed;
+      }
       const { compileMsMax } = this.#options;
-      const prepared = await thread.compile(missing.source, compileMsMax, this.#live);
+      const prepared = await thread.compile(missing.source, compileMsMax, this.#inUse);
       if (prepared.kind === 'failed') {
         // It was prepared before, so the machine is short of time or memory; the next round tries
         // again, and requests wait.

@@ -10,6 +10,9 @@ export type Prepared =
   /** `lost`: the thread is to be replaced. */
   | { readonly kind: 'failed'; readonly error: LoramuxError };
 
+/** Keys of grammars that are in use. */
+type InUse = Pick<ReadonlySet<string>, 'has'>;
+
 export interface ThreadOptions {
   readonly setup: ThreadSetup;
   /** Another entry file; for tests of threads that crash. */
@@ -85,11 +88,7 @@ export class GrammarThread {
    * Prepares a grammar; one at a time, while it follows no choice. After a failure the thread is lost.
    * @param inUse keys that are not dropped to make room
    */
-  async compile(
-    source: GrammarSource,
-    msMax: number,
-    inUse: ReadonlyMap<string, unknown>,
-  ): Promise<Prepared> {
+  async compile(source: GrammarSource, msMax: number, inUse: InUse): Promise<Prepared> {
     const answer = this.#ask({ kind: 'compile', source }, msMax);
     const message = await answer;
     if (message instanceof LoramuxError) return { kind: 'failed', error: message };
@@ -182,7 +181,7 @@ export class GrammarThread {
     answer?.(message);
   }
 
-  #makeRoom(inUse: ReadonlyMap<string, unknown>, latest: string): void {
+  #makeRoom(inUse: InUse, latest: string): void {
     for (const [key, length] of this.#prepared) {
       const { cachedMax } = this.#options;
       if (this.#prepared.size <= cachedMax && this.#preparedLength <= CACHED_LENGTH_MAX) return;

@@ -2,14 +2,20 @@
  * Random lives of the engine. A failure prints its seed; `LORAMUX_FUZZ_SEED=<seed>` runs only that
  * one, `LORAMUX_FUZZ_RUNS=<n>` runs more.
  */
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { type CacheIdentity, rootHash } from '../../src/kvcache/block-hash.ts';
 import { type FuzzOptions, type FuzzReport, fuzzEngine } from '../support/engine-fuzz.ts';
+import { openFuzzGrammars } from '../support/fuzz-grammars.ts';
 
 const only = process.env.LORAMUX_FUZZ_SEED;
 const numRuns = Number(process.env.LORAMUX_FUZZ_RUNS ?? 12);
 const seeds =
   only === undefined ? Array.from({ length: numRuns }, (_, i) => i + 1) : [Number(only)];
+
+/** In a batch at once where there are grammars; masks are there for so many. */
+const MAX_CONSTRAINED = 4;
+const grammars = await openFuzzGrammars(MAX_CONSTRAINED);
+afterAll(() => grammars.close());
 
 const MIXES: Record<string, Omit<FuzzOptions, 'seed'>> = {
   'roomy pool': { numRequests: 40, numAdapters: 3, maxSlots: 4, numBlocks: 200 },
@@ -40,6 +46,24 @@ const MIXES: Record<string, Omit<FuzzOptions, 'seed'>> = {
     failure: 0.02,
     fault: 0.04,
     interruption: 0.3,
+  },
+  'answers of a form': {
+    numRequests: 40,
+    numAdapters: 3,
+    maxSlots: 2,
+    numBlocks: 24,
+    interruption: 0.3,
+    grammars,
+  },
+  'answers of a form, and sessions at fault': {
+    numRequests: 40,
+    numAdapters: 2,
+    maxSlots: 2,
+    numBlocks: 30,
+    failure: 0.02,
+    fault: 0.04,
+    interruption: 0.2,
+    grammars,
   },
   'dynamic rope': {
     numRequests: 40,
@@ -72,6 +96,10 @@ describe('engine under random load', () => {
       expect(sum(reports, 'prefixHitTokens')).toBeGreaterThan(0);
       if (mix.numBlocks < 30) expect(sum(reports, 'preemptions')).toBeGreaterThan(0);
       if (mix.numAdapters > mix.maxSlots) expect(sum(reports, 'evictions')).toBeGreaterThan(0);
+      if (mix.grammars !== undefined) {
+        expect(sum(reports, 'formed')).toBeGreaterThan(0);
+        expect(sum(reports, 'moved')).toBeGreaterThan(0);
+      }
       if (mix.failure !== undefined) expect(sum(reports, 'failedSteps')).toBeGreaterThan(0);
       if (mix.fault !== undefined) {
         expect(sum(reports, 'restarts')).toBeGreaterThan(0);

@@ -13,11 +13,12 @@ import {
   runAlone,
   SessionFault,
 } from '../../support/engine-harness.ts';
+import { numFreeMasks } from '../../support/fuzz-grammars.ts';
 
 const VOCAB = 61;
 const MAX_SEQUENCES = 4;
 const ALLOWED = [3, 31, 32, 60];
-const FREE_MASKS = 1 + 4 * MAX_SEQUENCES - 1;
+const FREE_MASKS = 4 * MAX_SEQUENCES;
 
 const spec = (allowed: number[], sampling: RequestSpec['sampling'] = {}): RequestSpec => ({
   prompt: [3, 1, 4, 1, 5],
@@ -40,16 +41,6 @@ function masked(options: HarnessOptions = {}, memory = new MaskMemory(VOCAB, MAX
 const numBiases = ({ sampling, numRows }: StepPacket) => sampling.biasStart[numRows]!;
 const largest = ({ native }: Harness) => Math.max(...native.packets.map(numBiases));
 
-/** Takes what is free, and gives it back. */
-function numFree(memory: MaskMemory): number {
-  memory.stepEnded();
-  const taken: number[] = [];
-  for (let slot = memory.take(); slot !== 0; slot = memory.take()) taken.push(slot);
-  for (const slot of taken) memory.giveBack(slot);
-  memory.stepEnded();
-  return taken.length;
-}
-
 describe('tokens that are banned as most of the vocabulary', () => {
   it('are listed in no step, and the answer is that of a list', async () => {
     const { harness, memory } = masked();
@@ -71,7 +62,7 @@ describe('tokens that are banned as most of the vocabulary', () => {
       expect(other.tokens[0]!.some((id) => !ALLOWED.includes(id))).toBe(true);
     }
     expect(largest(harness)).toBe(0);
-    expect(numFree(memory)).toBe(FREE_MASKS);
+    expect(numFreeMasks(memory)).toBe(FREE_MASKS);
     expect(leftovers(harness)).toEqual([]);
   });
 
@@ -95,7 +86,7 @@ describe('tokens that are banned as most of the vocabulary', () => {
       for (const id of tokens.flat()) expect(ALLOWED).toContain(id);
     }
     expect(largest(harness)).toBe(0);
-    expect(numFree(memory)).toBe(FREE_MASKS);
+    expect(numFreeMasks(memory)).toBe(FREE_MASKS);
     expect(leftovers(harness)).toEqual([]);
   });
 
@@ -152,6 +143,6 @@ describe('tokens that are banned as most of the vocabulary', () => {
     for (const { tokens } of requests) {
       for (const id of tokens[0]!) expect(ALLOWED).toContain(id);
     }
-    expect(numFree(memory)).toBe(FREE_MASKS);
+    expect(numFreeMasks(memory)).toBe(FREE_MASKS);
   });
 });

@@ -129,6 +129,15 @@ describe('what is prepared', () => {
     expect(pool.stats()).toMatchObject({ compiles: 4, hits: 1 });
   });
 
+  it('is there for all who waited for a round of it, however few are kept', async () => {
+    const { pool, allowed } = openPool({ cachedMax: 1 });
+    const letters = ['a', 'b', 'c', 'd'];
+    const streams = letters.map(async (letter) => open(await pool.acquire(regex(letter), never)));
+    for (const [i, stream] of streams.entries()) {
+      expect(await allowed(await stream, 0)).toEqual([letters[i]]);
+    }
+  });
+
   it('is refused when it is no grammar, and nobody else hears of it', async () => {
     const { pool, allowed, follow } = openPool();
     const stream = open(await pool.acquire(regex('aa'), never));
