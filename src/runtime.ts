@@ -303,6 +303,7 @@ export async function createRuntime(
   );
 
   const chat = await openChat(config, modelDir, adapters);
+  teardown.add(() => chat.close());
   const engine = createEngine(session, residency, {
     numBlocks,
     maxModelLen,

@@ -40,7 +40,7 @@ const LAYERS = [
 /** Runs in browsers, too: it imports nothing of the server and nothing of Node, and nobody it. */
 const APART = 'client';
 /** Beside the way: anyone may import these; they import nothing of the way but `native` types. */
-const BESIDE = ['importer', 'metrics', 'config', 'jinja'];
+const BESIDE = ['importer', 'metrics', 'config', 'jinja', 'threads'];
 
 interface Import {
   readonly from: string;

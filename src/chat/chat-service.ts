@@ -4,22 +4,31 @@ import type { AdapterService } from '../adapters/service-types.ts';
 import type { AdapterGeneration, AdapterRecord } from '../adapters/types.ts';
 import { LoramuxError, toLoramuxError } from '../errors.ts';
 import { DEFAULT_TEMPLATE, type NamedTemplates, TOOL_TEMPLATE } from '../jinja/named-templates.ts';
-import type { RenderLimits } from '../jinja/run.ts';
+import { OutOfWork, type RenderLimits } from '../jinja/run.ts';
 import type { ModelChat } from './model-templates.ts';
-import { compileTemplate, UNTRUSTED } from './template.ts';
-import type { ChatTemplate } from './types.ts';
+import { RenderThread } from './render-thread.ts';
+import { isShort, render, TRUSTED, UNTRUSTED } from './rendering.ts';
+import { compileTemplate } from './template.ts';
+import type { ChatInput, ChatTemplate } from './types.ts';
 
 /** Adapter generations whose templates, or that they have none, are remembered. */
 const OWN_TEMPLATES_MAX = 1024;
+/**
+ * A chat that takes more of the event loop, one or two milliseconds, is begun again in the thread. Not
+ * a time, so that a chat is always rendered in the same place.
+ */
+const INLINE: RenderLimits = { workMax: 4096, timeoutMs: Number.POSITIVE_INFINITY };
 
 export interface ChatService {
   /**
    * The template of a request for the adapter, or for the base without one.
    * @param override the request's own template
-   * @throws LoramuxError chat_template_missing, chat_template_invalid, unsupported_field (an
-   *   override that the configuration does not allow)
+   * @throws LoramuxError chat_template_missing, unsupported_field (an override that the
+   *   configuration does not allow), those of reading an adapter's templates
    */
   templateFor(adapter: AdapterRecord | undefined, override?: string): Promise<ChatTemplate>;
+  /** Fails what is being rendered with shutting_down and ends the threads. Idempotent. */
+  close(): Promise<void>;
 }
 
 export interface ChatOptions {
@@ -29,6 +38,8 @@ export interface ChatOptions {
   readonly trustRequests: boolean;
   /** The clock of templates that write dates. */
   readonly now?: () => Date;
+  /** Another entry of the threads; for tests of threads that crash. */
+  readonly workerUrl?: URL;
 }
 
 /**
@@ -47,16 +58,15 @@ export async function readTemplateFile(file: string): Promise<NamedTemplates> {
 /** One template of several: that for tools where the request has some. */
 function choosing(
   templates: NamedTemplates,
-  compile: (source: string) => ChatTemplate,
+  templateOf: (source: string) => ChatTemplate,
 ): ChatTemplate {
-  const compiled = new Map<string, ChatTemplate>();
+  const made = new Map<string, ChatTemplate>();
   for (const name of [DEFAULT_TEMPLATE, TOOL_TEMPLATE]) {
     const source = templates.get(name);
-    if (source !== undefined) compiled.set(name, compile(source));
+    if (source !== undefined) made.set(name, templateOf(source));
   }
   const choose = (hasTools: boolean): ChatTemplate => {
-    const chosen =
-      (hasTools ? compiled.get(TOOL_TEMPLATE) : undefined) ?? compiled.get(DEFAULT_TEMPLATE);
+    const chosen = (hasTools ? made.get(TOOL_TEMPLATE) : undefined) ?? made.get(DEFAULT_TEMPLATE);
     if (chosen !== undefined) return chosen;
     throw new LoramuxError(
       'chat_template_missing',
@@ -67,48 +77,77 @@ function choosing(
   };
   return {
     source: (hasTools) => choose(hasTools).source(hasTools),
-    render: (input) => choose((input.tools?.length ?? 0) > 0).render(input),
+    render: async (input) => choose((input.tools?.length ?? 0) > 0).render(input),
   };
 }
 
-export function createChat({ model, adapters, trustRequests, now }: ChatOptions): ChatService {
-  const clock = now ?? (() => new Date());
-  const { specialTokens } = model;
-  const compile = (source: string, limits?: RenderLimits) =>
-    compileTemplate(source, { specialTokens, now: clock, limits });
-  let base: ChatTemplate | undefined;
+const missing = (message: string, cause?: unknown) =>
+  new LoramuxError('chat_template_missing', message, { param: 'messages', cause });
 
-  /** The model's, compiled when it is first asked for. */
-  const baseTemplate = (): ChatTemplate => {
+export function createChat(options: ChatOptions): ChatService {
+  const { model, adapters, trustRequests, now = () => new Date(), workerUrl } = options;
+  const { specialTokens } = model;
+  const setup = { specialTokens };
+  // One for each side: templates of others delay chats of others only.
+  const operators = new RenderThread({ setup, workerUrl });
+  const others = new RenderThread({ setup, workerUrl });
+
+  const renderingOf = (source: string, input: ChatInput, limits: RenderLimits) => {
+    return { source, input, limits, nowMs: now().getTime() };
+  };
+
+  /** Of the operator: short chats are rendered at once. @throws LoramuxError chat_template_invalid */
+  const trusted = (source: string): ChatTemplate => {
+    const compiled = compileTemplate(source);
+    return {
+      source: () => source,
+      async render(input) {
+        if (isShort(input)) {
+          try {
+            return render(compiled, renderingOf(source, input, INLINE), setup);
+          } catch (error) {
+            if (!(error instanceof OutOfWork)) throw error;
+          }
+        }
+        return operators.render(renderingOf(source, input, TRUSTED));
+      },
+    };
+  };
+
+  /** What came by the network is not even parsed on the event loop. */
+  const untrusted = (source: string): ChatTemplate => ({
+    source: () => source,
+    render: async (input) => others.render(renderingOf(source, input, UNTRUSTED)),
+  });
+
+  const baseTemplate = (): ChatTemplate | LoramuxError => {
     if (model.templates.size === 0) {
-      throw new LoramuxError(
-        'chat_template_missing',
+      return missing(
         'the model has no chat template; start the server with --chat-template FILE, or send ' +
           'the prompt as text to /v1/completions',
-        { param: 'messages' },
       );
     }
     try {
-      return choosing(model.templates, compile);
+      return choosing(model.templates, trusted);
     } catch (cause) {
-      throw new LoramuxError(
-        'chat_template_missing',
+      return missing(
         `the model's chat template cannot be used (${toLoramuxError(cause).message}); start the ` +
           'server with another one, --chat-template FILE',
-        { param: 'messages', cause },
+        cause,
       );
     }
   };
+  const base = baseTemplate();
 
   /** By the digest of the generation; undefined for adapters that have none. Oldest use first. */
   const own = new Map<string, ChatTemplate | undefined>();
 
-  const ownTemplate = async ({ digest, ...generation }: AdapterGeneration) => {
+  const ownTemplate = async (generation: AdapterGeneration) => {
+    const { digest } = generation;
     let template = own.get(digest);
     if (template === undefined && !own.has(digest)) {
-      const templates = await adapters.chatTemplates({ digest, ...generation });
-      const compiled = (source: string) => compile(source, UNTRUSTED);
-      template = templates.size === 0 ? undefined : choosing(templates, compiled);
+      const templates = await adapters.chatTemplates(generation);
+      template = templates.size === 0 ? undefined : choosing(templates, untrusted);
     }
     own.delete(digest);
     own.set(digest, template);
@@ -119,7 +158,7 @@ export function createChat({ model, adapters, trustRequests, now }: ChatOptions)
   return {
     async templateFor(adapter, override) {
       if (override !== undefined) {
-        if (trustRequests) return compile(override, UNTRUSTED);
+        if (trustRequests) return untrusted(override);
         throw new LoramuxError(
           'unsupported_field',
           'this server does not take chat templates from requests ' +
@@ -129,8 +168,11 @@ export function createChat({ model, adapters, trustRequests, now }: ChatOptions)
       }
       const template = adapter && (await ownTemplate(adapter.generation));
       if (template !== undefined) return template;
-      base ??= baseTemplate();
+      if (base instanceof LoramuxError) throw base;
       return base;
+    },
+    async close() {
+      await Promise.all([operators.close(), others.close()]);
     },
   };
 }

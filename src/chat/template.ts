@@ -2,7 +2,7 @@
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject, JsonValue } from '../importer/json.ts';
 import { type Node, parseTemplate } from '../jinja/program.ts';
-import { type RenderLimits, TemplateRun } from '../jinja/run.ts';
+import { OutOfWork, type RenderLimits, TemplateRun } from '../jinja/run.ts';
 import {
   Dict,
   fromJson,
@@ -20,12 +20,8 @@ import {
   type Value,
 } from '../jinja/values.ts';
 import { strftime } from './strftime.ts';
-import type { ChatMessage, ChatTemplate } from './types.ts';
+import type { ChatInput, ChatMessage } from './types.ts';
 
-/** A rendering with a template of the operator's. */
-const TRUSTED: RenderLimits = { workMax: 10_000_000, timeoutMs: 10_000 };
-/** With one that came by the network: the event loop waits for it. */
-export const UNTRUSTED: RenderLimits = { workMax: 500_000, timeoutMs: 1000 };
 const DATE_FORMAT_LENGTH_MAX = 1024;
 /** Longest list of `range`, as in Jinja's sandbox. */
 const RANGE_LENGTH_MAX = 100_000;
@@ -36,13 +32,21 @@ const REASONING_FIELDS = ['reasoning_content', 'thinking', 'reasoning'] as const
 /** Variables of the renderer that a request cannot set. */
 const RESERVED = ['messages', 'tools', 'documents', 'add_generation_prompt'];
 
-export interface TemplateOptions {
+/** What a rendering depends on beside template and chat. */
+export interface RenderContext {
   /** Variables such as bos_token and eos_token. */
   readonly specialTokens: Readonly<Record<string, string>>;
-  /** The clock of `strftime_now`. */
-  readonly now: () => Date;
-  /** Default TRUSTED. */
-  readonly limits?: RenderLimits | undefined;
+  /** That of `strftime_now`. */
+  readonly now: Date;
+  readonly limits: RenderLimits;
+}
+
+export interface CompiledTemplate {
+  /**
+   * Renders at once, for as long as the limits allow.
+   * @throws LoramuxError chat_template_failed, invalid_request; OutOfWork where limits end it
+   */
+  render(input: ChatInput, context: RenderContext): string;
 }
 
 function refuse(message: string, cause?: unknown): never {
@@ -72,7 +76,7 @@ function range(args: readonly Value[]): Value {
 }
 
 /** Functions of every template; variables of a request with such a name come before them. */
-const functions = (now: () => Date): Record<string, TemplateFunction> => ({
+const functions = (now: Date): Record<string, TemplateFunction> => ({
   range,
   strftime_now: ([format]) => {
     if (!isStr(format) || format.value.length > DATE_FORMAT_LENGTH_MAX) {
@@ -80,7 +84,7 @@ const functions = (now: () => Date): Record<string, TemplateFunction> => ({
         `strftime_now() takes a format of at most ${DATE_FORMAT_LENGTH_MAX} characters`,
       );
     }
-    return new Str(strftime(now(), format.value));
+    return new Str(strftime(now, format.value));
   },
   dict: ([named]) => new Dict(new Map(isDict(named) ? named.value : [])),
 });
@@ -134,10 +138,7 @@ function cutAtTag(rendered: string, text: string): string {
  * Compiles a template.
  * @throws LoramuxError chat_template_invalid when it is too long or not Jinja
  */
-export function compileTemplate(
-  source: string,
-  { specialTokens, now, limits = TRUSTED }: TemplateOptions,
-): ChatTemplate {
+export function compileTemplate(source: string): CompiledTemplate {
   let program: Node;
   try {
     program = parseTemplate(source);
@@ -148,7 +149,10 @@ export function compileTemplate(
     });
   }
 
-  const run = (variables: Readonly<Record<string, unknown>>): string => {
+  const run = (
+    variables: Readonly<Record<string, unknown>>,
+    { now, limits }: RenderContext,
+  ): string => {
     const scope = new Scope();
     const set = (name: string, value: Value) => scope.setVariable(name, value);
     set('namespace', namespace);
@@ -161,11 +165,12 @@ export function compileTemplate(
         throw new Error(raised);
       }),
     );
-    for (const [name, value] of Object.entries(variables)) set(name, fromJson(value));
-    for (const [name, value] of CONSTANTS) set(name, fromJson(value));
     try {
+      for (const [name, value] of Object.entries(variables)) set(name, fromJson(value));
+      for (const [name, value] of CONSTANTS) set(name, fromJson(value));
       return new TemplateRun(scope, limits).render(program, scope);
     } catch (cause) {
+      if (cause instanceof OutOfWork) throw cause;
       if (raised !== undefined) refuse(`the chat template refused the messages: ${raised}`, cause);
       const why = cause instanceof Error ? cause.message : String(cause);
       refuse(`the chat template cannot render these messages: ${why}`, cause);
@@ -173,8 +178,7 @@ export function compileTemplate(
   };
 
   return {
-    source: () => source,
-    render(input) {
+    render(input, context) {
       const reserved = RESERVED.find((name) => Object.hasOwn(input.kwargs, name));
       if (reserved !== undefined) {
         throw new LoramuxError(
@@ -186,16 +190,17 @@ export function compileTemplate(
       const messages = input.messages.map(prepared);
       const last = messages.at(-1);
       const variables = {
-        ...specialTokens,
+        ...context.specialTokens,
         ...input.kwargs,
         tools: input.tools === undefined || input.tools.length === 0 ? null : input.tools,
         documents: input.documents ?? null,
         add_generation_prompt: input.addGenerationPrompt,
       };
       if (last === undefined) refuse('a chat needs at least one message');
-      if (!input.continueFinalMessage) return run({ ...variables, messages });
+      if (!input.continueFinalMessage) return run({ ...variables, messages }, context);
       const [message, text] = tagged(last);
-      return cutAtTag(run({ ...variables, messages: messages.with(-1, message) }), text);
+      const all = messages.with(-1, message);
+      return cutAtTag(run({ ...variables, messages: all }, context), text);
     },
   };
 }

@@ -25,8 +25,8 @@ export interface ChatTemplate {
   source(hasTools: boolean): string;
   /**
    * The prompt, special tokens spelled out: encode it without adding any.
-   * @throws LoramuxError chat_template_failed: the template's own refusal, or what cannot be
-   *   rendered
+   * @throws LoramuxError the promise: chat_template_failed (the template's own refusal, what cannot
+   *   be rendered, limits), chat_template_invalid, invalid_request, queue_full, shutting_down
    */
-  render(input: ChatInput): string;
+  render(input: ChatInput): Promise<string>;
 }

@@ -1,9 +1,12 @@
 /** One grammar thread as the main thread sees it. */
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { LoramuxError } from '../errors.ts';
+import { startThread } from '../threads/start.ts';
 import { CACHED_LENGTH_MAX, START_MS_MAX, THREAD_HEAP_MB_MAX } from './limits.ts';
 import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
 import type { GrammarSource } from './source.ts';
+
+const ENTRY = new URL('./worker.ts', import.meta.url);
 
 export type Prepared =
   | { readonly kind: 'compiled'; readonly ms: number }
@@ -42,11 +45,10 @@ export class GrammarThread {
 
   constructor(options: ThreadOptions) {
     this.#options = options;
-    this.#worker = new Worker(options.workerUrl ?? workerUrl(), {
+    this.#worker = startThread(options.workerUrl ?? ENTRY, {
       name: 'grammar',
       workerData: options.setup,
-      execArgv: [],
-      resourceLimits: { maxOldGenerationSizeMb: THREAD_HEAP_MB_MAX },
+      heapMbMax: THREAD_HEAP_MB_MAX,
     });
     // The process may end while it waits for something to do.
     this.#worker.unref();
@@ -214,11 +216,4 @@ function unexpected(cause: unknown): LoramuxError {
     'The thread that prepared the grammar ended: it most likely took too much memory.',
     { cause },
   );
-}
-
-/** The thread's entry beside this file: compiled, or from the sources through a loader. */
-function workerUrl(): URL {
-  const entry = new URL('./worker.ts', import.meta.url);
-  if (import.meta.url.endsWith('.js')) return new URL(entry.href.replace(/ts$/, 'js'));
-  return new URL('./worker-from-source.mjs', import.meta.url);
 }

@@ -1,7 +1,7 @@
 /** Entry of a grammar thread: prepares grammars, follows choices, writes masks. */
-import { getPriority, setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { CompiledGrammar, GrammarMatcher } from '@mlc-ai/web-xgrammar';
+import { COMPUTE_NICENESS, giveWay } from '../threads/give-way.ts';
 import { loadTokenizer } from '../tokenizer/tokenizer.ts';
 import { MASK_HEADER_WORDS, MASK_NEVER } from './mask-memory.ts';
 import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
@@ -14,10 +14,7 @@ const port = parentPort;
 const { modelDir, vocabSize, stopTokenIds, words, stride } = workerData as ThreadSetup;
 const tell = (message: FromThread) => port.postMessage(message);
 
-/** As kComputeNiceness of the threads that compute steps: the event loop goes first. */
-const COMPUTE_NICENESS = 5;
-const NICEST = 19;
-setPriority(0, Math.min(NICEST, getPriority(0) + COMPUTE_NICENESS));
+giveWay(COMPUTE_NICENESS);
 
 const xgrammar = await loadXGrammar();
 const { encoded, forbiddenAfter, narrowing } = vocabularyOf(

@@ -1,7 +1,7 @@
 /**
  * One rendering. The library's interpreter runs the tree; what it does otherwise than Jinja in Python
  * is done here: scopes of loops and macros, operators, methods, filters, what values print. And it
- * counts, so that no template can keep the event loop busy.
+ * counts, so that every rendering comes to an end.
  */
 import { Interpreter } from '@huggingface/jinja';
 import { asFilter, filterOf, testOf } from './filters.ts';
@@ -44,6 +44,13 @@ export interface RenderLimits {
   /** Nodes evaluated; 64 characters or 4 items looked at or made count as one each. */
   readonly workMax: number;
   readonly timeoutMs: number;
+}
+
+/** The limits of a rendering are reached. */
+export class OutOfWork extends Error {
+  constructor() {
+    super('it does not come to an end in time');
+  }
 }
 
 /** So often the time is looked at. */
@@ -107,7 +114,7 @@ export class TemplateRun extends (Interpreter as unknown as Base) {
     if (this.#work < this.#lookAt) return;
     this.#lookAt = this.#work + WORK_PER_LOOK;
     if (this.#work > this.#workMax || performance.now() > this.#endMs) {
-      throw new Error('it does not come to an end in time');
+      throw new OutOfWork();
     }
   }
 

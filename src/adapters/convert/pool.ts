@@ -4,11 +4,13 @@
  * conversion of an upload, a prefetch): it goes first, and there is one thread more than background
  * work may take.
  */
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { LoramuxError } from '../../errors.ts';
+import { unpackError } from '../../threads/packed-error.ts';
+import { startThread } from '../../threads/start.ts';
 import type { MatchModule } from '../formats/peft-match.ts';
 import type { ConvertJob, ConvertResult } from './canonicalize.ts';
-import { unpackError, type WorkerReply, type WorkerRequest } from './messages.ts';
+import type { WorkerReply, WorkerRequest } from './messages.ts';
 import type { CheckedImage, OpenJob } from './open-canonical.ts';
 
 export const DEFAULT_CONVERT_THREADS = 2;
@@ -21,6 +23,7 @@ export const DEFAULT_CONVERT_QUEUE = 1024;
 const FIRST_THREAD_MS = 500;
 /** JavaScript heap of one thread, MiB; tensor data is outside of it. */
 const THREAD_HEAP_MB_MAX = 256;
+const ENTRY = new URL('./worker.ts', import.meta.url);
 
 export interface ConvertPoolOptions {
   readonly modules: readonly MatchModule[];
@@ -162,11 +165,10 @@ export class ConvertPool implements Converter, FileOpener {
   }
 
   #start(): Thread {
-    const worker = new Worker(this.#options.workerUrl ?? workerUrl(), {
+    const worker = startThread(this.#options.workerUrl ?? ENTRY, {
       name: 'adapter-convert',
       workerData: { modules: this.#options.modules },
-      execArgv: [],
-      resourceLimits: { maxOldGenerationSizeMb: THREAD_HEAP_MB_MAX },
+      heapMbMax: THREAD_HEAP_MB_MAX,
     });
     const thread: Thread = { worker, task: undefined };
     this.#threads.add(thread);
@@ -197,13 +199,6 @@ export class ConvertPool implements Converter, FileOpener {
     void thread.worker.terminate();
     this.#pump();
   }
-}
-
-/** The thread's entry beside this file: compiled, or from the sources through a loader. */
-function workerUrl(): URL {
-  const entry = new URL('./worker.ts', import.meta.url);
-  if (import.meta.url.endsWith('.js')) return new URL(entry.href.replace(/ts$/, 'js'));
-  return new URL('./worker-from-source.mjs', import.meta.url);
 }
 
 function misplaced(reply: WorkerReply): LoramuxError {

@@ -66,6 +66,7 @@ export function tokenizeRoutes(services: HttpServices): FastifyPluginAsyncTypebo
               'chat_template_missing',
               'chat_template_invalid',
               'chat_template_failed',
+              'queue_full',
               'blob_missing',
               'blob_unavailable',
             ]),

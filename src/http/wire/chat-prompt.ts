@@ -1,7 +1,6 @@
 /** The messages of a body to the prompt that a template makes of them. */
 import type { AdapterRecord } from '../../adapters/types.ts';
 import type { ChatService } from '../../chat/chat-service.ts';
-import { messagesFor } from '../../chat/messages.ts';
 import type { ChatInput, ChatMessage } from '../../chat/types.ts';
 import { LoramuxError } from '../../errors.ts';
 import type { JsonObject, JsonValue } from '../../importer/json.ts';
@@ -108,7 +107,7 @@ export function renderChat(
     }
     onSource(source);
     return template.render({
-      messages: messagesFor(messages, source),
+      messages,
       tools,
       documents: body.documents ?? undefined,
       ...ending,

@@ -122,5 +122,6 @@ describe('chat templates of an adapter', () => {
     expect(await rendered('own')).toBe('own');
     expect(await rendered('plain')).toBe('base');
     expect(reads).toBe(2);
+    await chat.close();
   });
 });

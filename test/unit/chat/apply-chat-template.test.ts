@@ -5,6 +5,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { readModelChat } from '../../../src/chat/model-templates.ts';
+import { TRUSTED } from '../../../src/chat/rendering.ts';
 import { compileTemplate } from '../../../src/chat/template.ts';
 import type { ChatMessage } from '../../../src/chat/types.ts';
 import { LoramuxError } from '../../../src/errors.ts';
@@ -30,23 +31,27 @@ const golden = JSON.parse(read('expected.json')) as Record<
   string,
   { model: string; conversations: Record<string, Expected> }
 >;
-const now = () => new Date(2024, 6, 4, 9, 5, 7);
+const now = new Date(2024, 6, 4, 9, 5, 7);
 
 describe.each(Object.entries(golden))('%s', async (name, { model, conversations: rows }) => {
   const folder = path.join(FIXTURES, 'models', model);
   const { specialTokens } = await readModelChat(folder);
   const tokenizer = await loadTokenizer(folder);
-  const template = compileTemplate(read(`templates/${name}.jinja`), { specialTokens, now });
+  const template = compileTemplate(read(`templates/${name}.jinja`));
+  const context = { specialTokens, now, limits: TRUSTED };
 
   it.each(conversations)('$name', async (conversation) => {
     const render = () =>
-      template.render({
-        messages: conversation.messages,
-        tools: conversation.tools,
-        addGenerationPrompt: conversation.add_generation_prompt,
-        continueFinalMessage: conversation.continue_final_message,
-        kwargs: conversation.kwargs,
-      });
+      template.render(
+        {
+          messages: conversation.messages,
+          tools: conversation.tools,
+          addGenerationPrompt: conversation.add_generation_prompt,
+          continueFinalMessage: conversation.continue_final_message,
+          kwargs: conversation.kwargs,
+        },
+        context,
+      );
     const expected = rows[conversation.name]!;
     if ('raises' in expected) {
       expect(render).toThrow(LoramuxError);

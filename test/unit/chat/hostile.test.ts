@@ -37,20 +37,18 @@ const HOSTILE: Record<string, string> = {
 
 describe('a hostile template', () => {
   it.each(Object.entries(HOSTILE))('comes to an end: %s', (_name, source) => {
-    const template = compileTemplate(source, {
-      specialTokens: {},
-      now: () => new Date(),
-      // Not the time: what ends them is counted.
-      limits: { workMax: 100_000, timeoutMs: Number.POSITIVE_INFINITY },
-    });
+    const template = compileTemplate(source);
+    // Not the time: what ends them is counted.
+    const limits = { workMax: 100_000, timeoutMs: Number.POSITIVE_INFINITY };
+    const context = { specialTokens: {}, now: new Date(), limits };
     const input = { addGenerationPrompt: false, continueFinalMessage: false, kwargs: {} };
-    expect(() => template.render({ ...input, messages: [{ role: 'user', content: '' }] })).toThrow(
+    const messages = [{ role: 'user', content: '' }];
+    expect(() => template.render({ ...input, messages }, context)).toThrow(
       /does not come to an end|is longer than|nested too deeply|at most/,
     );
   });
 
   it('is refused before it is read: white space, length, what is not supported', () => {
-    const options = { specialTokens: {}, now: () => new Date() };
     const sources = [
       `${' '.repeat(100_000)}x`,
       'x'.repeat(131_073),
@@ -58,12 +56,12 @@ describe('a hostile template', () => {
       "{{ 'x' | shout }}",
     ];
     for (const source of sources) {
-      expect(() => compileTemplate(source, options)).toThrow(
+      expect(() => compileTemplate(source)).toThrow(
         expect.objectContaining({ code: 'chat_template_invalid' }),
       );
     }
-    expect(() => compileTemplate('{{ x is shouted }}', options)).toThrow(/"shouted"/);
-    expect(() => compileTemplate(`{{ ${'('.repeat(60_000)} }}`, options)).toThrow(/cannot be used/);
+    expect(() => compileTemplate('{{ x is shouted }}')).toThrow(/"shouted"/);
+    expect(() => compileTemplate(`{{ ${'('.repeat(60_000)} }}`)).toThrow(/cannot be used/);
   });
 
   it('is looked through once, from each place a little: what it does with contents', () => {

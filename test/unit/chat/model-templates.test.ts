@@ -47,9 +47,9 @@ describe('the chat templates of a model folder', () => {
     });
     const chat = createChat({ model: await readModelChat(folder), adapters, trustRequests: false });
     const template = await chat.templateFor(undefined);
-    expect(template.render(input)).toBe('plain');
-    expect(template.render({ ...input, tools: [{}] })).toBe('tools');
-    expect(template.render({ ...input, tools: [] })).toBe('plain');
+    expect(await template.render(input)).toBe('plain');
+    expect(await template.render({ ...input, tools: [{}] })).toBe('tools');
+    expect(await template.render({ ...input, tools: [] })).toBe('plain');
   });
 
   it('know special tokens as texts and as objects', async () => {
@@ -94,7 +94,7 @@ describe('the chat service', () => {
       adapters,
       trustRequests: false,
     }).templateFor(undefined);
-    expect(() => template.render(input)).toThrow(/none named "default"/);
+    await expect(template.render(input)).rejects.toThrow(/none named "default"/);
   });
 
   it("takes a request's own template only when it may", async () => {
@@ -104,7 +104,8 @@ describe('the chat service', () => {
       param: 'chat_template',
     });
     const open = createChat({ model, adapters, trustRequests: true });
-    expect((await open.templateFor(undefined, 'mine')).render(input)).toBe('mine');
-    expect((await open.templateFor(undefined)).render(input)).toBe('Hi');
+    expect(await (await open.templateFor(undefined, 'mine')).render(input)).toBe('mine');
+    expect(await (await open.templateFor(undefined)).render(input)).toBe('Hi');
+    await open.close();
   });
 });

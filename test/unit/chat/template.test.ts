@@ -1,13 +1,15 @@
 import { describe, expect, it } from 'vitest';
+import { TRUSTED } from '../../../src/chat/rendering.ts';
 import { compileTemplate } from '../../../src/chat/template.ts';
 import type { ChatInput } from '../../../src/chat/types.ts';
 
 const CHATML =
   "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}" +
   "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-const OPTIONS = {
+const CONTEXT = {
   specialTokens: { bos_token: '<s>', eos_token: '</s>' },
-  now: () => new Date(2024, 6, 4, 9, 5, 7),
+  now: new Date(2024, 6, 4, 9, 5, 7),
+  limits: TRUSTED,
 };
 const input = (part: Partial<ChatInput> = {}): ChatInput => ({
   messages: [{ role: 'user', content: 'Hi' }],
@@ -17,7 +19,7 @@ const input = (part: Partial<ChatInput> = {}): ChatInput => ({
   ...part,
 });
 const render = (source: string, part: Partial<ChatInput> = {}) =>
-  compileTemplate(source, OPTIONS).render(input(part));
+  compileTemplate(source).render(input(part), CONTEXT);
 const codeOf = (run: () => unknown) => {
   try {
     run();
@@ -82,8 +84,8 @@ describe('a chat template', () => {
   });
 
   it('is refused when it is not Jinja or too long', () => {
-    expect(codeOf(() => compileTemplate('{% if %}', OPTIONS)).code).toBe('chat_template_invalid');
+    expect(codeOf(() => compileTemplate('{% if %}')).code).toBe('chat_template_invalid');
     const long = 'x'.repeat(131_073);
-    expect(codeOf(() => compileTemplate(long, OPTIONS)).code).toBe('chat_template_invalid');
+    expect(codeOf(() => compileTemplate(long)).code).toBe('chat_template_invalid');
   });
 });

@@ -154,6 +154,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     uploads: () => readdir(uploadDir),
     async close() {
       await app.close();
+      await services.chat.close();
       await engine.close();
       metrics.close();
       await rm(uploadDir, { recursive: true, force: true });
