@@ -183,16 +183,19 @@ export function registerErrors(app: FastifyInstance): void {
     for (const one of [method].flat()) entry.methods.add(one);
   });
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
-  app.setNotFoundHandler((request, reply) => {
+  const unrouted = (request: FastifyRequest, reply: FastifyReply): LoramuxError => {
     const path = request.url.split('?', 1)[0]!;
     const route = routes.find(({ pattern }) => pattern.test(path));
-    if (route === undefined) {
-      sendError(request, reply, new LoramuxError('not_found', `there is no route ${path}`));
-      return;
-    }
+    if (route === undefined) return new LoramuxError('not_found', `there is no route ${path}`);
     const allowed = [...route.methods].sort().join(', ');
     reply.header('allow', allowed);
     const message = `${path} does not take ${request.method}, only ${allowed}`;
-    sendError(request, reply, new LoramuxError('method_not_allowed', message));
+    return new LoramuxError('method_not_allowed', message);
+  };
+  // Before Fastify finds fault with a body that nothing would have read.
+  app.addHook('preParsing', async (request, reply, payload) => {
+    if (request.is404) throw unrouted(request, reply);
+    return payload;
   });
+  app.setNotFoundHandler((request, reply) => sendError(request, reply, unrouted(request, reply)));
 }

@@ -4,8 +4,8 @@ import { validationError } from './errors.ts';
 
 const PARTS = ['params', 'querystring', 'headers'] as const;
 
-/** A plain decimal fraction, as a query parameter that is a number has it. */
-const DECIMAL = /^\d{0,9}(?:\.\d{1,17})?$/;
+/** A number as clients write doubles: with the digits of the least one above zero, or its exponent. */
+const DECIMAL = /^(?=[\d.])\d{0,9}(?:\.\d{1,40})?(?:e[+-]?\d{1,3})?$/i;
 
 /** Query parameters are texts; one that is to be a number becomes it, if it looks like one. */
 export function numberInQuery(request: FastifyRequest, name: string): void {

@@ -15,7 +15,7 @@ import { AdapterParamsSchema, AdapterSchema } from '../schemas/adapters.ts';
 import { BODILESS_ERRORS, BODY_ERRORS, CHANGE_ERRORS, errorResponses } from '../schemas/error.ts';
 import type { HttpServices } from '../services.ts';
 import { generationOfKept, recordOf, wireAdapter } from '../wire/adapter-json.ts';
-import { conditionOf, refuseConditions, setETag } from '../wire/conditions.ts';
+import { checkCondition, conditionOf, refuseConditions, setETag } from '../wire/conditions.ts';
 
 const KNOWN_ERRORS: readonly ErrorCode[] = [
   'adapter_not_found',
@@ -141,6 +141,7 @@ function registerGenerations(app: App, { adapters }: HttpServices, life: Adapter
         body: RollbackSchema,
         response: responses([...BODY_ERRORS, ...codes]),
       },
+      onRequest: checkCondition,
       preValidation: bodyMayBeAbsent,
     },
     async (request, reply) => {
@@ -159,6 +160,7 @@ function registerGenerations(app: App, { adapters }: HttpServices, life: Adapter
         body: SetSplitSchema,
         response: responses([...BODY_ERRORS, ...codes]),
       },
+      onRequest: checkCondition,
     },
     async (request, reply) => {
       const { generation: digest, weight } = request.body;
@@ -176,6 +178,7 @@ function registerGenerations(app: App, { adapters }: HttpServices, life: Adapter
         headers: IfMatchSchema,
         response: responses([...BODILESS_ERRORS, ...ADAPTER_CHANGE_ERRORS]),
       },
+      onRequest: checkCondition,
     },
     async (request, reply) => {
       const condition = conditionOf(request.headers);

@@ -40,7 +40,7 @@ import {
   wireResidency,
 } from '../wire/adapter-json.ts';
 import { jsonSource } from '../wire/adapter-source.ts';
-import { conditionOf, putConditionOf, setETag } from '../wire/conditions.ts';
+import { checkCondition, conditionOf, putConditionOf, setETag } from '../wire/conditions.ts';
 import { recordTexts } from '../wire/record-json.ts';
 import { ARCHIVE_TYPES, type ArchiveFormat, receiveArchive, receiveForm } from '../wire/upload.ts';
 
@@ -103,8 +103,9 @@ async function registerPut(app: App, { adapters, residency }: HttpServices): Pro
       // What is refused anyway is refused before the upload.
       onRequest: async (request) => {
         numberInQuery(request, 'canary_weight');
+        const options = putOptionsOf(request);
         checkHead(request);
-        adapters.checkPut((request.params as { name: string }).name, putOptionsOf(request));
+        adapters.checkPut((request.params as { name: string }).name, options);
       },
       preValidation: async (request) => {
         if (request.isMultipart() || request.body !== undefined) return;
@@ -198,6 +199,7 @@ function registerDelete(app: App, { adapters, metrics }: HttpServices): void {
           ...errorResponses([...BODILESS_ERRORS, ...CHANGE_ERRORS, 'adapter_not_found']),
         },
       },
+      onRequest: checkCondition,
     },
     async (request) => {
       const { name } = request.params;

@@ -32,6 +32,7 @@ const ifMatch = Type.Optional(
   Type.String({
     description:
       'A quoted generation that must be current, as in the ETag of an answer; * when any will do.',
+    pattern: '^(\\*|"[\\x21\\x23-\\x7e\\x80-\\xff]*")$',
   }),
 );
 
@@ -41,7 +42,7 @@ export const IfMatchSchema = Type.Object({ 'if-match': ifMatch });
 export const PutConditionsSchema = Type.Object({
   'if-match': ifMatch,
   'if-none-match': Type.Optional(
-    Type.String({ description: 'Only *: the name must not exist yet.' }),
+    Type.String({ description: 'Only *: the name must not exist yet.', pattern: '^\\*$' }),
   ),
 });
 

@@ -5,13 +5,15 @@ import { nullableBoolean, nullableInteger, nullableString } from './nullable.ts'
 
 const CLOSED = { additionalProperties: false };
 
-// Empty texts are refused in vLLM's words, not by the schema.
+// vllm.ts refuses empty texts earlier, in vLLM's words.
 const loraName = Type.String({
   description: 'Name of the adapter.',
+  minLength: 1,
   maxLength: MODEL_NAME_LENGTH_MAX,
 });
 const loraPath = Type.String({
   description: 'A PEFT folder below the adapter root, or a Hugging Face repository, owner/name.',
+  minLength: 1,
   maxLength: PATH_LENGTH_MAX,
 });
 const expectedGeneration = Type.Optional(

@@ -35,6 +35,11 @@ export function conditionOf(headers: Headers): Condition {
   return value === undefined || value === '*' ? {} : { ifMatch: ifMatchOf(value) };
 }
 
+/** Refuses a malformed condition in words that help, before the schema's pattern does. */
+export async function checkCondition({ headers }: FastifyRequest): Promise<void> {
+  conditionOf(headers);
+}
+
 /**
  * The condition of a PUT.
  * @throws LoramuxError invalid_request

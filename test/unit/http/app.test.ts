@@ -77,6 +77,9 @@ describe('refusals', () => {
     expect(response.json().error.code).toBe('method_not_allowed');
     const other = await server.app.inject({ method: 'POST', url: '/v1/adapters/x' });
     expect(other.headers.allow).toBe('DELETE, GET, HEAD, PUT');
+    const headers = { 'content-type': 'text/xml' };
+    const body = { method: 'POST', url: '/v1/models', headers, payload: '<a/>' } as const;
+    expect((await server.app.inject(body)).statusCode, 'before its body').toBe(405);
   });
 
   it.each([

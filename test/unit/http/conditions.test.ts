@@ -87,6 +87,8 @@ describe('the query of PUT', () => {
   it.each([
     ['?canary_weight=0.25', 0.25],
     ['?canary_weight=.5', 0.5],
+    ['?canary_weight=1e-7', 1e-7],
+    ['?canary_weight=0.00010000000000000002', 0.00010000000000000002],
   ])('gives the new generation a share: %s', async (query, weight) => {
     const answer = await put('sub', {}, query);
     expect(answer).toMatchObject({ status: 200, body: { generation: CURRENT, split: { weight } } });
@@ -99,7 +101,9 @@ describe('the query of PUT', () => {
     ['?canary_weight=1', 'invalid_request', 'canary_weight'],
     ['?canary_weight=', 'invalid_request', 'canary_weight'],
     ['?canary_weight=-0.5', 'invalid_request', 'canary_weight'],
-    ['?canary_weight=1e-1', 'invalid_request', 'canary_weight'],
+    ['?canary_weight=1e9', 'invalid_request', 'canary_weight'],
+    ['?canary_weight=e-1', 'invalid_request', 'canary_weight'],
+    ['?canary_weight=1e-999', 'invalid_request', 'canary_weight'],
     ['?canary_weight=0x0.8', 'invalid_request', 'canary_weight'],
     ['?canary_weight=NaN', 'invalid_request', 'canary_weight'],
     ['?canary_weight=0.1&canary_weight=0.2', 'invalid_request', 'canary_weight'],
