@@ -161,6 +161,11 @@ export const ERRORS = {
     'The name is registered; load_inplace replaces it.',
   ),
   adapter_load_timeout: e(503, 'server_error', 'The adapter did not become resident in time.'),
+  generation_current: e(
+    409,
+    'conflict_error',
+    'The generation is the current one; a split needs another one.',
+  ),
   pin_limit_exceeded: e(
     409,
     'conflict_error',

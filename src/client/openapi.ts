@@ -1123,8 +1123,8 @@ export interface Operations {
       canary_weight?: number;
     };
     headers: {
-      'if-match'?: string;
-      'if-none-match'?: string;
+      'if-match'?: '*' | string;
+      'if-none-match'?: '*';
     };
     body: AdapterSource;
     answer: Adapter;
@@ -1146,7 +1146,7 @@ export interface Operations {
     };
     query: undefined;
     headers: {
-      'if-match'?: string;
+      'if-match'?: '*' | string;
     };
     body: undefined;
     answer: AdapterDeleted;
@@ -1168,7 +1168,7 @@ export interface Operations {
     };
     query: undefined;
     headers: {
-      'if-match'?: string;
+      'if-match'?: '*' | string;
     };
     body: Rollback | undefined;
     answer: Adapter;
@@ -1180,7 +1180,7 @@ export interface Operations {
     };
     query: undefined;
     headers: {
-      'if-match'?: string;
+      'if-match'?: '*' | string;
     };
     body: SetSplit;
     answer: Adapter;
@@ -1192,7 +1192,7 @@ export interface Operations {
     };
     query: undefined;
     headers: {
-      'if-match'?: string;
+      'if-match'?: '*' | string;
     };
     body: undefined;
     answer: Adapter;

@@ -9,6 +9,9 @@ const NO_LOGPROBS = -1;
 /** The row is not constrained. */
 const NO_MASK = -1;
 
+/** The least that is above 0 in single precision: what is smaller would be packed as 0, which is none. */
+const TOP_P_MIN = 2 ** -149;
+
 /** Whether the sequence's output ends with all but the last of `tokens`. */
 function endsBefore(sequence: Sequence, tokens: Int32Array): boolean {
   const { output, numOutput } = sequence;
@@ -91,7 +94,7 @@ export class SamplingPacker {
     arrays.targetIds[row] = -1;
     arrays.temperature[row] = sampling.temperature;
     arrays.topK[row] = sampling.topK;
-    arrays.topP[row] = sampling.topP;
+    arrays.topP[row] = Math.max(sampling.topP, TOP_P_MIN);
     arrays.minP[row] = sampling.minP;
     arrays.repetitionPenalty[row] = sampling.repetitionPenalty;
     arrays.presencePenalty[row] = sampling.presencePenalty;

@@ -103,9 +103,9 @@ const eventSchemaOf = (operation: Operation) =>
 const OWN_HEADERS = ['ETag', 'Location', 'Retry-After'];
 
 function headerViolations(documented: Record<string, JsonObject>, headers: Headers): string[] {
-  const found = Object.entries(documented).flatMap(([name, { schema }]) => {
+  const found = Object.entries(documented).flatMap(([name, { schema, required }]) => {
     const value = headers.get(name);
-    if (value === null) return [`header ${name} is missing`];
+    if (value === null) return required === true ? [`header ${name} is missing`] : [];
     const { type } = schema as { type: string };
     return violations(schema as JsonObject, type === 'integer' ? Number(value) : value);
   });

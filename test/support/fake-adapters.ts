@@ -270,7 +270,7 @@ export class FakeAdapters implements AdapterService {
   async setSplit(name: string, split: Split | undefined, condition: Condition = {}) {
     return this.#change(name, condition, (entry) => {
       if (split?.digest === entry.current) {
-        throw new LoramuxError('invalid_request', 'it is the current one', { param: 'generation' });
+        throw new LoramuxError('generation_current', 'it is the current one');
       }
       if (split !== undefined && !entry.generations.some((one) => one.digest === split.digest)) {
         throw new LoramuxError('generation_not_found', 'not kept');

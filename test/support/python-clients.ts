@@ -6,14 +6,21 @@ import { ROOT } from '../../scripts/process.ts';
 const run = promisify(execFile);
 const OUTPUT_BYTES_MAX = 64 * 1024 * 1024;
 
-/** Runs `python` with these arguments; its output is in the error if it fails. */
-export async function runPython(args: readonly string[], env: NodeJS.ProcessEnv = {}) {
+/**
+ * Runs `python` with these arguments; its output is in the error if it fails.
+ * @param cwd the root of the repository unless given
+ */
+export async function runPython(
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+  cwd: string = ROOT,
+) {
   const { stdout: interpreter } = await run(process.execPath, ['scripts/python-clients.mjs'], {
     cwd: ROOT,
   });
   try {
     return await run(interpreter.trim(), args, {
-      cwd: ROOT,
+      cwd,
       maxBuffer: OUTPUT_BYTES_MAX,
       env: { ...process.env, ...env, PYTHONDONTWRITEBYTECODE: '1', NO_PROXY: '127.0.0.1' },
     });

@@ -153,7 +153,8 @@ function checkedSplit(entry: NameEntry, { digest, weight }: Split): Split {
     );
   }
   if (digest === entry.current) {
-    throw invalid(
+    throw new LoramuxError(
+      'generation_current',
       `Generation ${digest} is the current one of ${JSON.stringify(entry.name)} and gets all ` +
         'requests that a split leaves; split with another one.',
     );

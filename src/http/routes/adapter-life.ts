@@ -158,7 +158,7 @@ function registerGenerations(app: App, { adapters }: HttpServices, life: Adapter
         ...named,
         headers: IfMatchSchema,
         body: SetSplitSchema,
-        response: responses([...BODY_ERRORS, ...codes]),
+        response: responses([...BODY_ERRORS, ...codes, 'generation_current']),
       },
       onRequest: checkCondition,
     },

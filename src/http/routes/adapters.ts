@@ -48,6 +48,7 @@ const PUT_ERRORS: readonly ErrorCode[] = [
   ...BODY_ERRORS,
   ...SOURCE_ERRORS,
   ...CHANGE_ERRORS,
+  'generation_current',
   'adapter_upload_incomplete',
 ];
 

@@ -28,7 +28,7 @@ export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
             200: {
               content: {
                 'application/json': { schema: ChatCompletionSchema },
-                'text/event-stream': { schema: { type: 'string' } },
+                'text/event-stream': { schema: {} },
               },
             },
             ...errorResponses([

@@ -58,7 +58,7 @@ export function completionRoutes(services: HttpServices): FastifyPluginAsyncType
             200: {
               content: {
                 'application/json': { schema: CompletionSchema },
-                'text/event-stream': { schema: { type: 'string' } },
+                'text/event-stream': { schema: {} },
               },
             },
             ...errorResponses([...BODY_ERRORS, ...GENERATION_ERRORS]),

@@ -29,10 +29,9 @@ export const PutQuerySchema = Type.Object(
 );
 
 const ifMatch = Type.Optional(
-  Type.String({
+  Type.Union([Type.Literal('*'), Type.String({ pattern: '^"[\\x21\\x23-\\x7e\\x80-\\xff]*"$' })], {
     description:
       'A quoted generation that must be current, as in the ETag of an answer; * when any will do.',
-    pattern: '^(\\*|"[\\x21\\x23-\\x7e\\x80-\\xff]*")$',
   }),
 );
 
@@ -42,7 +41,7 @@ export const IfMatchSchema = Type.Object({ 'if-match': ifMatch });
 export const PutConditionsSchema = Type.Object({
   'if-match': ifMatch,
   'if-none-match': Type.Optional(
-    Type.String({ description: 'Only *: the name must not exist yet.', pattern: '^\\*$' }),
+    Type.Literal('*', { description: 'Only *: the name must not exist yet.' }),
   ),
 });
 

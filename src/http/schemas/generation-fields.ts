@@ -17,6 +17,7 @@ import {
   LOGIT_BIAS_MAX,
   PENALTY_MAX,
   REPETITION_PENALTY_MAX,
+  REPETITION_PENALTY_MIN,
   SPLIT_KEY_LENGTH_MAX,
   STOP_STRING_LENGTH_MAX,
   STOP_STRINGS_MAX,
@@ -105,7 +106,7 @@ export const GENERATION_FIELDS = {
   frequency_penalty: nullableNumber('Over generated tokens.', PENALTY, 0),
   repetition_penalty: nullableNumber(
     'Over prompt and generated tokens.',
-    { exclusiveMinimum: 0, maximum: REPETITION_PENALTY_MAX },
+    { minimum: REPETITION_PENALTY_MIN, maximum: REPETITION_PENALTY_MAX },
     1,
   ),
   logit_bias: LogitBiasSchema,

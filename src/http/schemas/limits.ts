@@ -6,6 +6,8 @@ export const CHOICES_MAX = 4096;
 export const INT32_MAX = 2 ** 31 - 1;
 export const TEMPERATURE_MAX = 2;
 export const PENALTY_MAX = 2;
+/** What is far smaller makes logits infinite, or is 0 in single precision. */
+export const REPETITION_PENALTY_MIN = 0.01;
 export const REPETITION_PENALTY_MAX = 100;
 export const LOGPROBS_MAX = 20;
 export const LOGIT_BIAS_MAX = 100;

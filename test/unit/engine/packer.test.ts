@@ -39,6 +39,12 @@ describe('step packets', () => {
     expect(decode!.sampling.sampleIndex[0]).toBe(1);
   });
 
+  it('have a top_p above 0 where single precision has none', async () => {
+    const sampling = { maxTokens: 1, temperature: 1, topP: Number.MIN_VALUE };
+    const [packet] = await packets([{ prompt: [5], sampling }]);
+    expect(packet!.sampling.topP[0]).toBeGreaterThan(0);
+  });
+
   it('keep the rope length of the prompt, also when output is recomputed', async () => {
     const specs = [
       { prompt: [1, 2, 3, 4, 5, 6, 7], sampling: { maxTokens: 8 } },

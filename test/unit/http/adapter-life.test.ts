@@ -83,11 +83,15 @@ describe('split', () => {
     [{ generation: A, weight: 0 }, 'invalid_request'],
     [{ generation: A, weight: 1 }, 'invalid_request'],
     [{ generation: A, weight: '0.5' }, 'invalid_request'],
-    [{ generation: C, weight: 0.5 }, 'invalid_request'],
     [{ generation: A.toUpperCase(), weight: 0.5 }, 'invalid_request'],
     [{ generation: A, weight: 0.5, sticky: true }, 'unknown_field'],
   ])('refuses %j', async (body, code) => {
     expect(codeOf(await call('PUT', '/split', body))).toEqual([400, code]);
+  });
+
+  it('needs another generation than the current one', async () => {
+    const current = await call('PUT', '/split', { generation: C, weight: 0.5 });
+    expect(codeOf(current)).toEqual([409, 'generation_current']);
   });
 });
 

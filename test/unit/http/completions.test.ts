@@ -233,6 +233,10 @@ describe('POST /v1/completions, refusals', () => {
     [{ model: 'base', prompt: 'Q', temperature: '1' }, 400, 'invalid_request', 'temperature'],
     [{ model: 'base', prompt: 'Q', temperature: 2.5 }, 400, 'invalid_request', 'temperature'],
     [{ model: 'base', prompt: 'Q', top_p: 0 }, 400, 'invalid_request', 'top_p'],
+    [
+      { model: 'base', prompt: 'Q', repetition_penalty: Number.MIN_VALUE },
+      ...([400, 'invalid_request', 'repetition_penalty'] as const),
+    ],
     [{ model: 'base', prompt: 'Q', max_tokens: 1.5 }, 400, 'invalid_request', 'max_tokens'],
     [{ model: 'base', prompt: 'Q', logprobs: 21 }, 400, 'invalid_request', 'logprobs'],
     [{ model: 'base', prompt: 'Q', logit_bias: { a: 1 } }, 400, 'invalid_request', 'logit_bias'],

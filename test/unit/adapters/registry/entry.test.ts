@@ -126,7 +126,7 @@ describe('putGeneration as a canary', () => {
     const entry = nameEntry('a', 'a', 'b');
     expect(errorOf(() => put(undefined, 'a', { canaryWeight: 0.5 })).code).toBe('invalid_request');
     const current = errorOf(() => put(entry, 'b', { canaryWeight: 0.5 }));
-    expect(current.code).toBe('invalid_request');
+    expect(current.code).toBe('generation_current');
     expect(current.message).toContain('is the current one');
     for (const canaryWeight of [0, 1, -0.1, 1.1, Number.NaN, Infinity]) {
       const { code } = errorOf(() => put(entry, 'c', { canaryWeight }));
@@ -198,7 +198,7 @@ describe('setSplit and setPinned', () => {
     const entry = nameEntry('a', 'a', 'b');
     const code = (content: string, weight: number) =>
       errorOf(() => setSplit(entry, { digest: sha256(content), weight }, NOW)).code;
-    expect(code('b', 0.5)).toBe('invalid_request');
+    expect(code('b', 0.5)).toBe('generation_current');
     expect(code('c', 0.5)).toBe('generation_not_found');
     for (const weight of [0, 1, -1, 2, Number.NaN, Infinity, -Infinity]) {
       expect(code('a', weight), String(weight)).toBe('invalid_request');
@@ -290,7 +290,7 @@ describe('entries', () => {
             next = apply(entry, op);
           } catch (error) {
             expect((error as LoramuxError).code).toMatch(
-              /^(invalid_request|generation_not_found)$/,
+              /^(invalid_request|generation_not_found|generation_current)$/,
             );
           }
           expect(JSON.stringify(entry)).toBe(before);
