@@ -3,6 +3,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyInstance, LogController, type RouteOptions } from 'fastify';
 import { answerClientError, registerErrors, sendError } from './plugins/errors.ts';
 import { registerHeadRules } from './plugins/head-rules.ts';
+import { registerIdleConnections } from './plugins/idle-connections.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
 import { registerRequestId, requestIdOf } from './plugins/request-id.ts';
@@ -84,6 +85,7 @@ export async function buildApp(
   await registerWebSocket(app as unknown as FastifyInstance, {
     maxFrameBytes: services.config.bodyLimitKb * KIB,
   });
+  registerIdleConnections(app as unknown as FastifyInstance);
   registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
   registerMetrics(app as unknown as FastifyInstance, services.metrics);
   await app.register(completionRoutes(services));

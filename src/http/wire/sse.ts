@@ -69,6 +69,7 @@ export async function* sseStream(
  * request's signal has cancelled the generation then.
  */
 export async function sendText(reply: FastifyReply, pieces: AsyncIterable<string>): Promise<void> {
+  reply.closeWhileDraining();
   reply.hijack();
   const { raw } = reply;
   raw.writeHead(reply.statusCode, reply.getHeaders() as NodeJS.Dict<string | string[]>);
