@@ -26,26 +26,39 @@ function behindBase(model: string, baseName: string): string | undefined {
 }
 
 /**
- * The adapter that `model` names, which is not the base's name. A name that is known as it stands
- * comes first: adapters may have colons in their names, and even the base's before one.
+ * The adapter that `name` or `base:name` means, which is not the base's name. A name that is known as
+ * it stands comes first: adapters may have colons in their names, and even the base's before one.
+ * @param find throws adapter_not_found, or registry_unavailable where it cannot know
  */
+export function findNamed(
+  model: string,
+  baseName: string,
+  find: (name: string) => AdapterRecord,
+): AdapterRecord {
+  try {
+    return find(model);
+  } catch (error) {
+    const behind = behindBase(model, baseName);
+    const mayBeBehind = hasCode(error, 'adapter_not_found', 'registry_unavailable');
+    if (behind !== undefined && mayBeBehind) {
+      try {
+        return find(behind);
+      } catch (second) {
+        if (!hasCode(second, 'adapter_not_found')) throw second;
+      }
+    }
+    throw error;
+  }
+}
+
 function namedByModel(
   adapters: Names,
   baseName: string,
   { model, splitKey }: TargetRequest,
 ): AdapterRecord {
   try {
-    return adapters.resolve(model, splitKey);
+    return findNamed(model, baseName, (name) => adapters.resolve(name, splitKey));
   } catch (error) {
-    const behind = behindBase(model, baseName);
-    const mayBeBehind = hasCode(error, 'adapter_not_found', 'registry_unavailable');
-    if (behind !== undefined && mayBeBehind) {
-      try {
-        return adapters.resolve(behind, splitKey);
-      } catch (second) {
-        if (!hasCode(second, 'adapter_not_found')) throw second;
-      }
-    }
     if (!hasCode(error, 'adapter_not_found')) throw error;
     throw new LoramuxError(
       'model_not_found',

@@ -2,6 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { AdapterRecord } from '../../adapters/types.ts';
 import { LoramuxError } from '../../errors.ts';
+import { findNamed } from '../../generation/target.ts';
 import { requireRegistry } from '../plugins/registry.ts';
 import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
 import {
@@ -76,7 +77,7 @@ export function modelRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
         const { id } = request.params;
         if (id === model.name) return base();
         try {
-          return adapted(recordOf(adapters, id));
+          return adapted(findNamed(id, model.name, (name) => recordOf(adapters, name)));
         } catch (error) {
           if (!(error instanceof LoramuxError) || error.code !== 'adapter_not_found') throw error;
           throw new LoramuxError(

@@ -24,8 +24,22 @@ describe('routes', () => {
   it('shows one model', async () => {
     expect((await get('/v1/models/sub')).json()).toMatchObject({ id: 'sub', parent: 'base' });
     expect((await get('/v1/models/base')).json()).toMatchObject({ id: 'base' });
-    const missing = await get('/v1/models/nobody');
-    expect([missing.statusCode, missing.json().error.code]).toEqual([404, 'model_not_found']);
+    for (const id of ['nobody', 'base:nobody', 'base:', 'base:base', 'other:sub', 'sub:sub']) {
+      const missing = await get(`/v1/models/${id}`);
+      expect([missing.statusCode, missing.json().error.code]).toEqual([404, 'model_not_found']);
+    }
+  });
+
+  it('shows an adapter by the name that requests may also have for it', async () => {
+    const bare = (await get('/v1/models/sub')).json();
+    for (const id of ['base:sub', 'base%3Asub']) {
+      expect((await get(`/v1/models/${id}`)).json()).toEqual(bare);
+    }
+    // A name that is known as it stands comes first.
+    await server.adapters.put('base:sub', { kind: 'directory', path: 'other' });
+    const whole = (await get('/v1/models/base:sub')).json();
+    expect(whole.id).toBe('base:sub');
+    expect(whole.generation).not.toBe(bare.generation);
   });
 
   it('tells its health', async () => {
