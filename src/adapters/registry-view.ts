@@ -233,7 +233,7 @@ export function knownName(versioned: VersionedEntry): KnownName {
     numGenerations: entry.generations.length,
   };
   const recordOf = (meta: KeptGeneration): AdapterRecord => {
-    const { createdAt, source, targetModules, fileBytes } = meta;
+    const { createdAt, source, targetModules, fileBytes, hasChatTemplate } = meta;
     const { name } = entry;
     const generation = generationOf(meta);
     return Object.freeze({
@@ -243,6 +243,7 @@ export function knownName(versioned: VersionedEntry): KnownName {
       source,
       targetModules,
       fileBytes,
+      ...(hasChatTemplate && { hasChatTemplate }),
       ...shared,
     });
   };

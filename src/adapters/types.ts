@@ -28,6 +28,8 @@ export interface AdapterRecord {
   /** Module names it changes, e.g. q_proj, v_proj. */
   readonly targetModules: readonly string[];
   readonly fileBytes: number;
+  /** Its chats are rendered with a template of its own. */
+  readonly hasChatTemplate?: true | undefined;
   /** Changes with every change of the name. */
   readonly revision: number;
   /** Seconds since the epoch of the last change of the name. */

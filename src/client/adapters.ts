@@ -21,10 +21,16 @@ export interface PutOptions extends ChangeOptions {
   readonly canaryWeight?: number | undefined;
 }
 
-/** The two files of a PEFT adapter. */
+/** The two files of a PEFT adapter, and those that may bring a chat template of its own. */
 export interface AdapterFiles {
+  /** adapter_config.json */
   readonly config: Blob;
+  /** adapter_model.safetensors */
   readonly model: Blob;
+  /** chat_template.jinja, which wins over the next. */
+  readonly chatTemplate?: Blob | undefined;
+  /** tokenizer_config.json: its chat_template is taken, nothing else. */
+  readonly tokenizerConfig?: Blob | undefined;
 }
 
 /** An archive of a PEFT folder, named `….zip`, `….tar.gz` or `….tgz`. */
@@ -52,6 +58,12 @@ function formOf(content: AdapterFiles | AdapterArchive): FormData {
     return form;
   }
   form.append('files', content.config, 'adapter_config.json');
+  const { chatTemplate, tokenizerConfig } = content;
+  if (chatTemplate !== undefined) form.append('files', chatTemplate, 'chat_template.jinja');
+  if (tokenizerConfig !== undefined) {
+    form.append('files', tokenizerConfig, 'tokenizer_config.json');
+  }
+  // Last, since it is the long one: what is wrong with the others is found before.
   form.append('files', content.model, 'adapter_model.safetensors');
   return form;
 }

@@ -701,6 +701,8 @@ export interface Adapter {
   /** Bytes it takes in adapter memory as float32; half as bfloat16 and a quarter as int8 (--lora-dtype). */
   resident_bytes: number;
   file_bytes: number;
+  /** Its chats are rendered with a template of its own. */
+  has_chat_template: boolean;
   /** Where it came from: a folder, hf:owner/name@commit, a URL or "upload". */
   source: string;
   /** Grows with every change of the name. */
@@ -755,6 +757,8 @@ export interface Generation {
   target_modules: Array<string>;
   resident_bytes: number;
   file_bytes: number;
+  /** Its chats are rendered with a template of its own. */
+  has_chat_template: boolean;
   /** The name points to it. */
   current: boolean;
   /** It is the second side of the split. */

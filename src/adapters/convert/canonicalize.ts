@@ -72,6 +72,8 @@ export interface ConvertResult {
   readonly residentBytes: number;
   /** In the order of LORA_MODULES. */
   readonly targetModules: string[];
+  /** Only where it has a chat template of its own. */
+  readonly hasChatTemplate?: true;
 }
 
 /**
@@ -232,6 +234,7 @@ function write(
     rank: layout.reduce((max, m) => Math.max(max, m.rank), 0),
     residentBytes: facts.residentBytes,
     targetModules: LORA_MODULES.filter((_, i) => changed.has(i)),
+    ...(facts.templates.size > 0 && { hasChatTemplate: true }),
   };
 }
 

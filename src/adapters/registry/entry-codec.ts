@@ -119,6 +119,7 @@ function generationToJson(generation: KeptGeneration): JsonObject {
     rank: generation.rank,
     residentBytes: generation.residentBytes,
     targetModules: [...generation.targetModules],
+    ...(generation.hasChatTemplate && { hasChatTemplate: true }),
     base: generation.base,
     source: generation.source,
     createdAt: generation.createdAt,
@@ -135,6 +136,7 @@ function generationFromJson(json: JsonValue, index: number): KeptGeneration {
     rank: fields.number('rank'),
     residentBytes: fields.number('residentBytes'),
     targetModules: fields.texts('targetModules'),
+    ...(fields.onlyTrue('hasChatTemplate') && { hasChatTemplate: true as const }),
     base: fields.text('base'),
     source: fields.text('source'),
     createdAt: fields.number('createdAt'),
@@ -182,6 +184,12 @@ class Fields {
   flag(field: string): boolean {
     const value = this.take(field);
     return typeof value === 'boolean' ? value : this.#refuse(field, 'true or false');
+  }
+
+  /** A field that is true or not there. */
+  onlyTrue(field: string): boolean {
+    if (!this.#rest.has(field)) return false;
+    return this.take(field) === true || this.#refuse(field, 'true or left out');
   }
 
   list(field: string): JsonValue[] {

@@ -18,6 +18,8 @@ export interface GenerationMeta {
   readonly rank: number;
   readonly residentBytes: number;
   readonly targetModules: readonly string[];
+  /** It has a chat template of its own; entries of those that have none lack the field. */
+  readonly hasChatTemplate?: true | undefined;
   /** Digest of the base model's shapes. */
   readonly base: string;
 }

@@ -32,6 +32,9 @@ const nullableSplit = Type.Union([SplitSchema, Type.Null()], {
   description: 'A second generation that answers a share of the requests.',
 });
 const pinned = Type.Boolean({ description: 'To be kept resident by every server with room.' });
+const hasChatTemplate = Type.Boolean({
+  description: 'Its chats are rendered with a template of its own.',
+});
 const revision = Type.Integer({ description: 'Grows with every change of the name.' });
 
 export const AdapterSchema = Type.Object({
@@ -46,6 +49,7 @@ export const AdapterSchema = Type.Object({
   target_modules: Type.Array(Type.String()),
   resident_bytes: Type.Integer({ description: 'Bytes it takes in adapter memory.' }),
   file_bytes: Type.Integer(),
+  has_chat_template: hasChatTemplate,
   source: Type.String({
     description: 'Where it came from: a folder, hf:owner/name@commit, a URL or "upload".',
   }),
@@ -74,6 +78,7 @@ export const GenerationSchema = Type.Object({
   target_modules: Type.Array(Type.String()),
   resident_bytes: Type.Integer(),
   file_bytes: Type.Integer(),
+  has_chat_template: hasChatTemplate,
   current: Type.Boolean({ description: 'The name points to it.' }),
   canary: Type.Boolean({ description: 'It is the second side of the split.' }),
   residency: ResidencySchema,

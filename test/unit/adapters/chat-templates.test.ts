@@ -55,6 +55,8 @@ describe('chat templates of an adapter', () => {
     expect(own.digest).not.toBe(plain.digest);
     expect(own.digest).not.toBe(converted({ 'chat_template.jinja': 'other' }).digest);
     expect(await stored(own)).toEqual({ default: 'own' });
+    expect(own.hasChatTemplate).toBe(true);
+    expect(plain).not.toHaveProperty('hasChatTemplate');
     const both = { 'chat_template.jinja': 'own', 'tokenizer_config.json': '{"chat_template":"c"}' };
     expect(converted(both).digest).toBe(own.digest);
   });

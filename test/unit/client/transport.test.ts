@@ -96,10 +96,12 @@ describe('requests', () => {
     expect(asked[1]!.body).toBe(null);
   });
 
-  it('send the two files of an adapter, or an archive, as a form', async () => {
-    const { client, asked } = clientOf([json({}), json({})]);
+  it('send the files of an adapter, or an archive, as a form', async () => {
+    const { client, asked } = clientOf([json({}), json({}), json({})]);
     const [config, model] = [new Blob(['{}']), new Blob(['xyz'])];
     await client.adapters.upload('n', { config, model });
+    const [chatTemplate, tokenizerConfig] = [new Blob(['{{ 1 }}']), new Blob(['{}'])];
+    await client.adapters.upload('n', { config, model, chatTemplate, tokenizerConfig });
     await client.adapters.upload('n', { archive: model, fileName: 'a.tar.gz' });
     const names = asked.map(({ body: form }) =>
       [...(form as FormData)].map(([field, file]) => [field, (file as File).name]),
@@ -107,6 +109,12 @@ describe('requests', () => {
     expect(names).toEqual([
       [
         ['files', 'adapter_config.json'],
+        ['files', 'adapter_model.safetensors'],
+      ],
+      [
+        ['files', 'adapter_config.json'],
+        ['files', 'chat_template.jinja'],
+        ['files', 'tokenizer_config.json'],
         ['files', 'adapter_model.safetensors'],
       ],
       [['file', 'a.tar.gz']],

@@ -282,6 +282,17 @@ describe('POST /v1/chat/completions', () => {
     expect(await errorOf({ chat_template: 'x' })).toEqual(['unsupported_field', 'chat_template']);
   });
 
+  it('answers others while a template goes on and on', async () => {
+    await start({ trustRequestTemplates: true });
+    const turns = '{% for i in range(99999) %}';
+    const endless = `${turns}${turns}{% endfor %}{% endfor %}`;
+    const answered: unknown[] = [];
+    const hostile = errorOf({ chat_template: endless }).then((error) => answered.push(error));
+    const other = post({}).then(({ statusCode }) => answered.push(statusCode));
+    await Promise.all([hostile, other]);
+    expect(answered).toEqual([200, ['chat_template_failed', 'messages']]);
+  });
+
   it.each([
     [{ messages: [] }, 'messages'],
     [{ messages: 'Q' }, 'messages'],

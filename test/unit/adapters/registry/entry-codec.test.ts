@@ -37,6 +37,20 @@ describe('entry codec', () => {
     expect('split' in decodeEntry(encodeEntry(plain), 'b')).toBe(true);
   });
 
+  it('writes of a chat template only where there is one', () => {
+    const [generation] = nameEntry('b', 'one').generations;
+    const own = {
+      ...nameEntry('b', 'one'),
+      generations: [{ ...generation!, hasChatTemplate: true }],
+    };
+    const entry = own as NameEntry;
+    const text = encodeEntry(entry);
+    expect(decodeEntry(text, 'b')).toEqual(entry);
+    expect(text.replace(',"hasChatTemplate":true', '')).toBe(encodeEntry(nameEntry('b', 'one')));
+    const odd = text.replace('"hasChatTemplate":true', '"hasChatTemplate":false');
+    expect(() => decodeEntry(odd, 'b')).toThrow('true or left out');
+  });
+
   it('gives equal entries equal text, whatever the order of their fields', () => {
     const shuffled = Object.fromEntries(Object.entries(ENTRY).reverse()) as unknown as NameEntry;
     expect(encodeEntry(shuffled)).toBe(encodeEntry(ENTRY));
