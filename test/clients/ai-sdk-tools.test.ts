@@ -10,12 +10,9 @@ import {
   tool,
 } from 'ai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
-import { DEMO_NAME, startDemoServer } from '../support/demo-server.ts';
+import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
+import { startDemoServer } from '../support/demo-server.ts';
 import type { TestServer } from '../support/server.ts';
-
-/** The base and an adapter, which know nothing of tools or JSON. */
-const MODELS = [DEMO_NAME, 'subtract'];
 
 let server: TestServer;
 let provider: ReturnType<typeof createOpenAICompatible>;
@@ -31,11 +28,8 @@ afterAll(async () => {
   expect(await server?.end()).toBe(0);
 });
 
-const Add = z.strictObject({ a: z.int().min(0).max(99), operator: z.enum(['+', '-']) });
-const Colour = z.strictObject({ name: z.enum(['red', 'green']), shade: z.string().max(4) });
-
 const asked = (model: string) => ({
-  ...{ model: provider.chatModel(model), prompt: '17 @ 5 =', maxRetries: 0 },
+  ...{ model: provider.chatModel(model), prompt: QUESTION, maxRetries: 0 },
   ...{ maxOutputTokens: 300, temperature: 1, seed: 3 },
   providerOptions: { loramux: { parallel_tool_calls: false } },
 });
@@ -46,18 +40,17 @@ function toolsOf(given: unknown[]) {
     return { mixed: true };
   };
   return {
-    add: tool({ description: 'Adds.', inputSchema: Add, execute }),
-    colour: tool({ description: 'Mixes a colour.', inputSchema: Colour, execute }),
+    add: tool({ description: 'Adds.', inputSchema: FORMS.add, execute }),
+    colour: tool({ description: 'Mixes a colour.', inputSchema: FORMS.colour, execute }),
   };
 }
 
-const inputOf = { add: Add, colour: Colour };
 function expectRight(
   call: { toolName: string; input: unknown; invalid?: boolean | undefined } | undefined,
 ) {
   expect(call?.invalid ?? false).toBe(false);
-  expect(Object.keys(inputOf)).toContain(call?.toolName);
-  inputOf[call!.toolName as keyof typeof inputOf].parse(call!.input);
+  expect(Object.keys(FORMS)).toContain(call?.toolName);
+  FORMS[call!.toolName as keyof typeof FORMS].parse(call!.input);
 }
 
 describe.each(MODELS)('tools of %s', (model) => {
@@ -114,14 +107,6 @@ describe.each(MODELS)('tools of %s', (model) => {
   });
 });
 
-const Sum = z.object({
-  total: z.int().min(-50).max(50),
-  any: z.int(),
-  certainty: z.enum(['low', 'high']),
-  steps: z.array(z.object({ word: z.string().max(3), done: z.boolean() })).max(2),
-  note: z.string().max(5).nullable(),
-});
-
 describe.each(MODELS)('answers of %s', (model) => {
   it('are of a schema, whole and in a stream', async () => {
     const body = { ...asked(model), schema: Sum, schemaName: 'sum' };
@@ -140,10 +125,10 @@ describe.each(MODELS)('answers of %s', (model) => {
     const list = await generateObject({
       ...asked(model),
       output: 'array',
-      schema: Colour,
+      schema: FORMS.colour,
       maxOutputTokens: 2000,
     });
-    for (const element of list.object) Colour.parse(element);
+    for (const element of list.object) FORMS.colour.parse(element);
     const choice = await generateObject({ ...asked(model), output: 'enum', enum: ['red', 'blue'] });
     expect(['red', 'blue']).toContain(choice.object);
   });

@@ -8,11 +8,9 @@ import type {
 } from 'openai/resources/chat/completions';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
+import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
 import { DEMO_NAME, idle, startDemoServer } from '../support/demo-server.ts';
 import type { TestServer } from '../support/server.ts';
-
-/** The base and an adapter, which know nothing of tools or JSON. */
-const MODELS = [DEMO_NAME, 'subtract'];
 
 let server: TestServer;
 let client: OpenAI;
@@ -25,9 +23,7 @@ afterAll(async () => {
   expect(await server?.end()).toBe(0);
 });
 
-const Add = z.strictObject({ a: z.int().min(0).max(99), operator: z.enum(['+', '-']) });
-const Colour = z.strictObject({ name: z.enum(['red', 'green']), shade: z.string().max(4) });
-const ARGUMENTS: Record<string, z.ZodType> = { add: Add, colour: Colour };
+const ARGUMENTS: Record<string, z.ZodType> = FORMS;
 
 const tool = (name: string, parameters: z.ZodType): ChatCompletionFunctionTool => ({
   type: 'function',
@@ -35,7 +31,7 @@ const tool = (name: string, parameters: z.ZodType): ChatCompletionFunctionTool =
 });
 const tools = Object.entries(ARGUMENTS).map(([name, schema]) => tool(name, schema));
 
-const question: ChatCompletionMessageParam = { role: 'user', content: '17 @ 5 =' };
+const question: ChatCompletionMessageParam = { role: 'user', content: QUESTION };
 const asked = (model: string) => ({
   ...{ model, messages: [question], max_completion_tokens: 200, temperature: 1, seed: 3 },
 });
@@ -125,10 +121,10 @@ describe.each(MODELS)('tools of %s', (model) => {
   it('are parsed by the helper, which declares them strict', async () => {
     const { choices } = await client.chat.completions.parse({
       ...{ ...asked(model), tool_choice: 'required', parallel_tool_calls: false },
-      tools: [zodFunction({ name: 'colour', parameters: Colour })],
+      tools: [zodFunction({ name: 'colour', parameters: FORMS.colour })],
     });
     const [call] = choices[0]!.message.tool_calls!;
-    expect(Colour.parse(call!.function.parsed_arguments)).toEqual(
+    expect(FORMS.colour.parse(call!.function.parsed_arguments)).toEqual(
       JSON.parse(expectRight(call).function.arguments),
     );
   });
@@ -142,9 +138,13 @@ describe.each(MODELS)('tools of %s', (model) => {
         {
           type: 'function',
           function: {
-            ...{ name: 'colour', description: 'Mixes one.', parameters: z.toJSONSchema(Colour) },
-            parse: (text: string) => Colour.parse(JSON.parse(text)),
-            function: (colour: z.infer<typeof Colour>) => {
+            ...{
+              name: 'colour',
+              description: 'Mixes one.',
+              parameters: z.toJSONSchema(FORMS.colour),
+            },
+            parse: (text: string) => FORMS.colour.parse(JSON.parse(text)),
+            function: (colour: z.infer<typeof FORMS.colour>) => {
               given.push(colour);
               return 'mixed';
             },
@@ -158,14 +158,6 @@ describe.each(MODELS)('tools of %s', (model) => {
       ...['user', 'assistant', 'tool'],
     ]);
   });
-});
-
-const Sum = z.object({
-  total: z.int().min(-50).max(50),
-  any: z.int(),
-  certainty: z.enum(['low', 'high']),
-  steps: z.array(z.object({ word: z.string().max(3), done: z.boolean() })).max(2),
-  note: z.string().max(5).nullable(),
 });
 
 describe.each(MODELS)('answers of %s', (model) => {

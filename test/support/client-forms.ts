@@ -1,0 +1,22 @@
+/** Tools and answers of a form, as the tests of every client for Node ask for them. */
+import { z } from 'zod';
+import { DEMO_NAME } from './demo-server.ts';
+
+/** The base and an adapter, which know nothing of tools or JSON. */
+export const MODELS = [DEMO_NAME, 'subtract'];
+
+export const QUESTION = '17 @ 5 =';
+
+/** Arguments of the tools, by name. */
+export const FORMS = {
+  add: z.strictObject({ a: z.int().min(0).max(99), operator: z.enum(['+', '-']) }),
+  colour: z.strictObject({ name: z.enum(['red', 'green']), shade: z.string().max(4) }),
+};
+
+export const Sum = z.object({
+  total: z.int().min(-50).max(50),
+  any: z.int(),
+  certainty: z.enum(['low', 'high']),
+  steps: z.array(z.object({ word: z.string().max(3), done: z.boolean() })).max(2),
+  note: z.string().max(5).nullable(),
+});
