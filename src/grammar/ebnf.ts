@@ -5,6 +5,7 @@
 import { LoramuxError } from '../errors.ts';
 import { ASCII_END, type CharClass, EMPTY, type Expression, rule } from './expression.ts';
 import { factored } from './factor.ts';
+import { Loops } from './loops.ts';
 
 export * from './expression.ts';
 
@@ -82,9 +83,12 @@ export class Grammar {
 
   /** The text, with `root` as the rule `root`. */
   print(root: Expression): string {
-    const shown = (node: Expression) => show(this.#factor(node));
-    const lines = [`root ::= ${shown(root)}`];
-    for (const [name, body] of this.rules) lines.push(`${name} ::= ${shown(body)}`);
+    const bodies = new Map([...this.rules].map(([name, body]) => [name, this.#factor(body)]));
+    const loops = new Loops((name) => bodies.get(name));
+    const shown = (name: string, body: Expression) => `${name} ::= ${show(loops.rewrite(body))}`;
+    const lines = [shown('root', this.#factor(root))];
+    for (const [name, body] of bodies) lines.push(shown(name, body));
+    for (const [name, body] of loops.rules) lines.push(`${name} ::= ${show(body)}`);
     return lines.join('\n');
   }
 }
