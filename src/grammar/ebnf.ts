@@ -9,6 +9,17 @@ import { Loops } from './loops.ts';
 
 export * from './expression.ts';
 
+export interface Printed {
+  readonly text: string;
+  /** Where counted repetitions end that take the library long, whether they do in this text or not. */
+  readonly bounds: ReadonlySet<number>;
+  /** Whether a text may be the beginning of several values, some of which a longer string rules out. */
+  readonly ambiguous?: boolean;
+}
+
+/** Writes a grammar whose counted repetitions do not end where they would end later than that. */
+export type Printer = (boundMax?: number) => Printed;
+
 /** Named rules under construction. */
 export class Grammar {
   readonly rules = new Map<string, Expression>();
@@ -81,15 +92,18 @@ export class Grammar {
     }
   }
 
-  /** The text, with `root` as the rule `root`. */
-  print(root: Expression): string {
+  /**
+   * The text, with `root` as the rule `root`.
+   * @param boundMax counted repetitions that end later do not end
+   */
+  print(root: Expression, boundMax = Number.POSITIVE_INFINITY): Printed {
     const bodies = new Map([...this.rules].map(([name, body]) => [name, this.#factor(body)]));
-    const loops = new Loops((name) => bodies.get(name));
+    const loops = new Loops((name) => bodies.get(name), boundMax);
     const shown = (name: string, body: Expression) => `${name} ::= ${show(loops.rewrite(body))}`;
     const lines = [shown('root', this.#factor(root))];
     for (const [name, body] of bodies) lines.push(shown(name, body));
     for (const [name, body] of loops.rules) lines.push(`${name} ::= ${show(body)}`);
-    return lines.join('\n');
+    return { text: lines.join('\n'), bounds: loops.bounds };
   }
 }
 

@@ -11,6 +11,8 @@ export type Expression =
       readonly min: number;
       /** undefined is unlimited. */
       readonly max: number | undefined;
+      /** Never more repetitions than characters of the string, or the text, that it is in. */
+      readonly counted?: boolean;
     }
   | { readonly kind: 'rule'; readonly name: string };
 
@@ -34,6 +36,11 @@ export const repeat = (item: Expression, min: number, max?: number): Expression 
   item,
   min,
   max,
+});
+/** Of characters, in a string of JSON or in a text as a whole. */
+export const counted = (item: Expression, min: number, max?: number): Expression => ({
+  ...{ kind: 'repeat', item, min, max },
+  counted: true,
 });
 export const optional = (item: Expression): Expression => repeat(item, 0, 1);
 export const EMPTY = literal('');

@@ -4,7 +4,7 @@
  */
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject } from '../importer/json.ts';
-import { type Expression, either, Grammar } from './ebnf.ts';
+import { type Expression, either, Grammar, type Printer } from './ebnf.ts';
 import { JsonGrammar, jsonLiteral } from './json-text.ts';
 import { RULES_MAX, SCHEMA_DEPTH_MAX } from './limits.ts';
 import { arrayExpression } from './schema-arrays.ts';
@@ -48,8 +48,8 @@ export interface SchemaBuilder {
   invalid(at: string, why: string): LoramuxError;
 }
 
-/** A schema as the text of a grammar. @throws LoramuxError grammar_* naming keyword and place */
-export function schemaGrammar(schema: Schema): string {
+/** A schema as a grammar. @throws LoramuxError grammar_* naming keyword and place */
+export function schemaGrammar(schema: Schema): Printer {
   const rules = new Grammar(RULES_MAX);
   const converter = new Converter(schema, rules);
   const root = converter.build(schema, '#');
@@ -61,11 +61,19 @@ export function schemaGrammar(schema: Schema): string {
       `The schema at ${bad} has no finite value: it requires itself.`,
     );
   }
-  return rules.print(root);
+  const { ambiguous } = converter;
+  return (boundMax) => ({ ...rules.print(root, boundMax), ambiguous });
 }
 
 const isObject = (value: unknown): value is JsonObject =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** Whether only numbers, booleans, null and strings are accepted, as far as is plain. */
+function isScalar(schema: unknown): boolean {
+  if (!isObject(schema)) return false;
+  const types = typesOf(schema.type);
+  return types?.every((type) => type !== 'object' && type !== 'array') ?? false;
+}
 
 class Converter implements SchemaBuilder {
   readonly json: JsonGrammar;
@@ -76,6 +84,8 @@ class Converter implements SchemaBuilder {
   /** Schemas whose values are being decided without a character in between. */
   readonly #deciding = new Set<object>();
   #depth = 0;
+  /** A union has several objects or lists, which may begin alike. */
+  ambiguous = false;
 
   constructor(root: Schema, rules: Grammar) {
     this.#root = root;
@@ -176,6 +186,8 @@ class Converter implements SchemaBuilder {
         );
       }
     }
+    const deep = possible.filter((branch) => !isScalar(this.#target(branch, place)));
+    if (deep.length > 1) this.ambiguous = true;
     return either(
       ...branches.flatMap((branch, i) =>
         this.isNever(branch) ? [] : [this.build(branch, `${place}/${i}`)],

@@ -4,6 +4,7 @@ import {
   ASCII_END,
   allBut,
   charsOf,
+  counted,
   type Expression,
   either,
   type Grammar,
@@ -82,12 +83,12 @@ export const jsonLiteral = (value: unknown): Expression => literal(JSON.stringif
 
 /** A string of `min` to `max` code points. */
 export function stringOfLength(grammar: JsonGrammar, min: number, max: number | undefined) {
-  return quoted(repeat(grammar.character, min, max));
+  return quoted(counted(grammar.character, min, max));
 }
 
 /** A string that the pattern matches as a whole. */
 export function stringOfPattern(pattern: string): Expression {
-  return quoted(regexExpression(pattern, IN_STRING));
+  return quoted(regexExpression(pattern, { spelling: IN_STRING, counted: true }));
 }
 
 /** Names of an object's members that are none of `taken`. Without escapes: one spelling for each. */
@@ -101,7 +102,7 @@ export function otherName(grammar: Grammar, taken: readonly string[]): Expressio
       ? all
       : { kind: 'class', chars: { ascii: all.chars.ascii, beyond: false } };
   };
-  const anything = grammar.share('name', repeat(rest([]), 0, NAME_LENGTH_MAX));
+  const anything = grammar.share('name', counted(rest([]), 0, NAME_LENGTH_MAX));
   const differs = (names: readonly string[]): Expression => {
     const children = new Map<number, string[]>();
     for (const name of names) {

@@ -10,6 +10,10 @@ export const REPETITIONS_MAX = 4096;
 export const RULES_MAX = 8192;
 /** Characters of the grammar's text. */
 export const GRAMMAR_LENGTH_MAX = 1_048_576;
+/** Repetitions of a choice that are written out one by one; each takes masks of its own. */
+export const WRITTEN_OUT_MAX = 8;
+/** Simpler grammars that stand in for one until its strings come near the length they may have. */
+export const RELAXED_MAX = 3;
 /** Characters of a member's name that a schema does not name. */
 export const NAME_LENGTH_MAX = 64;
 /** White space characters between two tokens of JSON. */

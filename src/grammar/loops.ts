@@ -4,23 +4,36 @@
  * leaves that rule and is tried anew for each mask, which takes a thousand times longer in a string
  * (docs/decisions/0013).
  */
-import { EMPTY, type Expression, either, rule, sequence } from './expression.ts';
+import { ASCII_END, EMPTY, type Expression, either, repeat, rule, sequence } from './expression.ts';
+import { WRITTEN_OUT_MAX } from './limits.ts';
 
 type Repeat = Extract<Expression, { kind: 'repeat' }>;
 
-/** Repetitions with an end that are written out; each takes masks of its own. */
-const WRITTEN_OUT_MAX = 8;
+/** A class with as many characters of ASCII is as slow as a choice: most tokens are made of it. */
+const BROAD_SIZE = ASCII_END / 2;
+/**
+ * Repetitions with an end are counted in blocks: the library keeps every optional repetition that has
+ * begun open until the last one ends.
+ */
+const BLOCKS = [64, 8];
 
 export class Loops {
   /** Rules that stand for repetitions. */
   readonly rules = new Map<string, Expression>();
+  /** Ends of counted repetitions, and those left away among them. */
+  readonly bounds = new Set<number>();
   readonly #bodyOf: (name: string) => Expression | undefined;
+  readonly #boundMax: number;
   /** By the text of what is repeated. */
-  readonly #loops = new Map<string, Expression>();
+  readonly #shared = new Map<string, Expression>();
 
-  /** @param bodyOf a rule's body, whose alternatives have no common beginning */
-  constructor(bodyOf: (name: string) => Expression | undefined) {
+  /**
+   * @param bodyOf a rule's body, whose alternatives have no common beginning
+   * @param boundMax counted repetitions that end later do not end
+   */
+  constructor(bodyOf: (name: string) => Expression | undefined, boundMax: number) {
     this.#bodyOf = bodyOf;
+    this.#boundMax = boundMax;
   }
 
   rewrite(node: Expression): Expression {
@@ -37,23 +50,50 @@ export class Loops {
   }
 
   #repeat(node: Repeat): Expression {
-    const { item, min, max } = node;
+    const { item, min } = node;
+    let { max } = node;
+    // The library is quick where a single class has no end, and a narrow one takes few tokens.
+    const ends = node.counted && max !== undefined && max > WRITTEN_OUT_MAX;
+    if (item.kind === 'class' && (!ends || item.chars.ascii.size < BROAD_SIZE)) return node;
     const options = this.#optionsOf(item);
     if (options === undefined || (min === 0 && max === 1)) return node;
-    const end = max === undefined ? this.#loop(options) : EMPTY;
+    if (ends) {
+      this.bounds.add(max!);
+      if (max! > this.#boundMax) max = undefined;
+    }
+    const last = max === undefined ? this.#loop(options) : EMPTY;
     const written = max ?? min;
     if (written > WRITTEN_OUT_MAX) {
-      return max === undefined ? sequence({ ...node, max: min }, end) : node;
+      const one = this.#share('one', either(...options));
+      const tail = max === undefined ? last : this.#upTo(one, max - min);
+      return min === 0 ? tail : sequence(repeat(one, min, min), tail);
     }
-    let rest = end;
-    for (let left = written - 1; left >= 0; left--) {
-      rest = this.#rule(() => choice(options, rest, left >= min));
+    let rest = last;
+    for (let before = written - 1; before >= 0; before--) {
+      const next = rest;
+      rest = this.#rule(() => choice(options, next, before >= min));
     }
     return rest;
   }
 
+  /** At most so many: blocks of fixed length, and at least as many single ones as a block has. */
+  #upTo(one: Expression, max: number): Expression {
+    const parts: Expression[] = [];
+    let left = max;
+    for (const length of BLOCKS) {
+      const blocks = Math.floor((left - length + 1) / length);
+      if (blocks <= 0) continue;
+      const block = this.#share(`block${length}`, repeat(one, length, length));
+      parts.push(repeat(block, 0, blocks));
+      left -= blocks * length;
+    }
+    if (left > 0) parts.push(repeat(one, 0, left));
+    return parts.length === 0 ? EMPTY : sequence(...parts);
+  }
+
   /** What is repeated, where it is a choice each option of which takes a character at least. */
   #optionsOf(item: Expression): readonly Expression[] | undefined {
+    if (item.kind === 'class') return [item];
     if (item.kind === 'rule') {
       const body = this.#bodyOf(item.name);
       return body?.kind === 'either' ? this.#optionsOf(this.rewrite(body)) : undefined;
@@ -63,13 +103,22 @@ export class Loops {
   }
 
   #loop(options: readonly Expression[]): Expression {
-    const key = JSON.stringify(options, (_, value) => (value instanceof Set ? [...value] : value));
-    let loop = this.#loops.get(key);
-    if (loop === undefined) {
-      loop = this.#rule((self) => choice(options, self, true));
-      this.#loops.set(key, loop);
+    return this.#share('loop', either(...options), (self) => choice(options, self, true));
+  }
+
+  /** A rule for all places with the same of it. */
+  #share(
+    kind: string,
+    of: Expression,
+    bodyOf: (self: Expression) => Expression = () => of,
+  ): Expression {
+    const key = `${kind} ${JSON.stringify(of, (_, value) => (value instanceof Set ? [...value] : value))}`;
+    let shared = this.#shared.get(key);
+    if (shared === undefined) {
+      shared = this.#rule(bodyOf);
+      this.#shared.set(key, shared);
     }
-    return loop;
+    return shared;
   }
 
   #rule(bodyOf: (self: Expression) => Expression): Expression {

@@ -7,6 +7,7 @@ import { LoramuxError } from '../errors.ts';
 import {
   ASCII_END,
   type CharClass,
+  counted,
   EMPTY,
   type Expression,
   either,
@@ -28,9 +29,15 @@ export const RAW: Spelling = {
   chars: (chars) => ({ kind: 'class', chars }),
 };
 
+export interface RegexOptions {
+  readonly spelling?: Spelling;
+  /** Whether it has the whole of a text or of a string of JSON to itself. */
+  readonly counted?: boolean;
+}
+
 /** @throws LoramuxError grammar_invalid, grammar_unsupported, grammar_too_complex */
-export function regexExpression(pattern: string, spelling: Spelling = RAW): Expression {
-  return new Converter(pattern, spelling).convert();
+export function regexExpression(pattern: string, options: RegexOptions = {}): Expression {
+  return new Converter(pattern, options).convert();
 }
 
 function parse(pattern: string): AST.Pattern {
@@ -65,10 +72,12 @@ const asciiWhere = (test: (code: number) => boolean): Set<number> =>
 class Converter {
   readonly #pattern: string;
   readonly #spelling: Spelling;
+  readonly #repeat: typeof repeat;
 
-  constructor(pattern: string, spelling: Spelling) {
+  constructor(pattern: string, options: RegexOptions) {
     this.#pattern = pattern;
-    this.#spelling = spelling;
+    this.#spelling = options.spelling ?? RAW;
+    this.#repeat = options.counted ? counted : repeat;
   }
 
   convert(): Expression {
@@ -137,7 +146,7 @@ class Converter {
       );
     }
     if (max === 0) return EMPTY;
-    return repeat(this.#element(node.element, depth), node.min, max);
+    return this.#repeat(this.#element(node.element, depth), node.min, max);
   }
 
   #spell({ named, chars }: Chars): Expression {

@@ -4,12 +4,13 @@ import { LoramuxError } from '../errors.ts';
 import type { Constraint } from '../generation/constraint.ts';
 import type { JsonObject, JsonValue } from '../importer/json.ts';
 import { checkEbnf } from './check-ebnf.ts';
-import { either, Grammar, literal } from './ebnf.ts';
+import { type Expression, either, Grammar, literal, type Printer } from './ebnf.ts';
 import { schemaGrammar } from './json-schema.ts';
 import { JsonGrammar } from './json-text.ts';
 import {
   CONSTRAINT_LENGTH_MAX,
   GRAMMAR_LENGTH_MAX,
+  RELAXED_MAX,
   RULES_MAX,
   SCHEMA_DEPTH_MAX,
 } from './limits.ts';
@@ -20,6 +21,21 @@ export interface GrammarSource {
   readonly key: string;
   /** `tag`: a structural tag as JSON; `ebnf`: a grammar. */
   readonly kind: 'ebnf' | 'tag';
+  readonly text: string;
+  /** What stands in for it where it would take long; by bound. */
+  readonly relaxed: readonly Relaxed[];
+  /** Whether what stands in for it does so only until the first string that is longer than its bound. */
+  readonly ambiguous: boolean;
+  /** Characters that the bounds limit: those of a string of JSON, or of the whole text. */
+  readonly counts: 'string' | 'text';
+}
+
+/**
+ * The grammar with strings that have no greatest length, for as long as that is the same: until the
+ * next token may make a string longer than `bound`.
+ */
+export interface Relaxed {
+  readonly bound: number;
   readonly text: string;
 }
 
@@ -45,42 +61,68 @@ function convert(constraint: Constraint): GrammarSource {
     case 'json_object': {
       const rules = new Grammar(RULES_MAX);
       const { object } = new JsonGrammar(rules);
-      return sourceFrom('ebnf', rules.print(object));
+      return sourceFrom('ebnf', (boundMax) => rules.print(object, boundMax));
     }
     case 'json_schema':
       checkLength('schema', JSON.stringify(constraint.schema));
       return sourceFrom('ebnf', schemaGrammar(constraint.schema));
     case 'regex':
       checkLength('pattern', constraint.pattern);
-      return sourceFrom('ebnf', print(regexExpression(constraint.pattern)));
+      return sourceFrom(
+        'ebnf',
+        printerOf(regexExpression(constraint.pattern, { counted: true })),
+        'text',
+      );
     case 'choice': {
       const choices = [...new Set(constraint.choices)];
       if (choices.length === 0) {
         throw new LoramuxError('grammar_invalid', 'The list of choices is empty.');
       }
       checkLength('list of choices', choices.join(''));
-      return sourceFrom('ebnf', print(either(...choices.map(literal))));
+      return sourceFrom('ebnf', printerOf(either(...choices.map(literal))));
     }
     case 'grammar':
       checkLength('grammar', constraint.ebnf);
       checkEbnf(constraint.ebnf);
-      return sourceFrom('ebnf', constraint.ebnf);
+      return sourceFrom('ebnf', asGiven(constraint.ebnf));
     case 'structural_tag':
       checkLength('structural tag', JSON.stringify(constraint.tag));
-      return sourceFrom('tag', JSON.stringify(tagOf(constraint.tag, 0)));
+      return sourceFrom('tag', tagPrinter(constraint.tag));
   }
 }
 
-const print = (root: Parameters<Grammar['print']>[0]) => new Grammar(RULES_MAX).print(root);
+const printerOf = (root: Expression): Printer => {
+  return (boundMax) => new Grammar(RULES_MAX).print(root, boundMax);
+};
 
-function sourceFrom(kind: GrammarSource['kind'], text: string): GrammarSource {
+const asGiven = (text: string): Printer => {
+  return () => ({ text, bounds: new Set() });
+};
+
+function sourceFrom(
+  kind: GrammarSource['kind'],
+  print: Printer,
+  counts: GrammarSource['counts'] = 'string',
+): GrammarSource {
+  const { text, bounds, ambiguous = false } = print();
   if (text.length > GRAMMAR_LENGTH_MAX) {
     throw new LoramuxError(
       'grammar_too_complex',
       `The grammar has ${text.length} characters; at most ${GRAMMAR_LENGTH_MAX} are allowed.`,
     );
   }
-  return { key: createHash('sha256').update(`${kind}\n${text}`).digest('base64'), kind, text };
+  const key = createHash('sha256').update(`${kind}\n${text}`).digest('base64');
+  return { key, kind, text, relaxed: relaxedOf(print, bounds), ambiguous, counts };
+}
+
+/** Grammars without all bounds, and without the greater ones. */
+function relaxedOf(print: Printer, bounds: ReadonlySet<number>): Relaxed[] {
+  const sorted = [...bounds].sort((a, b) => a - b);
+  const every = sorted.length / Math.min(sorted.length, RELAXED_MAX);
+  return sorted.flatMap((bound, i) => {
+    if (Math.floor(i / every) === Math.floor((i - 1) / every)) return [];
+    return [{ bound, text: print(sorted[i - 1] ?? 0).text }];
+  });
 }
 
 function checkLength(what: string, text: string): void {
@@ -103,22 +145,39 @@ const TAG_FORMATS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** The tag with its schemas and patterns as grammars, so that they mean what they mean elsewhere. */
-function tagOf(tag: JsonObject, depth: number): JsonObject {
-  if (tag.type === 'structural_tag' && depth === 0) {
-    return { type: 'structural_tag', format: formatOf(tag.format, 1) };
-  }
-  return { type: 'structural_tag', format: formatOf(tag, 1) };
+function tagPrinter(tag: JsonObject): Printer {
+  const outer = tag.type === 'structural_tag' ? tag.format : tag;
+  const format = formatOf(outer, 1);
+  return (boundMax) => {
+    const bounds = new Set<number>();
+    const print = (_: string, value: JsonValue | Printer) => {
+      if (typeof value !== 'function') return value;
+      const printed = value(boundMax);
+      for (const bound of printed.bounds) bounds.add(bound);
+      return printed.text;
+    };
+    return {
+      text: JSON.stringify({ type: 'structural_tag', format }, print),
+      bounds,
+      ambiguous: true,
+    };
+  };
 }
 
-function formatOf(format: JsonValue | undefined, depth: number): JsonObject {
+/** A format whose grammars are yet to be written. */
+interface Format {
+  [key: string]: JsonValue | Printer | Format | Format[];
+}
+
+function formatOf(format: JsonValue | undefined, depth: number): Format {
   if (depth > SCHEMA_DEPTH_MAX) {
     throw new LoramuxError('grammar_too_complex', 'The structural tag is too deep.');
   }
   if (typeof format !== 'object' || format === null || Array.isArray(format)) {
     throw new LoramuxError('grammar_invalid', 'A format of the structural tag must be an object.');
   }
-  const ebnf = grammarOfFormat(format);
-  if (ebnf !== undefined) return { type: 'grammar', grammar: ebnf };
+  const grammar = grammarOfFormat(format);
+  if (grammar !== undefined) return { type: 'grammar', grammar };
   const { type } = format;
   const known = typeof type === 'string' ? TAG_FORMATS[type] : undefined;
   if (known === undefined) {
@@ -128,7 +187,7 @@ function formatOf(format: JsonValue | undefined, depth: number): JsonObject {
         `${[...Object.keys(TAG_FORMATS), 'json_schema', 'regex', 'grammar'].join(', ')}.`,
     );
   }
-  const built: JsonObject = { type: type! };
+  const built: Format = { type: type! };
   for (const [key, value] of Object.entries(format)) {
     if (key === 'type') continue;
     if (!known.includes(key)) {
@@ -158,7 +217,7 @@ function listOf(value: JsonValue): readonly JsonValue[] {
   throw new LoramuxError('grammar_invalid', 'A list of the structural tag is missing or empty.');
 }
 
-function grammarOfFormat(format: JsonObject): string | undefined {
+function grammarOfFormat(format: JsonObject): Printer | undefined {
   if (format.type === 'json_schema') {
     const { json_schema: schema } = format;
     if (typeof schema !== 'boolean' && (typeof schema !== 'object' || schema === null)) {
@@ -167,11 +226,11 @@ function grammarOfFormat(format: JsonObject): string | undefined {
     return schemaGrammar(schema as JsonObject | boolean);
   }
   if (format.type === 'regex' && typeof format.pattern === 'string') {
-    return print(regexExpression(format.pattern));
+    return printerOf(regexExpression(format.pattern));
   }
   if (format.type === 'grammar' && typeof format.grammar === 'string') {
     checkEbnf(format.grammar);
-    return format.grammar;
+    return asGiven(format.grammar);
   }
   return undefined;
 }

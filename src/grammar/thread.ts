@@ -100,8 +100,9 @@ export class GrammarThread {
       const error = new LoramuxError('grammar_invalid', `The grammar cannot be used: ${reason}`);
       return { kind: 'failed', error };
     }
-    this.#prepared.set(source.key, source.text.length);
-    this.#preparedLength += source.text.length;
+    const length = source.relaxed.reduce((sum, { text }) => sum + text.length, source.text.length);
+    this.#prepared.set(source.key, length);
+    this.#preparedLength += length;
     this.#makeRoom(inUse, source.key);
     return { kind: 'compiled', ms: message.ms };
   }

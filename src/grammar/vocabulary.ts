@@ -31,9 +31,38 @@ function mayBeUtf8(bytes: Uint8Array): boolean {
   return isValidPrefix(bytes.subarray(start));
 }
 
+/** Characters of tokens: bytes that begin one. */
+class TokenLengths {
+  /** All tokens, the longest first. */
+  readonly #ids: Int32Array;
+  /** How many are longer than the index. */
+  readonly #longer: number[] = [];
+
+  constructor(lengths: Uint32Array) {
+    this.#ids = Int32Array.from(lengths.keys()).sort((a, b) => lengths[b]! - lengths[a]!);
+    let numLonger = this.#ids.length;
+    for (let length = 0; numLonger > 0; length++) {
+      while (numLonger > 0 && lengths[this.#ids[numLonger - 1]!]! <= length) numLonger -= 1;
+      this.#longer.push(numLonger);
+    }
+  }
+
+  get size(): number {
+    return this.#ids.length;
+  }
+
+  /** Tokens of more than so many characters. */
+  longerThan(length: number): Int32Array {
+    return this.#ids.subarray(0, this.#longer[length] ?? 0);
+  }
+}
+
 export interface Vocabulary {
   /** By token id; empty for what is never allowed. */
   readonly encoded: string[];
+  /** None for what is never allowed. */
+  bytesOf(tokenId: number): Uint8Array;
+  readonly lengths: TokenLengths;
   /** By last byte of a token, where it narrows what may follow: a mask of what may not. */
   readonly forbiddenAfter: ReadonlyMap<number, Int32Array>;
   /** int32 [vocabSize]: last byte where it narrows what may follow, else 0. */
@@ -49,6 +78,7 @@ export function vocabularyOf(
   vocabSize: number,
 ): Vocabulary {
   const narrowing = new Uint8Array(vocabSize);
+  const lengths = new Uint32Array(vocabSize);
   const encoded: string[] = [];
   const forbiddenAfter = new Map(
     NARROW.map(([lead]) => [lead, new Int32Array(Math.ceil(vocabSize / 32))]),
@@ -60,7 +90,10 @@ export function vocabularyOf(
       continue;
     }
     let text = '';
-    for (const byte of bytes) text += CHAR_OF_BYTE[byte]!;
+    for (const byte of bytes) {
+      text += CHAR_OF_BYTE[byte]!;
+      if (!isContinuation(byte)) lengths[id]! += 1;
+    }
     encoded.push(text);
     const last = bytes[bytes.length - 1]!;
     const first = bytes[0]!;
@@ -71,5 +104,13 @@ export function vocabularyOf(
       }
     }
   }
-  return { encoded, forbiddenAfter, narrowing };
+  const none = new Uint8Array();
+  return {
+    encoded,
+    bytesOf: (tokenId) =>
+      encoded[tokenId] === '' ? none : (tokenizer.tokenBytes(tokenId) ?? none),
+    lengths: new TokenLengths(lengths),
+    forbiddenAfter,
+    narrowing,
+  };
 }

@@ -1,8 +1,9 @@
 /** Entry of a grammar thread: prepares grammars, follows choices, writes masks. */
 import { parentPort, workerData } from 'node:worker_threads';
-import type { CompiledGrammar, GrammarMatcher } from '@mlc-ai/web-xgrammar';
+import type { CompiledGrammar } from '@mlc-ai/web-xgrammar';
 import { COMPUTE_NICENESS, giveWay } from '../threads/give-way.ts';
 import { loadTokenizer } from '../tokenizer/tokenizer.ts';
+import { Follower, type PreparedGrammar } from './follower.ts';
 import { MASK_HEADER_WORDS, MASK_NEVER } from './mask-memory.ts';
 import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
 import type { GrammarSource } from './source.ts';
@@ -17,71 +18,52 @@ const tell = (message: FromThread) => port.postMessage(message);
 giveWay(COMPUTE_NICENESS);
 
 const xgrammar = await loadXGrammar();
-const { encoded, forbiddenAfter, narrowing } = vocabularyOf(
-  await loadTokenizer(modelDir),
-  vocabSize,
-);
+const vocabulary = vocabularyOf(await loadTokenizer(modelDir), vocabSize);
 const info = await xgrammar.TokenizerInfo.createTokenizerInfo(
-  encoded,
+  vocabulary.encoded,
   'byte_level',
   false,
   vocabSize,
   [...stopTokenIds],
 );
 const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info, false);
-const compiled = new Map<string, CompiledGrammar>();
+const prepared = new Map<string, PreparedGrammar>();
+const matcherOf = (grammar: CompiledGrammar) =>
+  xgrammar.GrammarMatcher.createGrammarMatcher(grammar);
 
-/** One choice. */
-class Follower {
-  readonly #matcher: GrammarMatcher;
+/** Where a choice's masks go. */
+class Choice {
+  readonly follower: Follower;
   readonly #at: number;
-  #numTokens = 0;
-  /** The last token's last byte, where it narrows what may follow. */
-  #lead = 0;
-  #failed = false;
 
-  constructor(matcher: GrammarMatcher, slot: number) {
-    this.#matcher = matcher;
+  constructor(follower: Follower, slot: number) {
+    this.follower = follower;
     this.#at = slot * stride;
   }
 
-  /** False when the grammar does not allow the token: then nothing is written any more. */
-  accept(tokenId: number): boolean {
-    if (this.#failed) return false;
-    this.#failed = !this.#matcher.acceptToken(tokenId);
-    this.#numTokens += 1;
-    this.#lead = narrowing[tokenId] ?? 0;
-    if (this.#failed) Atomics.store(words, this.#at, MASK_NEVER);
-    return !this.#failed;
-  }
-
+  /** Its next mask, or that none will come. */
   async write(): Promise<void> {
-    if (this.#failed) return;
-    const mask = await this.#matcher.getNextTokenBitmask();
-    const at = this.#at + MASK_HEADER_WORDS;
-    words.set(mask, at);
-    const forbidden = this.#lead === 0 ? undefined : forbiddenAfter.get(this.#lead);
-    if (forbidden !== undefined) {
-      for (let i = 0; i < forbidden.length; i++) words[at + i]! &= ~forbidden[i]!;
-    }
-    Atomics.store(words, this.#at, this.#numTokens + 1);
-  }
-
-  end(): void {
-    this.#matcher.dispose();
+    const mask = await this.follower.mask();
+    if (mask !== undefined) words.set(mask, this.#at + MASK_HEADER_WORDS);
+    const stamp = mask === undefined ? MASK_NEVER : this.follower.numTokens + 1;
+    Atomics.store(words, this.#at, stamp);
   }
 }
 
-const followers = new Map<number, Follower>();
+const choices = new Map<number, Choice>();
 
-async function compile({ key, kind, text }: GrammarSource): Promise<void> {
+const compile = (kind: GrammarSource['kind'], text: string): Promise<CompiledGrammar> =>
+  kind === 'ebnf' ? compiler.compileGrammar(text) : compiler.compileStructuralTag(text);
+
+async function prepare({ key, kind, text, relaxed, ...rest }: GrammarSource): Promise<void> {
   const start = performance.now();
   try {
-    const grammar =
-      kind === 'ebnf'
-        ? await compiler.compileGrammar(text)
-        : await compiler.compileStructuralTag(text);
-    compiled.set(key, grammar);
+    const exact = await compile(kind, text);
+    const standIns: PreparedGrammar['relaxed'][number][] = [];
+    for (const { bound, text: simpler } of relaxed) {
+      standIns.push({ bound, grammar: await compile(kind, simpler) });
+    }
+    prepared.set(key, { exact, relaxed: standIns, ...rest });
   } catch (error) {
     tell({ kind: 'refused', reason: reasonOf(error) });
     return;
@@ -89,37 +71,45 @@ async function compile({ key, kind, text }: GrammarSource): Promise<void> {
   tell({ kind: 'compiled', ms: performance.now() - start });
 }
 
+function drop(key: string): void {
+  const grammar = prepared.get(key);
+  prepared.delete(key);
+  grammar?.exact.dispose();
+  for (const standIn of grammar?.relaxed ?? []) standIn.grammar.dispose();
+}
+
 async function open(message: Extract<ToThread, { kind: 'open' }>): Promise<void> {
-  const grammar = compiled.get(message.key);
+  const grammar = prepared.get(message.key);
   if (grammar === undefined) throw new Error('a choice follows a grammar that is not prepared');
-  const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(grammar);
-  const follower = new Follower(matcher, message.slot);
-  followers.set(message.id, follower);
-  if (message.tokens.every((tokenId) => follower.accept(tokenId))) await follower.write();
+  const follower = new Follower(grammar, vocabulary, matcherOf);
+  for (const tokenId of message.tokens) follower.accept(tokenId);
+  const choice = new Choice(follower, message.slot);
+  choices.set(message.id, choice);
+  await choice.write();
 }
 
 async function follow(pairs: Int32Array): Promise<void> {
   for (let i = 0; i < pairs.length; i += 2) {
-    const follower = followers.get(pairs[i]!);
-    if (follower?.accept(pairs[i + 1]!)) await follower.write();
+    const choice = choices.get(pairs[i]!);
+    if (choice === undefined) continue;
+    choice.follower.accept(pairs[i + 1]!);
+    await choice.write();
   }
 }
 
 async function handle(message: ToThread): Promise<void> {
   switch (message.kind) {
     case 'compile':
-      return compile(message.source);
+      return prepare(message.source);
     case 'drop':
-      compiled.get(message.key)?.dispose();
-      compiled.delete(message.key);
-      return;
+      return drop(message.key);
     case 'open':
       return open(message);
     case 'tokens':
       return follow(message.pairs);
     case 'close':
-      followers.get(message.id)?.end();
-      followers.delete(message.id);
+      choices.get(message.id)?.follower.end();
+      choices.delete(message.id);
       tell({ kind: 'closed', id: message.id });
   }
 }
