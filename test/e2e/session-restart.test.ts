@@ -12,6 +12,7 @@ import { createServer, type LoramuxServer } from '../../src/server.ts';
 import { Faults } from '../support/faulty-session.ts';
 import { type Json, readAdapterFiles } from '../support/server.ts';
 import { FIXTURES } from '../support/stack.ts';
+import { type Streamed, StreamSocket } from '../support/streams.ts';
 import { until } from '../support/until.ts';
 
 const MODEL = 'llama2';
@@ -177,6 +178,39 @@ describe('a native session at fault', () => {
       residency: { level: 'device', pinned: true, references: 0 },
     });
     expect(faults).toMatchObject({ opened: 2, closed: 1 });
+  });
+
+  it('is replaced under sockets that stay: what runs on them is told to retry, and then answered', async () => {
+    const served = await serve();
+    const { faults, server } = served;
+    const socket = await StreamSocket.open(server);
+    const generate = (model: string, max_tokens: number, onToken?: () => void) =>
+      socket.generate(
+        { model, prompt, max_tokens, temperature: 0, ignore_eos: true, logprobs: 0 },
+        onToken,
+      );
+    const each = async () => {
+      const given: Streamed[] = [];
+      for (const model of MODELS) given.push(await generate(model, 12));
+      return given;
+    };
+    const before = await each();
+    const open = gated(faults);
+    const begun = new Set<string>();
+    faults.next = () => (begun.size === MODELS.length ? 'memory' : 'work');
+    const running = await Promise.allSettled(
+      MODELS.map((model) => generate(model, 400, () => begun.add(model))),
+    );
+    faults.next = () => 'work';
+    for (const end of running) {
+      expect(String((end as PromiseRejectedResult).reason)).toContain('"session_restarted"');
+    }
+    await expect(generate(MODEL, 12)).rejects.toThrow('"session_restarting"');
+    open();
+    await until('the session is back', served.health, ({ status }) => status === 'ok');
+    expect(await each()).toEqual(before);
+    expect(await served.metric('loramux_num_requests_running')).toBe(0);
+    await socket.close();
   });
 
   it('whose step never comes back is replaced too', async () => {
