@@ -44,7 +44,7 @@ export function tooMuch(what: string, cause?: unknown): LoramuxError {
 }
 
 /** Arrays and objects, and characters, of a chat that is tried on the event loop. */
-const INLINE_VALUES_MAX = 512;
+const INLINE_VALUES_MAX = 128;
 const INLINE_LENGTH_MAX = 65_536;
 
 /** Whether looking at the chat takes the event loop no time worth mentioning. */
