@@ -10,12 +10,15 @@ import type {
   Completion,
   CompletionChunk,
   CompletionRequest,
+  CreateResponse,
   DetokenizeRequest,
   DetokenizeResponse,
   Health,
   Model,
   ModelList,
+  ModelResponse,
   ReplicaList,
+  ResponseEvent,
   TokenizeRequest,
   TokenizeResponse,
 } from './openapi.ts';
@@ -97,6 +100,34 @@ class ChatCompletions {
   }
 }
 
+class Responses {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** A response, which is not stored; with `stream: true` its events as they come. */
+  create(
+    request: Streamed<CreateResponse>,
+    options?: CallOptions,
+  ): Promise<EventStream<ResponseEvent>>;
+  create(request: Whole<CreateResponse>, options?: CallOptions): Promise<ModelResponse>;
+  create(
+    request: CreateResponse,
+    options?: CallOptions,
+  ): Promise<ModelResponse | EventStream<ResponseEvent>>;
+  create(
+    request: CreateResponse,
+    { signal }: CallOptions = {},
+  ): Promise<ModelResponse | EventStream<ResponseEvent>> {
+    const call = { body: request, repeats: 'repeatable', signal } as const;
+    return request.stream === true
+      ? this.#transport.stream('createResponse', call)
+      : this.#transport.call('createResponse', call);
+  }
+}
+
 class Models {
   readonly #transport: Transport;
 
@@ -118,6 +149,7 @@ class Models {
 export class LoramuxClient {
   readonly completions: Completions;
   readonly chat: { readonly completions: ChatCompletions };
+  readonly responses: Responses;
   readonly models: Models;
   readonly adapters: Adapters;
   readonly #transport: Transport;
@@ -141,6 +173,7 @@ export class LoramuxClient {
     });
     this.completions = new Completions(this.#transport);
     this.chat = { completions: new ChatCompletions(this.#transport) };
+    this.responses = new Responses(this.#transport);
     this.models = new Models(this.#transport);
     this.adapters = new Adapters(this.#transport);
   }

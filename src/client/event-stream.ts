@@ -3,6 +3,10 @@ import { fromWire, LoramuxError, wireErrorOf } from './errors.ts';
 import { SseParser } from './sse.ts';
 
 const DONE = '[DONE]';
+/** Types of events that end a stream without it. */
+const LAST_TYPES: readonly unknown[] = [
+  ...['response.completed', 'response.incomplete', 'response.failed'],
+];
 
 /**
  * Chunks of one streamed answer, to be iterated once. Nothing is read ahead of the iteration but
@@ -31,7 +35,9 @@ export class EventStream<T> implements AsyncIterable<T> {
         const bytes = await this.#read(reader, chunks);
         for (const data of parser.push(bytes)) {
           if (data === DONE) return;
-          yield this.#chunk(data, chunks++);
+          const chunk = this.#chunk(data, chunks++);
+          yield chunk;
+          if (LAST_TYPES.includes((chunk as { type?: unknown }).type)) return;
         }
       }
     } finally {

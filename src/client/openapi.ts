@@ -509,16 +509,7 @@ export interface Tool {
 }
 
 export interface ChatLogprobs {
-  content: Array<{
-    token: string;
-    logprob: number;
-    bytes: Array<number>;
-    top_logprobs: Array<{
-      token: string;
-      logprob: number;
-      bytes: Array<number>;
-    }>;
-  }>;
+  content: Array<ListedLogprob>;
   refusal: null;
 }
 
@@ -607,6 +598,459 @@ export interface ChatChunk {
   /** With return_token_ids, in the first chunk. */
   prompt_token_ids?: Array<number>;
 }
+
+export type CreateResponse = {
+  /** The base model, an adapter, or base:adapter. */
+  model: string;
+  adapter?: AdapterRef;
+  /** Weight of the adapter's delta; 1 as trained. */
+  adapter_scale?: number | null;
+  adapters?: AdapterSum;
+  structured_outputs?: StructuredOutputs;
+  /** A JSON Schema that the answer satisfies. */
+  guided_json?: Record<string, unknown> | string | null;
+  /** A pattern that the whole answer matches. */
+  guided_regex?: string | null;
+  /** Texts, one of which is the answer. */
+  guided_choice?: Array<string> | null;
+  /** A grammar in EBNF that the answer follows. */
+  guided_grammar?: string | null;
+  /** The only one there is. */
+  guided_decoding_backend?: 'xgrammar' | 'auto' | null;
+  /** Only null is accepted. */
+  guided_whitespace_pattern?: null;
+  /** No stop token or stop text ends the answer earlier. */
+  min_tokens?: number | null;
+  /** 0 is greedy. */
+  temperature?: number | null;
+  /** Nucleus sampling. */
+  top_p?: number | null;
+  /** -1 and 0 are off. */
+  top_k?: number | null;
+  /** Least probability relative to the most likely token. */
+  min_p?: number | null;
+  /** Answer with server-sent events. */
+  stream?: boolean | null;
+  /** Texts that end generation; they are not part of the answer. */
+  stop?: string | Array<string> | null;
+  /** Token ids that end generation. */
+  stop_token_ids?: Array<number> | null;
+  /** Keep the stop text in the answer. */
+  include_stop_str_in_output?: boolean | null;
+  /** The end-of-sequence token does not end the answer. */
+  ignore_eos?: boolean | null;
+  /** Over generated tokens. */
+  presence_penalty?: number | null;
+  /** Over generated tokens. */
+  frequency_penalty?: number | null;
+  /** Over prompt and generated tokens. */
+  repetition_penalty?: number | null;
+  /** Token id to a bias on its logit. */
+  logit_bias?: Record<string, number> | null;
+  /** The same seed gives the same tokens, in any batch. */
+  seed?: number | null;
+  /** No other tokens are generated. */
+  allowed_token_ids?: Array<number> | null;
+  /** Words that are not generated. */
+  bad_words?: Array<string> | null;
+  /** Keep so many tokens of the prompt; -1: as many as there is room for. */
+  truncate_prompt_tokens?: number | null;
+  /** Which end of the prompt is cut off; needs truncate_prompt_tokens. */
+  truncation_side?: 'left' | 'right' | null;
+  /** Leave special tokens out of the text. */
+  skip_special_tokens?: boolean | null;
+  /** The split_key of requests without one; it changes nothing else. */
+  user?: string | null;
+  /** Requests with the same key get the same side of a split adapter name. */
+  split_key?: string | null;
+  /** Accepted; it changes nothing. */
+  session_id?: string | null;
+  /** Requests share cached prompts only with the same salt. */
+  cache_salt?: string | null;
+  /** A text, or the items so far. */
+  input: string | Array<ResponseItem>;
+  /** A system message before the input. */
+  instructions?: string | null;
+  /** Tokens to generate. Default: what is left of the context. */
+  max_output_tokens?: number | null;
+  /** What the text of the answer must be. */
+  text?: {
+    format?: ResponseTextFormat | null;
+  } | null;
+  /** What else the answer shows; it never has reasoning to show. */
+  include?: Array<'message.output_text.logprobs' | 'reasoning.encrypted_content'> | null;
+  /** Likeliest tokens at each place; needs include with message.output_text.logprobs. */
+  top_logprobs?: number | null;
+  /** What the model may call. */
+  tools?: Array<ResponseFunction> | null;
+  /** Which tools may or must be called. Default: auto. */
+  tool_choice?: ResponseFunctionChoice | null;
+  /** More than one call in an answer. */
+  parallel_tool_calls?: boolean | null;
+  /** Only together with stream. */
+  stream_options?: {
+    /** Only false is accepted. */
+    include_obfuscation?: boolean;
+  } | null;
+  /** Comes back with the answer; it changes nothing. */
+  metadata?: Record<string, string> | null;
+  /** Accepted; it changes nothing. */
+  safety_identifier?: string | null;
+  /** Accepted; it changes nothing. */
+  prompt_cache_key?: string | null;
+  /** A template for this request, where the server allows it. */
+  chat_template?: string | null;
+  /** Variables of the template's own. */
+  chat_template_kwargs?: Record<string, unknown> | null;
+  /** The end of the answer's id. */
+  request_id?: string | null;
+};
+
+/** A message, a call of a function, or what came of it. */
+export type ResponseItem =
+  | {
+      type?: 'message';
+      role: 'system' | 'developer' | 'user';
+      /** A text, or parts of one. */
+      content:
+        | string
+        | Array<{
+            type: 'input_text';
+            text: string;
+          }>;
+      /** Accepted; it changes nothing. */
+      id?: string | null;
+      /** Accepted; it changes nothing. */
+      status?: 'in_progress' | 'completed' | 'incomplete' | null;
+    }
+  | {
+      type?: 'message';
+      role: 'assistant';
+      /** A text, or parts of one. */
+      content:
+        | string
+        | Array<
+            | {
+                type: 'output_text';
+                text: string;
+              }
+            | {
+                type: 'input_text';
+                text: string;
+              }
+            | {
+                type: 'refusal';
+                refusal: string;
+              }
+          >;
+      /** Accepted; it changes nothing. */
+      id?: string | null;
+      /** Accepted; it changes nothing. */
+      status?: 'in_progress' | 'completed' | 'incomplete' | null;
+    }
+  | {
+      type: 'function_call';
+      call_id: string;
+      /** The tool that was called. */
+      name: string;
+      /** A JSON object. */
+      arguments: string;
+      /** Accepted; it changes nothing. */
+      id?: string | null;
+      /** Accepted; it changes nothing. */
+      status?: 'in_progress' | 'completed' | 'incomplete' | null;
+    }
+  | {
+      type: 'function_call_output';
+      call_id: string;
+      /** A text, or parts of one. */
+      output:
+        | string
+        | Array<{
+            type: 'input_text';
+            text: string;
+          }>;
+      /** Accepted; it changes nothing. */
+      id?: string | null;
+      /** Accepted; it changes nothing. */
+      status?: 'in_progress' | 'completed' | 'incomplete' | null;
+    };
+
+export interface ResponseFunction {
+  type: 'function';
+  /** Unique among the tools. */
+  name: string;
+  /** What it does, for the model. */
+  description?: string | null;
+  /** JSON schema of the arguments. Default: an object without any. */
+  parameters?: Record<string, unknown> | null;
+  /** Arguments follow the schema. Calls that the answer must have always do. */
+  strict?: boolean | null;
+}
+
+export type ResponseFunctionChoice =
+  | 'none'
+  | 'auto'
+  | 'required'
+  | {
+      type: 'function';
+      /** One of tools. */
+      name: string;
+    }
+  | {
+      type: 'allowed_tools';
+      mode: 'auto' | 'required';
+      tools: Array<{
+        type: 'function';
+        /** One of tools. */
+        name: string;
+      }>;
+    };
+
+export type ResponseTextFormat =
+  | {
+      type: 'text';
+    }
+  | {
+      type: 'json_object';
+    }
+  | {
+      type: 'json_schema';
+      name: string;
+      description?: string | null;
+      /** The schema is kept to in any case. */
+      strict?: boolean | null;
+      schema: Record<string, unknown>;
+    };
+
+export interface ListedLogprob {
+  token: string;
+  logprob: number;
+  bytes: Array<number>;
+  top_logprobs: Array<{
+    token: string;
+    logprob: number;
+    bytes: Array<number>;
+  }>;
+}
+
+export interface ResponseOutputText {
+  type: 'output_text';
+  text: string;
+  /** Always none. */
+  annotations: Array<Record<string, unknown>>;
+  /** With include; else none. */
+  logprobs: Array<ListedLogprob>;
+}
+
+export type ResponseOutputItem =
+  | {
+      type: 'message';
+      id: string;
+      status: 'in_progress' | 'completed' | 'incomplete';
+      role: 'assistant';
+      content: Array<ResponseOutputText>;
+    }
+  | {
+      type: 'function_call';
+      id: string;
+      call_id: string;
+      name: string;
+      /** JSON. */
+      arguments: string;
+      status: 'in_progress' | 'completed' | 'incomplete';
+    };
+
+export type ModelResponse = {
+  id: string;
+  object: 'response';
+  created_at: number;
+  /** With status completed. */
+  completed_at: number | null;
+  status: 'in_progress' | 'completed' | 'incomplete' | 'failed';
+  /** Why a stream failed; docs/errors.md lists the codes. */
+  error: {
+    code: string;
+    message: string;
+  } | null;
+  incomplete_details: {
+    reason: 'max_output_tokens';
+  } | null;
+  model: string;
+  /** Digest of the adapter that answered. */
+  adapter_generation?: string;
+  adapter_generations?: AnsweredBy;
+  output: Array<ResponseOutputItem>;
+  /** null until the answer ends. */
+  usage: {
+    input_tokens: number;
+    input_tokens_details: {
+      cached_tokens: number;
+      /** Not counted: always 0. */
+      cache_write_tokens: number;
+    };
+    output_tokens: number;
+    output_tokens_details: {
+      /** Not told apart: always 0. */
+      reasoning_tokens: number;
+    };
+    total_tokens: number;
+  } | null;
+  instructions: string | null;
+  max_output_tokens: number | null;
+  metadata: Record<string, string>;
+  parallel_tool_calls: boolean;
+  prompt_cache_key: string | null;
+  safety_identifier: string | null;
+  temperature: number;
+  text: {
+    format: ResponseTextFormat;
+  };
+  tool_choice: ResponseFunctionChoice;
+  tools: Array<ResponseFunction>;
+  top_logprobs: number;
+  top_p: number;
+  user: string | null;
+  /** Always so. */
+  background: false;
+  /** Always so. */
+  previous_response_id: null;
+  /** Always so. */
+  reasoning: null;
+  /** Always so. */
+  service_tier: 'default';
+  /** Always so. */
+  store: false;
+  /** Always so. */
+  truncation: 'disabled';
+};
+
+export type ResponseEvent =
+  | {
+      type: 'response.created';
+      /** From 0, one by one. */
+      sequence_number: number;
+      response: ModelResponse;
+    }
+  | {
+      type: 'response.in_progress';
+      /** From 0, one by one. */
+      sequence_number: number;
+      response: ModelResponse;
+    }
+  | {
+      type: 'response.output_item.added';
+      /** From 0, one by one. */
+      sequence_number: number;
+      output_index: number;
+      item: ResponseOutputItem;
+    }
+  | {
+      type: 'response.content_part.added';
+      /** From 0, one by one. */
+      sequence_number: number;
+      item_id: string;
+      output_index: number;
+      content_index: number;
+      part: ResponseOutputText;
+    }
+  | {
+      type: 'response.output_text.delta';
+      /** From 0, one by one. */
+      sequence_number: number;
+      item_id: string;
+      output_index: number;
+      content_index: number;
+      delta: string;
+      /** With include; else none. */
+      logprobs: Array<ListedLogprob>;
+    }
+  | {
+      type: 'response.output_text.done';
+      /** From 0, one by one. */
+      sequence_number: number;
+      item_id: string;
+      output_index: number;
+      content_index: number;
+      text: string;
+      /** With include; else none. */
+      logprobs: Array<ListedLogprob>;
+    }
+  | {
+      type: 'response.content_part.done';
+      /** From 0, one by one. */
+      sequence_number: number;
+      item_id: string;
+      output_index: number;
+      content_index: number;
+      part: ResponseOutputText;
+    }
+  | {
+      type: 'response.function_call_arguments.delta';
+      /** From 0, one by one. */
+      sequence_number: number;
+      item_id: string;
+      output_index: number;
+      delta: string;
+    }
+  | {
+      type: 'response.function_call_arguments.done';
+      /** From 0, one by one. */
+      sequence_number: number;
+      item_id: string;
+      output_index: number;
+      name: string;
+      arguments: string;
+    }
+  | {
+      type: 'response.output_item.done';
+      /** From 0, one by one. */
+      sequence_number: number;
+      output_index: number;
+      item: ResponseOutputItem;
+    }
+  | {
+      type: 'response.completed';
+      /** From 0, one by one. */
+      sequence_number: number;
+      response: ModelResponse;
+    }
+  | {
+      type: 'response.incomplete';
+      /** From 0, one by one. */
+      sequence_number: number;
+      response: ModelResponse;
+    }
+  | {
+      type: 'response.failed';
+      /** From 0, one by one. */
+      sequence_number: number;
+      response: ModelResponse;
+    }
+  | {
+      type: 'error';
+      /** From 0, one by one. */
+      sequence_number: number;
+      code: string;
+      message: string;
+      param: string | null;
+      error: {
+        /** What is wrong, where, and what to do. */
+        message: string;
+        type:
+          | 'invalid_request_error'
+          | 'not_found_error'
+          | 'overloaded_error'
+          | 'server_error'
+          | 'conflict_error';
+        /** The request field at fault. */
+        param: string | null;
+        /** A stable code; docs/errors.md lists them. */
+        code: string;
+        /** With generation_mismatch: what is current; null when there is no such name. */
+        current_generation?: string | null;
+      };
+    };
 
 export interface Model {
   id: string;
@@ -1069,6 +1513,14 @@ export interface Operations {
     answer: ChatCompletion;
     event: ChatChunk;
   };
+  createResponse: {
+    path: undefined;
+    query: undefined;
+    headers: undefined;
+    body: CreateResponse;
+    answer: ModelResponse;
+    event: ResponseEvent;
+  };
   stream: {
     path: undefined;
     query: undefined;
@@ -1303,6 +1755,7 @@ export interface Operations {
 export const ROUTES = {
   createCompletion: ['POST', '/v1/completions'],
   createChatCompletion: ['POST', '/v1/chat/completions'],
+  createResponse: ['POST', '/v1/responses'],
   stream: ['GET', '/v1/stream'],
   tokenize: ['POST', '/tokenize'],
   detokenize: ['POST', '/detokenize'],

@@ -15,6 +15,7 @@ import { completionRoutes } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
 import { modelRoutes } from './routes/models.ts';
 import { replicaRoutes } from './routes/replicas.ts';
+import { responseRoutes } from './routes/responses.ts';
 import { sglangRoutes } from './routes/sglang.ts';
 import { streamRoutes } from './routes/stream.ts';
 import { tokenizeRoutes } from './routes/tokenize.ts';
@@ -90,6 +91,7 @@ export async function buildApp(
   registerMetrics(app as unknown as FastifyInstance, services.metrics);
   await app.register(completionRoutes(services));
   await app.register(chatRoutes(services));
+  await app.register(responseRoutes(services));
   await app.register(tokenizeRoutes(services));
   await app.register(modelRoutes(services));
   await app.register(adapterRoutes(services));

@@ -13,7 +13,10 @@ afterAll(async () => {
   expect(await server?.end()).toBe(0);
 });
 
-const FILES = ['openai', 'langchain', 'openai_tools', 'langchain_tools'];
+const FILES = [
+  ...['openai', 'langchain', 'openai_tools', 'langchain_tools'],
+  ...['openai_responses', 'langchain_responses'],
+];
 
 it.each(FILES.map((name) => `test_${name}.py`))('%s', async (file) => {
   const { stdout } = await runPython(

@@ -19,7 +19,7 @@ import type { TestServer } from '../support/server.ts';
 
 const PYTHON = path.join(ROOT, 'test/clients/python');
 /** All of openapi.yaml but the WebSocket. */
-const OPERATIONS = 25;
+const OPERATIONS = 26;
 
 /**
  * Codes of 400 for requests that their schema allows. A refusal by the schema, or any code and any
@@ -34,6 +34,7 @@ const GENERATION: readonly ErrorCode[] = [
 const REFUSALS: Readonly<Record<string, readonly ErrorCode[]>> = {
   'POST /v1/completions': GENERATION,
   'POST /v1/chat/completions': GENERATION,
+  'POST /v1/responses': GENERATION,
   'POST /tokenize': ['invalid_request', 'unsupported_field'],
   'POST /detokenize': ['token_out_of_range'],
   'PUT /v1/adapters/{name}': [

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ERRORS, type ErrorCode } from '../../src/errors.ts';
 import { buildApp } from '../../src/http/app.ts';
 import { ErrorSchema } from '../../src/http/schemas/error.ts';
+import { ResponseEventSchema } from '../../src/http/schemas/responses-events.ts';
 import {
   CancelFrameSchema,
   CreditFrameSchema,
@@ -142,6 +143,11 @@ describe('openapi.yaml', () => {
     }
   });
 
+  it('documents the events of responses', () => {
+    const { content } = document.paths['/v1/responses']!.post!.responses[200]!;
+    expect(bare(content!['text/event-stream']!['x-event'])).toEqual(bare(ResponseEventSchema));
+  });
+
   it('documents the frames of the WebSocket', () => {
     const frames = document.paths['/v1/stream']?.get?.['x-websocket'];
     expect(frames?.client.map(bare)).toEqual(
@@ -211,6 +217,10 @@ describe('answers of the server', () => {
     ['/v1/completions', 'post', '/v1/completions', 200, body],
     ['/v1/completions', 'post', '/v1/completions', 400, { ...body, logprobs: 99 }],
     ['/v1/completions', 'post', '/v1/completions', 404, { ...body, model: 'nobody' }],
+    ['/v1/responses', 'post', '/v1/responses', 200, { model: 'sub', input: 'Q' }],
+    ['/v1/responses', 'post', '/v1/responses', 200, { model: 'sub', input: 'Q', stream: true }],
+    ['/v1/responses', 'post', '/v1/responses', 400, { model: 'sub', input: 'Q', store: true }],
+    ['/v1/responses', 'post', '/v1/responses', 404, { model: 'nobody', input: 'Q' }],
     ['/v1/models', 'get', '/v1/models', 200, undefined],
     ['/v1/models/{id}', 'get', '/v1/models/sub', 200, undefined],
     ['/v1/models/{id}', 'get', '/v1/models/nobody', 404, undefined],

@@ -152,6 +152,27 @@ describe('the check of answers', () => {
     expect(of('')).toEqual(['the stream ends without [DONE]']);
   });
 
+  it('knows streams of named events', () => {
+    const { example } =
+      document.paths['/v1/responses']!.post!.responses[200]!.content!['application/json']!;
+    const of = (text: string) =>
+      answerViolations({
+        method: 'POST',
+        path: '/v1/responses',
+        status: 200,
+        headers: new Headers({ 'content-type': 'text/event-stream; charset=utf-8' }),
+        text,
+      });
+    const event = (type: string, sequence_number: number, name = type) =>
+      `event: ${name}\ndata: ${JSON.stringify({ type, sequence_number, response: example })}\n\n`;
+    const first = event('response.created', 0);
+    expect(of(`${first}: keep-alive\n\n${event('response.completed', 1)}`)).toEqual([]);
+    expect(of(first)).toEqual(['the stream ends otherwise']);
+    expect(of(first + event('response.completed', 2))).toEqual(['event 1 has another number']);
+    expect(of(first + event('response.completed', 1, 'message'))).not.toEqual([]);
+    expect(of(`${event('response.completed', 0)}data: [DONE]\n\n`)).not.toEqual([]);
+  });
+
   it('closes objects, and leaves open ones open', () => {
     const open = { type: 'object', properties: {}, additionalProperties: true };
     const schema: JsonObject = {

@@ -115,6 +115,19 @@ describe('requests', () => {
     expect(whole.usage.completion_tokens).toBe(8);
   });
 
+  it('answer items, whole or streamed', async () => {
+    const request = {
+      ...{ model: FIRST, input: '17', max_output_tokens: 8, temperature: 0, ignore_eos: true },
+    };
+    const { output, usage } = await client.responses.create(request);
+    let text = '';
+    for await (const event of await client.responses.create({ ...request, stream: true })) {
+      if (event.type === 'response.output_text.delta') text += event.delta;
+    }
+    expect(output).toMatchObject([{ type: 'message', content: [{ text }] }]);
+    expect(usage?.output_tokens).toBe(8);
+  });
+
   it('end on the server when their stream is left or aborted', async () => {
     const stream = await client.completions.create({ ...ask(FIRST, LONG), stream: true });
     for await (const _ of stream) break;

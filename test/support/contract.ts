@@ -84,7 +84,28 @@ function parsed(text: string): Json | undefined {
 
 function eventViolations(event: Json | undefined, schema: JsonObject): string[] {
   if (typeof event !== 'object' || event === null) return ['an event is no JSON object'];
-  return violations('error' in event ? errorSchema! : schema, event);
+  const isError = 'error' in event && !('type' in event);
+  return violations(isError ? errorSchema! : schema, event);
+}
+
+/** The last events of streams whose events have names. */
+const LAST_EVENTS = ['response.completed', 'response.incomplete', 'response.failed'];
+
+/** Each event is named by its type and numbered, and the last one is a last one. */
+function namedStreamViolations(text: string, schema: JsonObject): string[] {
+  const found: string[] = [];
+  const events = text.split('\n\n').filter((event) => event !== '' && !event.startsWith(':'));
+  const types = events.map((event, i) => {
+    const [, name, data] = /^event: (\S+)\ndata: (.*)$/s.exec(event) ?? [];
+    const value = parsed(data ?? '') as { type: string; sequence_number: number } | undefined;
+    found.push(...eventViolations(value, schema));
+    if (name !== value?.type) found.push(`event ${i} is named ${name}, not ${value?.type}`);
+    if (i !== value?.sequence_number) found.push(`event ${i} has another number`);
+    return name;
+  });
+  const ends = types.flatMap((type, i) => (LAST_EVENTS.includes(type!) ? [i] : []));
+  if (ends.length !== 1 || ends[0] !== events.length - 1) found.push('the stream ends otherwise');
+  return found;
 }
 
 function streamViolations(text: string, schema: JsonObject): string[] {
@@ -131,7 +152,9 @@ export function answerViolations(said: Said): string[] {
   if (media === undefined) return [`content type ${JSON.stringify(type)} is not documented`];
   const found = headerViolations(documented.headers ?? {}, headers);
   if (type === 'text/event-stream') {
-    return [...found, ...streamViolations(text, eventSchemaOf(operation))];
+    const schema = eventSchemaOf(operation);
+    const check = 'discriminator' in schema ? namedStreamViolations : streamViolations;
+    return [...found, ...check(text, schema)];
   }
   if (type !== 'application/json') return found;
   if (value === undefined) return [...found, 'the body is not JSON'];

@@ -42,6 +42,7 @@ const paramOf = (instancePath: string) => instancePath.slice(1).replaceAll('/', 
 const EXPECTATIONS: Readonly<Record<string, string>> = {
   adapters: 'a list of 1 to 8 of {"name" or "generation", "weight"?}, weights from -100 to 100',
   adapter: 'a name, {"name": ...}, {"generation": <64 hexadecimal digits>}, or null',
+  input: 'a text or a list of 1 to 4096 items',
   prompt: 'a text, a list of texts, a list of token ids, or a list of lists of token ids',
   stop: 'a non-empty text of at most 1024 characters, a list of at most 16 of them, or null',
   stream_options: 'an object with include_usage, or null',
@@ -71,13 +72,14 @@ export function validationError(errors: ValidationErrors): LoramuxError {
     const message = `${field} must be system, developer, user, assistant or tool`;
     return new LoramuxError('invalid_request', message, { param: field });
   }
-  const message = /^(messages\.\d+\.content)\b/.exec(at)?.[1];
+  const message = /^(messages\.\d+\.content|input\.\d+\.(?:content|output))\b/.exec(at)?.[1];
   if (message !== undefined) {
     const text = `${message} must be a text or a non-empty list of text parts`;
     return new LoramuxError('invalid_request', text, { param: message });
   }
   const top = at.split('.')[0]!;
-  const expected = EXPECTATIONS[top];
+  // What is wrong inside of an item is said of its place.
+  const expected = EXPECTATIONS[top === 'input' ? at : top];
   if (expected !== undefined && first.keyword !== 'enum') {
     return new LoramuxError('invalid_request', `${top} must be ${expected}`, { param: top });
   }

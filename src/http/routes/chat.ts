@@ -1,5 +1,6 @@
 /** POST /v1/chat/completions. */
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { ErrorCode } from '../../errors.ts';
 import { clientGone } from '../plugins/client-gone.ts';
 import { Turns } from '../plugins/turns.ts';
 import { ChatCompletionSchema, ChatRequestSchema } from '../schemas/chat.ts';
@@ -12,6 +13,15 @@ import { answerOptions } from '../wire/answer-options.ts';
 import { toChatCall } from '../wire/chat-request.ts';
 import { ChatCollector, ChatStream, chatHead } from '../wire/chat-response.ts';
 import { GENERATION_ERRORS } from './completions.ts';
+
+/** What a template adds. */
+export const CHAT_ERRORS = [
+  ...GENERATION_ERRORS,
+  'chat_template_missing',
+  'chat_template_invalid',
+  'chat_template_failed',
+  'registry_conflict',
+] as const satisfies readonly ErrorCode[];
 
 export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
   const turns = new Turns();
@@ -31,14 +41,7 @@ export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
                 'text/event-stream': { schema: {} },
               },
             },
-            ...errorResponses([
-              ...BODY_ERRORS,
-              ...GENERATION_ERRORS,
-              'chat_template_missing',
-              'chat_template_invalid',
-              'chat_template_failed',
-              'registry_conflict',
-            ]),
+            ...errorResponses([...BODY_ERRORS, ...CHAT_ERRORS]),
           },
         },
         onRequest: (_request, _reply, done) => turns.take(done),

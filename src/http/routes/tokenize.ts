@@ -10,7 +10,7 @@ import {
   TokenizeResponseSchema,
 } from '../schemas/tokenize.ts';
 import type { HttpServices } from '../services.ts';
-import { renderChat } from '../wire/chat-prompt.ts';
+import { chatPrompt, renderChat } from '../wire/chat-prompt.ts';
 import { refuse } from '../wire/generation-request.ts';
 
 const TARGET_ERRORS = [
@@ -38,7 +38,7 @@ function promptOf(body: TokenizeRequest, { chat }: Pick<HttpServices, 'chat'>) {
     throw refuse(`the body must have prompt or messages, but has ${what}`, 'prompt');
   }
   if (messages !== undefined) {
-    const render = renderChat({ ...body, messages }, body.tools ?? undefined, chat);
+    const render = renderChat(chatPrompt({ ...body, messages }), body.tools ?? undefined, chat);
     const addSpecialTokens = body.add_special_tokens ?? false;
     return { kind: 'chat', render, addSpecialTokens } as const;
   }

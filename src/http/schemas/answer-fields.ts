@@ -37,3 +37,16 @@ export const PromptLogprobsSchema = Type.Array(
   Type.Union([Type.Record(Type.String(), PromptLogprobSchema), Type.Null()]),
   { description: 'By token of the prompt: token ids to log-probabilities; null for the first.' },
 );
+
+const TOKEN_LOGPROB = {
+  token: Type.String(),
+  logprob: Type.Number(),
+  bytes: Type.Array(Type.Integer({ minimum: 0, maximum: 255 })),
+};
+
+/** A token of a chat's answer or of a response. */
+export const ListedLogprobSchema = Type.Object({
+  ...TOKEN_LOGPROB,
+  top_logprobs: Type.Array(Type.Object(TOKEN_LOGPROB)),
+});
+export type ListedLogprob = Static<typeof ListedLogprobSchema>;

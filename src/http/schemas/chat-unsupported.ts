@@ -3,12 +3,17 @@
  * for before the body is checked, so that it is refused by name; whatever has another shape is left
  * to the check.
  */
-import { dropNeutralFields, type UnsupportedFields, unsupported } from './unsupported.ts';
-
-const onlyNull = (value: unknown) => value === null;
-const anything = () => true;
-const emptyList = (value: unknown) =>
-  value === null || (Array.isArray(value) && value.length === 0);
+import {
+  anything,
+  dropNeutralFields,
+  emptyList,
+  type Fields,
+  isFields,
+  listOf,
+  onlyNull,
+  type UnsupportedFields,
+  unsupported,
+} from './unsupported.ts';
 
 /** Answers come back as messages, with what clients and their libraries added. */
 const IN_ASSISTANT_MESSAGES: UnsupportedFields = {
@@ -22,14 +27,6 @@ const IN_CALLS: UnsupportedFields = { index: anything };
 const IN_CALLED_FUNCTIONS: UnsupportedFields = { parsed_arguments: anything };
 const IN_PARTS: UnsupportedFields = { prompt_cache_breakpoint: onlyNull };
 const IN_TOOLS: UnsupportedFields = { defer_loading: (value) => value === null || value === false };
-
-type Fields = Record<string, unknown>;
-
-const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null;
-const listOf = (value: unknown): [number, Fields][] =>
-  Array.isArray(value)
-    ? [...value.entries()].filter((entry): entry is [number, Fields] => isFields(entry[1]))
-    : [];
 
 /** Kinds of OpenAI's and vLLM's content parts that are no text. */
 const PARTS: ReadonlySet<unknown> = new Set([

@@ -3,7 +3,12 @@ import { type Static, type TSchema, Type } from 'typebox';
 import type { JsonObject } from '../../importer/json.ts';
 import { TEMPLATE_LENGTH_MAX } from '../../jinja/program.ts';
 import { ANSWERED_BY_FIELDS } from './adapter-choice.ts';
-import { ANSWER_FIELDS, PromptLogprobsSchema, tokenIdList } from './answer-fields.ts';
+import {
+  ANSWER_FIELDS,
+  ListedLogprobSchema,
+  PromptLogprobsSchema,
+  tokenIdList,
+} from './answer-fields.ts';
 import { MessagesSchema, ToolChoiceSchema, ToolsSchema } from './chat-messages.ts';
 import { stopReason, UsageSchema } from './completion.ts';
 import { GENERATION_FIELDS } from './generation-fields.ts';
@@ -82,16 +87,8 @@ export const CHAT_FIELDS = {
 export const ChatRequestSchema = Type.Object(CHAT_FIELDS, { additionalProperties: false });
 export type ChatRequest = Static<typeof ChatRequestSchema>;
 
-const TOKEN_LOGPROB = {
-  token: Type.String(),
-  logprob: Type.Number(),
-  bytes: Type.Array(Type.Integer({ minimum: 0, maximum: 255 })),
-};
-
 export const ChatLogprobsSchema = Type.Object({
-  content: Type.Array(
-    Type.Object({ ...TOKEN_LOGPROB, top_logprobs: Type.Array(Type.Object(TOKEN_LOGPROB)) }),
-  ),
+  content: Type.Array(ListedLogprobSchema),
   refusal: Type.Null(),
 });
 export type WireChatLogprobs = Static<typeof ChatLogprobsSchema>;

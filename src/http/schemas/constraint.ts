@@ -31,6 +31,23 @@ export interface StructuredOutputs {
   whitespace_pattern?: null;
 }
 
+/** What the text of /v1/responses must be. */
+export type TextFormat =
+  | { type: 'text' }
+  | { type: 'json_object' }
+  | {
+      type: 'json_schema';
+      name: string;
+      description?: string | null;
+      strict?: boolean | null;
+      schema: Json;
+    };
+
+/** The field that says so there. */
+export interface TextFields {
+  text?: { format?: TextFormat | null } | null;
+}
+
 const JSON_OR_TEXT = { anyOf: [{ type: 'object' }, { type: 'string' }, { type: 'null' }] };
 const TEXT = { type: ['string', 'null'] };
 const CHOICES = { type: ['array', 'null'], items: { type: 'string' }, minItems: 1 };

@@ -6,19 +6,23 @@ import { LoramuxError } from '../../errors.ts';
 
 type Neutral = (value: unknown) => boolean;
 
-const onlyNull: Neutral = (value) => value === null;
-const nullOr =
+export const onlyNull: Neutral = (value) => value === null;
+export const nullOr =
   (...neutral: readonly unknown[]): Neutral =>
   (value) =>
     value === null || neutral.includes(value);
-const emptyOrNull: Neutral = (value) =>
+export const anything: Neutral = () => true;
+export const emptyList: Neutral = (value) =>
+  value === null || (Array.isArray(value) && value.length === 0);
+export const emptyOrNull: Neutral = (value) =>
   value === null || (typeof value === 'object' && Object.keys(value as object).length === 0);
 const textOnly: Neutral = (value) =>
   value === null || (Array.isArray(value) && value.every((one) => one === 'text'));
 
 export type UnsupportedFields = Readonly<Record<string, Neutral>>;
 
-const SHARED: UnsupportedFields = {
+/** vLLM's, of all routes that generate. */
+export const SHARED_UNSUPPORTED: UnsupportedFields = {
   use_beam_search: nullOr(false),
   length_penalty: nullOr(1),
   early_stopping: nullOr(false),
@@ -41,7 +45,7 @@ const SHARED: UnsupportedFields = {
 
 /** Of /v1/completions. */
 export const COMPLETION_UNSUPPORTED: UnsupportedFields = {
-  ...SHARED,
+  ...SHARED_UNSUPPORTED,
   suffix: onlyNull,
   prompt_embeds: onlyNull,
 };
@@ -56,7 +60,7 @@ export const SOCKET_UNSUPPORTED: UnsupportedFields = {
 };
 
 export const CHAT_UNSUPPORTED: UnsupportedFields = {
-  ...SHARED,
+  ...SHARED_UNSUPPORTED,
   // OpenAI
   audio: onlyNull,
   function_call: nullOr('none', 'auto'),
@@ -79,23 +83,39 @@ export const CHAT_UNSUPPORTED: UnsupportedFields = {
   return_prompt_text: nullOr(false),
 };
 
+export type Fields = Record<string, unknown>;
+
+export const isFields = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null;
+/** The objects of a list, with their places. */
+export const listOf = (value: unknown): [number, Fields][] =>
+  Array.isArray(value)
+    ? [...value.entries()].filter((entry): entry is [number, Fields] => isFields(entry[1]))
+    : [];
+
 /** The error that refuses a field by name. */
-export const unsupported = (name: string): LoramuxError =>
-  new LoramuxError('unsupported_field', `${name} is not supported by this server; leave it out`, {
+export const unsupported = (name: string, hint = 'leave it out'): LoramuxError =>
+  new LoramuxError('unsupported_field', `${name} is not supported by this server; ${hint}`, {
     param: name,
   });
 
 /**
  * Takes neutral unsupported fields out of an object.
  * @param at where the object stands in the body, e.g. `messages.0.`
+ * @param hints what to do without some of them
  * @throws LoramuxError unsupported_field
  */
-export function dropNeutralFields(body: unknown, table: UnsupportedFields, at = ''): void {
+export function dropNeutralFields(
+  body: unknown,
+  table: UnsupportedFields,
+  at = '',
+  hints: Readonly<Record<string, string>> = {},
+): void {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) return;
   const fields = body as Record<string, unknown>;
   for (const name of Object.keys(fields)) {
     if (!Object.hasOwn(table, name)) continue;
-    if (!table[name]!(fields[name])) throw unsupported(at + name);
+    if (!table[name]!(fields[name])) throw unsupported(at + name, hints[name]);
     delete fields[name];
   }
 }

@@ -19,7 +19,28 @@ export type ChatFields = Pick<
   | 'chat_template_kwargs'
 >;
 
-/** Arguments are text to clients and an object to templates. */
+/** What a template is given, tools apart. */
+export interface ChatPrompt
+  extends Pick<ChatInput, 'addGenerationPrompt' | 'continueFinalMessage' | 'kwargs'> {
+  readonly messages: readonly ChatMessage[];
+  readonly documents?: readonly JsonObject[] | undefined;
+  /** The request's own template. */
+  readonly template?: string | undefined;
+}
+
+/**
+ * Arguments are text to clients and an object to templates.
+ * @throws LoramuxError invalid_request
+ */
+export function callArguments(text: string, param: string): JsonValue {
+  try {
+    // Clients send an empty text for a call without arguments.
+    return text === '' ? {} : (JSON.parse(text) as JsonValue);
+  } catch {
+    throw refuse(`${param} is not JSON`, param);
+  }
+}
+
 function callsOf(
   calls: NonNullable<(WireMessage & { role: 'assistant' })['tool_calls']>,
   at: number,
@@ -27,14 +48,8 @@ function callsOf(
   return calls.map((call, i): JsonObject => {
     const param = `messages.${at}.tool_calls.${i}.function.arguments`;
     const { name, arguments: text } = call.function;
-    let parsed: JsonValue;
-    try {
-      // Clients send an empty text for a call without arguments.
-      parsed = text === '' ? {} : (JSON.parse(text) as JsonValue);
-    } catch {
-      throw refuse(`${param} is not JSON`, param);
-    }
-    return { id: call.id, type: call.type, function: { name, arguments: parsed } };
+    const given = callArguments(text, param);
+    return { id: call.id, type: call.type, function: { name, arguments: given } };
   });
 }
 
@@ -82,36 +97,38 @@ function checkKnown(source: string, name: string, param: string): void {
   );
 }
 
+/** @throws LoramuxError invalid_request */
+export function chatPrompt(body: ChatFields): ChatPrompt {
+  return {
+    messages: body.messages.map(messageOf),
+    ...endingOf(body),
+    kwargs: body.chat_template_kwargs ?? {},
+    documents: body.documents ?? undefined,
+    template: body.chat_template ?? undefined,
+  };
+}
+
 /**
  * Renders the chat with the template of whichever adapter answers.
  * @param tools what the template is told of
  * @param onSource told the template before it is rendered
- * @throws LoramuxError invalid_request; the promise: unsupported_field and what templates throw
+ * @throws LoramuxError the promise: unsupported_field and what templates throw
  */
 export function renderChat(
-  body: ChatFields,
+  { messages, template: own, ...prompt }: ChatPrompt,
   tools: readonly JsonObject[] | undefined,
   chat: ChatService,
   onSource: (source: string) => void = () => {},
 ): (adapter: AdapterRecord | undefined) => Promise<string> {
-  const messages = body.messages.map(messageOf);
-  const ending = endingOf(body);
-  const kwargs = body.chat_template_kwargs ?? {};
   return async (adapter) => {
-    const template = await chat.templateFor(adapter, body.chat_template ?? undefined);
+    const template = await chat.templateFor(adapter, own);
     const source = template.source(tools !== undefined);
     if (tools !== undefined) checkKnown(source, 'tools', 'tools');
-    if (body.documents?.length) checkKnown(source, 'documents', 'documents');
-    for (const name of Object.keys(kwargs)) {
+    if (prompt.documents?.length) checkKnown(source, 'documents', 'documents');
+    for (const name of Object.keys(prompt.kwargs)) {
       checkKnown(source, name, `chat_template_kwargs.${name}`);
     }
     onSource(source);
-    return template.render({
-      messages,
-      tools,
-      documents: body.documents ?? undefined,
-      ...ending,
-      kwargs,
-    });
+    return template.render({ ...prompt, messages, tools });
   };
 }

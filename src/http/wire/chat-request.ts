@@ -4,8 +4,10 @@ import { toolFormat } from '../../chat/tools/index.ts';
 import type { ToolFormat, ToolFormatName } from '../../chat/tools/types.ts';
 import type { GenerationRequest } from '../../generation/types.ts';
 import type { ChatRequest } from '../schemas/chat.ts';
-import { renderChat } from './chat-prompt.ts';
-import { generationRequest, refuse } from './generation-request.ts';
+import type { TextFields } from '../schemas/constraint.ts';
+import type { GenerationFields } from '../schemas/generation-fields.ts';
+import { type ChatPrompt, chatPrompt, renderChat } from './chat-prompt.ts';
+import { generationRequest, type OwnFields, refuse } from './generation-request.ts';
 import { type ToolUse, toolConstraint, toolUseOf } from './tool-choice.ts';
 
 /** A chat that can be started, and what must be known to read its answer. */
@@ -53,34 +55,57 @@ export interface ChatServer {
   readonly parser: ToolFormatName | 'auto';
 }
 
+/** A chat in typed parts, beside the fields that all routes share. */
+export interface ChatParts extends Pick<OwnFields, 'addSpecialTokens' | 'maxTokens' | 'logprobs'> {
+  readonly prompt: ChatPrompt;
+  readonly tools: ToolUse | undefined;
+  readonly prefix?: string;
+  readonly promptLogprobs?: number | undefined;
+}
+
 /** @throws LoramuxError invalid_request, unsupported_field */
-export function toChatCall(body: ChatRequest, { baseName, chat, parser }: ChatServer): ChatCall {
-  const tools = toolUseOf(body);
+export function chatCall(
+  body: GenerationFields & TextFields,
+  { prompt, tools, prefix = '', promptLogprobs, addSpecialTokens, ...own }: ChatParts,
+  { baseName, chat, parser }: ChatServer,
+): ChatCall {
   let format: ToolFormat | undefined;
-  const render = renderChat(body, tools?.definitions, chat, (source) => {
+  const render = renderChat(prompt, tools?.definitions, chat, (source) => {
     format = toolFormat(parser, source);
   });
-
   const request = generationRequest(body, baseName, {
-    prompts: [{ kind: 'chat', render, addSpecialTokens: body.add_special_tokens ?? false }],
+    prompts: [{ kind: 'chat', render, addSpecialTokens }],
     echo: false,
     addSpecialTokens: false,
-    maxTokens: maxTokensOf(body),
-    logprobs: logprobsOf(body),
+    ...own,
   });
   return {
     // Some models mark calls with special tokens, which must not be left out then.
     request: {
       ...request,
-      promptLogprobs: body.prompt_logprobs ?? undefined,
+      promptLogprobs,
       ...(tools !== undefined && {
         skipSpecialTokens: false,
         constraint: undefined,
         lateConstraint: () => toolConstraint(tools, format!, request.constraint),
       }),
     },
-    prefix: prefixOf(body),
+    prefix,
     tools,
     toolFormat: () => format!,
   };
+}
+
+/** @throws LoramuxError invalid_request, unsupported_field */
+export function toChatCall(body: ChatRequest, server: ChatServer): ChatCall {
+  const parts = {
+    tools: toolUseOf(body),
+    prompt: chatPrompt(body),
+    prefix: prefixOf(body),
+    addSpecialTokens: body.add_special_tokens ?? false,
+    maxTokens: maxTokensOf(body),
+    logprobs: logprobsOf(body),
+    promptLogprobs: body.prompt_logprobs ?? undefined,
+  };
+  return chatCall(body, parts, server);
 }

@@ -1,6 +1,4 @@
 /** Text events to OpenAI's chat completions, whole or in chunks. */
-import { randomBytes } from 'node:crypto';
-import type { ToolEvent, ToolParser } from '../../chat/tools/types.ts';
 import type { Generation, TextLogprobs } from '../../generation/types.ts';
 import type { AnsweredBy } from '../schemas/adapter-choice.ts';
 import type {
@@ -15,20 +13,10 @@ import type {
 import { answeredBy } from './adapter-choice.ts';
 import { type AnswerOptions, promptMembers, shownEvent } from './answer-options.ts';
 import type { ChatCall } from './chat-request.ts';
+import { ChoiceReader, type Piece } from './choice-reader.ts';
 import { type ChoiceEvent, wireUsage } from './completion-response.ts';
-import type { StreamShape } from './sse.ts';
-
-const CALL_ID_BYTES = 12;
-/** Mistral's templates take ids of exactly nine letters and digits. */
-const MISTRAL_ID_LENGTH = 9;
-/** What JSON has for a token that cannot come. */
-const LOGPROB_MIN = -9999;
-
-function callId(call: ChatCall): string {
-  const random = randomBytes(CALL_ID_BYTES).toString('hex');
-  const isMistral = call.toolFormat().name === 'mistral';
-  return isMistral ? random.slice(0, MISTRAL_ID_LENGTH) : `call_${random}`;
-}
+import type { ObjectShape } from './sse.ts';
+import { listedLogprob } from './token-logprobs.ts';
 
 /** What all objects of one answer share, but its kind. */
 export interface ChatHead extends AnsweredBy {
@@ -52,43 +40,29 @@ export function chatHead(
   };
 }
 
-/** A token that is half a character is shown as `bytes:\x..`. */
-function bytesOf(token: string): number[] {
-  if (/^bytes:(?:\\x[0-9a-f]{2})+$/.test(token)) {
-    return [...Buffer.from(token.slice('bytes:'.length).replaceAll('\\x', ''), 'hex')];
-  }
-  return [...Buffer.from(token)];
-}
-
-const tokenLogprob = (token: string, logprob: number) => ({
-  token,
-  logprob: Math.max(logprob, LOGPROB_MIN),
-  bytes: bytesOf(token),
+const chatLogprobs = (entry: TextLogprobs, numTop: number): WireChatLogprobs => ({
+  content: [listedLogprob(entry, numTop)],
+  refusal: null,
 });
 
-function chatLogprobs(entry: TextLogprobs, numTop: number): WireChatLogprobs {
-  const top = (entry.top ?? []).slice(0, numTop);
-  return {
-    content: [
-      {
-        ...tokenLogprob(entry.token, entry.logprob ?? 0),
-        top_logprobs: top.map(({ token, logprob }) => tokenLogprob(token, logprob)),
-      },
-    ],
-    refusal: null,
-  };
+/** What a piece adds to a choice. */
+function deltaOf(piece: Piece): WireDelta {
+  if (piece.type === 'text') return { content: piece.text };
+  const { index } = piece;
+  if (piece.type === 'arguments') {
+    return { tool_calls: [{ index, function: { arguments: piece.text } }] };
+  }
+  const { id, name } = piece;
+  return { tool_calls: [{ index, id, type: 'function', function: { name, arguments: '' } }] };
 }
 
-/** One choice: its text becomes content and calls, in pieces. */
-class ChoiceReader {
-  readonly #call: ChatCall;
-  readonly #parser: ToolParser | undefined;
-  #numCalls = 0;
+/** One choice as deltas, and why it ended. */
+class ChoiceDeltas {
+  readonly #reader: ChoiceReader;
   #finish: { reason: ChatFinishReason; stop: string | number | null } | undefined;
 
   constructor(call: ChatCall) {
-    this.#call = call;
-    this.#parser = call.tools === undefined ? undefined : call.toolFormat().createParser();
+    this.#reader = new ChoiceReader(call);
   }
 
   /** Set with the last event. */
@@ -97,43 +71,13 @@ class ChoiceReader {
   }
 
   read(event: ChoiceEvent): WireDelta[] {
-    const deltas = this.#text(event.text);
+    const deltas = this.#reader.read(event).map(deltaOf);
     if (event.type !== 'finish') return deltas;
-    if (this.#parser !== undefined) deltas.push(...this.#deltas(this.#parser.end()));
-    const calls = this.#numCalls > 0 && event.reason === 'stop';
+    const calls = this.#reader.numCalls > 0 && event.reason === 'stop';
     this.#finish = {
       reason: calls ? 'tool_calls' : event.reason,
       stop: event.stopReason ?? null,
     };
-    return deltas;
-  }
-
-  #text(text: string): WireDelta[] {
-    if (text === '') return [];
-    if (this.#parser === undefined) return [{ content: text }];
-    return this.#deltas(this.#parser.push(text));
-  }
-
-  #deltas(events: readonly ToolEvent[]): WireDelta[] {
-    const deltas: WireDelta[] = [];
-    for (const event of events) {
-      if (event.type === 'call') this.#numCalls += 1;
-      const index = this.#numCalls - 1;
-      const isTooMany = index > 0 && this.#call.tools?.parallel === false;
-      if (event.type === 'text') {
-        deltas.push({ content: event.text });
-      } else if (isTooMany) {
-        // The request allows one call, and a grammar could not see to it.
-      } else if (event.type === 'call') {
-        const id = callId(this.#call);
-        const { name } = event;
-        deltas.push({
-          tool_calls: [{ index, id, type: 'function', function: { name, arguments: '' } }],
-        });
-      } else {
-        deltas.push({ tool_calls: [{ index, function: { arguments: event.text } }] });
-      }
-    }
     return deltas;
   }
 }
@@ -156,14 +100,14 @@ interface CollectedChoice {
 export class ChatCollector {
   readonly #generation: Generation;
   readonly #options: ChatOptions;
-  readonly #readers: ChoiceReader[];
+  readonly #readers: ChoiceDeltas[];
   readonly #choices: readonly CollectedChoice[];
 
   constructor(generation: Generation, options: ChatOptions) {
     this.#generation = generation;
     this.#options = options;
     const { choices: length } = generation;
-    this.#readers = Array.from({ length }, () => new ChoiceReader(options.call));
+    this.#readers = Array.from({ length }, () => new ChoiceDeltas(options.call));
     this.#choices = this.#readers.map(() => ({
       content: options.call.prefix,
       calls: [],
@@ -224,11 +168,11 @@ export class ChatCollector {
 }
 
 /** The chunks of a streamed answer. */
-export class ChatStream implements StreamShape {
+export class ChatStream implements ObjectShape {
   readonly #head: ChatHead;
   readonly #generation: Generation;
   readonly #options: ChatOptions;
-  readonly #readers: (ChoiceReader | undefined)[] = [];
+  readonly #readers: (ChoiceDeltas | undefined)[] = [];
 
   constructor(head: ChatHead, generation: Generation, options: ChatOptions) {
     this.#head = head;
@@ -243,7 +187,7 @@ export class ChatStream implements StreamShape {
     const isFirst = this.#readers.length === 0;
     let reader = this.#readers[index];
     if (reader === undefined) {
-      reader = new ChoiceReader(this.#options.call);
+      reader = new ChoiceDeltas(this.#options.call);
       this.#readers[index] = reader;
       const { prefix } = this.#options.call;
       chunks.push(this.#chunk(index, { role: 'assistant', content: '', refusal: null }));

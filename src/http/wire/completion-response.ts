@@ -10,7 +10,7 @@ import type {
 } from '../schemas/completion.ts';
 import { answeredBy } from './adapter-choice.ts';
 import { type AnswerOptions, promptMembers, shownEvent } from './answer-options.ts';
-import type { StreamShape } from './sse.ts';
+import type { ObjectShape } from './sse.ts';
 
 export type ChoiceEvent = Exclude<GenerationEvent, { type: 'error' }>;
 
@@ -147,7 +147,7 @@ export class CompletionCollector {
 }
 
 /** The chunks of a streamed answer. */
-export class CompletionStream implements StreamShape {
+export class CompletionStream implements ObjectShape {
   readonly #head: CompletionHead;
   readonly #generation: Generation;
   readonly #options: CompletionOptions;

@@ -2,7 +2,7 @@
 import { LoramuxError } from '../../errors.ts';
 import type { Constraint } from '../../generation/constraint.ts';
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from '../../importer/json.ts';
-import type { ConstraintFields, ResponseFormat } from '../schemas/constraint.ts';
+import type { ConstraintFields, ResponseFormat, TextFields } from '../schemas/constraint.ts';
 
 const refuse = (message: string, param: string) =>
   new LoramuxError('invalid_request', message, { param });
@@ -21,8 +21,9 @@ const OF_STRUCTURED: Readers<NonNullable<ConstraintFields['structured_outputs']>
   structural_tag: (tag, field) => ({ kind: 'structural_tag', tag: objectOf(tag, field), field }),
 };
 
-const OF_BODY: Readers<ConstraintFields> = {
+const OF_BODY: Readers<ConstraintFields & TextFields> = {
   response_format: ofResponseFormat,
+  text: ofTextField,
   structured_outputs: (given, field) => {
     const found = constraintsOf(given, OF_STRUCTURED, `${field}.`);
     if (found.length === 0) throw refuse(`${field} must have one field that is not null`, field);
@@ -38,7 +39,7 @@ const OF_BODY: Readers<ConstraintFields> = {
  * What the text must be, from any of the fields that can say so.
  * @throws LoramuxError invalid_request: several of them, or one that says nothing
  */
-export function constraintOf(body: ConstraintFields): Constraint | undefined {
+export function constraintOf(body: ConstraintFields & TextFields): Constraint | undefined {
   return onlyOne(constraintsOf(body, OF_BODY, ''));
 }
 
@@ -85,6 +86,14 @@ function ofResponseFormat(format: ResponseFormat, field: string): Constraint | u
   const schema = format.json_schema?.schema;
   if (schema === undefined) throw refuse(`${place} is missing`, place);
   return { kind: 'json_schema', schema: objectOf(schema, place), field: place };
+}
+
+/** Of /v1/responses: the members of response_format.json_schema stand beside the type. */
+function ofTextField({ format }: NonNullable<TextFields['text']>, field: string) {
+  if (!format || format.type === 'text') return undefined;
+  const place = `${field}.format`;
+  if (format.type === 'json_object') return { kind: 'json_object', field: place } as const;
+  return schemaConstraint(format.schema, `${place}.schema`);
 }
 
 /** An object, or the text of one. */

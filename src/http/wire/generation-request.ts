@@ -1,6 +1,7 @@
 /** The fields that all text routes share, to the typed request of the generation layer. */
 import { LoramuxError } from '../../errors.ts';
 import type { GenerationRequest } from '../../generation/types.ts';
+import type { TextFields } from '../schemas/constraint.ts';
 import type { GenerationFields } from '../schemas/generation-fields.ts';
 import { adapterChoice } from './adapter-choice.ts';
 import { constraintOf } from './constraint.ts';
@@ -56,14 +57,15 @@ export type OwnFields = Pick<GenerationRequest, 'prompts' | 'echo' | 'addSpecial
 
 /** @throws LoramuxError invalid_request, unsupported_field */
 export function generationRequest(
-  body: GenerationFields,
+  body: GenerationFields & TextFields,
   baseName: string,
   { maxTokens, logprobs, ...own }: OwnFields,
 ): GenerationRequest {
   checkStreamOptions(body);
   const minTokens = body.min_tokens ?? 0;
   if (maxTokens !== undefined && minTokens > maxTokens) {
-    throw refuse(`min_tokens is ${minTokens}, more than max_tokens, ${maxTokens}`, 'min_tokens');
+    const most = `the ${maxTokens} tokens that the answer may have`;
+    throw refuse(`min_tokens is ${minTokens}, more than ${most}`, 'min_tokens');
   }
   const topK = body.top_k ?? -1;
   return {

@@ -15,21 +15,71 @@ export const EVENTS_PER_PIECE = 64;
 /** Characters of a piece after which the rest of its events becomes another one. */
 const PIECE_LENGTH = 64 * 1024;
 
-/** The objects of one route's stream. */
-export interface StreamShape {
+/** What a route makes of a generation's events. */
+interface Shape<T extends object> {
   /** What is sent for an event; nothing when it says nothing to the client. */
-  chunks(event: Exclude<GenerationEvent, { type: 'error' }>): readonly object[];
+  chunks(event: Exclude<GenerationEvent, { type: 'error' }>): readonly T[];
   /** What ends a stream that did not fail. */
-  last(): object | undefined;
+  last(): T | undefined;
 }
 
-const message = (data: unknown) => `data: ${JSON.stringify(data)}\n\n`;
+/** A stream of objects without names; an error is one of them, and `[DONE]` ends it either way. */
+export interface ObjectShape extends Shape<object> {
+  readonly named?: false;
+}
 
-const errorMessage = (error: LoramuxError) => message(errorBody(error));
+/** A stream of objects that are named by their types; the last one ends it. */
+export interface NamedShape extends Shape<{ readonly type: string }> {
+  readonly named: true;
+  /** What comes before the first event. */
+  first(): readonly { readonly type: string }[];
+  /** What ends a stream that failed. */
+  failure(error: LoramuxError): readonly { readonly type: string }[];
+}
+
+/** The objects of one route's stream. */
+export type StreamShape = ObjectShape | NamedShape;
+
+const message = (data: object) => `data: ${JSON.stringify(data)}\n\n`;
+const namedMessage = (data: { readonly type: string }) => `event: ${data.type}\n${message(data)}`;
+
+/** The texts of a shape's objects. */
+interface Texts {
+  readonly first: string;
+  of(event: Exclude<GenerationEvent, { type: 'error' }>): string;
+  failure(error: LoramuxError): string;
+  /** After a failure, too. */
+  end(failed: boolean): string;
+}
+
+function namedTexts(shape: NamedShape): Texts {
+  const join = (chunks: readonly { readonly type: string }[]) => chunks.map(namedMessage).join('');
+  return {
+    first: join(shape.first()),
+    of: (event) => join(shape.chunks(event)),
+    failure: (error) => join(shape.failure(error)),
+    end: (failed) => {
+      const last = failed ? undefined : shape.last();
+      return last === undefined ? '' : namedMessage(last);
+    },
+  };
+}
+
+function objectTexts(shape: ObjectShape): Texts {
+  return {
+    first: '',
+    of: (event) => shape.chunks(event).map(message).join(''),
+    failure: (error) => message(errorBody(error)),
+    end: (failed) => {
+      const last = failed ? undefined : shape.last();
+      return last === undefined ? DONE : message(last) + DONE;
+    },
+  };
+}
 
 /**
  * The stream's text, about one piece per batch of events. `first` are events already taken from the
- * generation. An error comes as an event; `[DONE]` ends the stream either way.
+ * generation. An error comes as an event.
  */
 export async function* sseStream(
   generation: Generation,
@@ -37,30 +87,30 @@ export async function* sseStream(
   shape: StreamShape,
   keepAliveMs: number,
 ): AsyncGenerator<string, void, void> {
+  const texts = shape.named ? namedTexts(shape) : objectTexts(shape);
   let events: readonly GenerationEvent[] | undefined = first;
   let failed = false;
+  let text = texts.first;
   while (events !== undefined) {
-    if (events.length > 0) {
-      let text = '';
-      for (const event of events) {
-        if (event.type === 'error') {
-          failed = true;
-          text += errorMessage(event.error);
-        } else {
-          for (const chunk of shape.chunks(event)) text += message(chunk);
-        }
-        // Each choice of an echo has the whole prompt.
-        if (text.length < PIECE_LENGTH) continue;
-        yield text;
-        text = '';
+    for (const event of events) {
+      if (event.type === 'error') {
+        failed = true;
+        text += texts.failure(event.error);
+      } else {
+        text += texts.of(event);
       }
-      if (text !== '') yield text;
+      // Each choice of an echo has the whole prompt.
+      if (text.length < PIECE_LENGTH) continue;
+      yield text;
+      text = '';
     }
+    if (text !== '') yield text;
+    text = '';
     events = await generation.next(keepAliveMs, EVENTS_PER_PIECE);
     if (events?.length === 0) yield KEEP_ALIVE;
   }
-  const last = failed ? undefined : shape.last();
-  yield last === undefined ? DONE : message(last) + DONE;
+  const end = texts.end(failed);
+  if (end !== '') yield end;
 }
 
 /**

@@ -20,6 +20,9 @@ export interface ToolUse {
   readonly strictField: string | undefined;
 }
 
+/** The fields that say so, in the form of chats. */
+export type ToolFields = Pick<ChatRequest, 'tools' | 'tool_choice' | 'parallel_tool_calls'>;
+
 const NO_ARGUMENTS: JsonObject = { type: 'object', properties: {} };
 
 const specOf = ({ function: { name, parameters } }: WireTool): ToolSpec => ({
@@ -28,7 +31,7 @@ const specOf = ({ function: { name, parameters } }: WireTool): ToolSpec => ({
 });
 
 /** Of tool_choice: the names that may be called, and whether one must be. */
-function choiceOf(body: ChatRequest, names: readonly string[]) {
+function choiceOf(body: ToolFields, names: readonly string[]) {
   const choice = body.tool_choice ?? 'auto';
   if (typeof choice === 'string') return { names, required: choice === 'required', single: false };
   if (choice.type === 'function') {
@@ -45,9 +48,13 @@ function choiceOf(body: ChatRequest, names: readonly string[]) {
 /**
  * undefined when nothing may be called: without tools, and with tool_choice none, where the template
  * is not told of them either.
+ * @param strictOf where the request has `strict` of a tool
  * @throws LoramuxError invalid_request, unsupported_field
  */
-export function toolUseOf(body: ChatRequest): ToolUse | undefined {
+export function toolUseOf(
+  body: ToolFields,
+  strictOf = (tool: number) => `tools.${tool}.function.strict`,
+): ToolUse | undefined {
   const tools = body.tools ?? [];
   const known = tools.map((tool) => tool.function.name);
   const repeated = known.find((name, i) => known.indexOf(name) !== i);
@@ -73,7 +80,7 @@ export function toolUseOf(body: ChatRequest): ToolUse | undefined {
     allowed: tools.filter((tool) => names.includes(tool.function.name)).map(specOf),
     required,
     parallel: !single && (body.parallel_tool_calls ?? true),
-    strictField: strict === -1 ? undefined : `tools.${strict}.function.strict`,
+    strictField: strict === -1 ? undefined : strictOf(strict),
   };
 }
 

@@ -62,6 +62,28 @@ def generation(body: dict) -> None:
     body.pop("chat_template", None)
 
 
+def response(body: dict) -> None:
+    generation(body)
+    text = body.get("text") or {}
+    if (text.get("format") or {}).get("type") in ("json_object", "json_schema"):
+        forms = ("structured_outputs", "guided_regex", "guided_grammar", "guided_json")
+        beside = ("guided_choice", "allowed_token_ids", "bad_words", "min_tokens")
+        for name in (*forms, *beside, "tools", "tool_choice"):
+            body.pop(name, None)
+    if "message.output_text.logprobs" not in (body.get("include") or []):
+        body.pop("top_logprobs", None)
+    items = body.get("input")
+    if isinstance(items, list):
+        for item in items:
+            if item.get("type") == "function_call":
+                item["arguments"] = "{}"
+        made = {item.get("call_id") for item in items if item.get("type") == "function_call"}
+        outputs = [item for item in items if item.get("type") == "function_call_output"]
+        lost = [item for item in outputs if item["call_id"] not in made]
+        calls = [{"type": "function_call", "call_id": item["call_id"]} for item in lost]
+        body["input"] = [call | {"name": "f", "arguments": "{}"} for call in calls] + items
+
+
 def tokenize(body: dict) -> None:
     chat = ("tools", "documents", "chat_template", "chat_template_kwargs")
     if "prompt" not in body and "messages" not in body:
@@ -111,6 +133,7 @@ def of_the_lost(body: dict) -> None:
 BODIES = {
     "/v1/completions": generation,
     "/v1/chat/completions": generation,
+    "/v1/responses": response,
     "/tokenize": tokenize,
     "/v1/adapters/{name}": source,
     "/v1/adapters/{name}/load": lambda body: keep_one(body, "generation", "pinned"),

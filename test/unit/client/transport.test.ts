@@ -35,6 +35,7 @@ describe('routes', () => {
   const calls: Call[] = [
     ['createCompletion', (c) => c.completions.create(body)],
     ['createChatCompletion', (c) => c.chat.completions.create(chat)],
+    ['createResponse', (c) => c.responses.create({ model: 'm', input: 'Q' })],
     ['tokenize', (c) => c.tokenize({ prompt: 'p' })],
     ['detokenize', (c) => c.detokenize({ tokens: [1] })],
     ['listModels', (c) => c.models.list()],
@@ -295,6 +296,27 @@ describe('streams', () => {
       'data: [DONE]\n\n',
     ];
     expect(await textOf(events(pieces))).toBe('abc');
+  });
+
+  it('give the events of a response until the last one', async () => {
+    const named = (event: object & { type: string }) =>
+      `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+    const typesOf = async (pieces: string[]) => {
+      const { client } = clientOf([events(pieces)]);
+      const request = { model: 'm', input: 'Q', stream: true } as const;
+      const types: string[] = [];
+      for await (const { type } of await client.responses.create(request)) types.push(type);
+      return types;
+    };
+    const created = named({ type: 'response.created' });
+    for (const type of ['response.completed', 'response.incomplete']) {
+      expect(await typesOf([created, named({ type })])).toEqual(['response.created', type]);
+    }
+    const lost = { code: 'connection_lost', tokens: 1 };
+    await expect(typesOf([created])).rejects.toMatchObject(lost);
+    const error = { code: 'slow_reader', message: 'slow', type: 'x', param: null };
+    const failed = [named({ type: 'error', error } as never), named({ type: 'response.failed' })];
+    await expect(typesOf([created, ...failed])).rejects.toMatchObject({ code: 'slow_reader' });
   });
 
   it('throw an error in the middle, with its code', async () => {

@@ -37,13 +37,34 @@ const VLLM = [
   ...['thinking_token_budget', 'guided_json', 'guided_regex', 'guided_choice', 'guided_grammar'],
   ...['guided_decoding_backend', 'guided_whitespace_pattern', 'logits_processors'],
 ];
+/** Of the Responses API, earlier fields included. */
+const OPENAI_RESPONSES = [
+  ...['background', 'context_management', 'conversation', 'include', 'input', 'instructions'],
+  ...['max_output_tokens', 'max_tool_calls', 'metadata', 'model', 'moderation', 'stream_options'],
+  ...['parallel_tool_calls', 'previous_response_id', 'prompt', 'prompt_cache_key', 'stream'],
+  ...['prompt_cache_options', 'prompt_cache_retention', 'reasoning', 'safety_identifier'],
+  ...['service_tier', 'store', 'temperature', 'text', 'tool_choice', 'tools', 'top_logprobs'],
+  ...['top_p', 'truncation', 'user'],
+];
+/** vLLM's additions to it, and those of its other routes that say how tokens are drawn. */
+const VLLM_RESPONSES = [
+  ...['logit_bias', 'top_k', 'skip_special_tokens', 'include_stop_str_in_output', 'request_id'],
+  ...['mm_processor_kwargs', 'priority', 'cache_salt', 'enable_response_messages'],
+  ...['previous_input_messages', 'previous_response', 'structured_outputs', 'repetition_penalty'],
+  ...['seed', 'stop', 'ignore_eos', 'vllm_xargs', 'min_p', 'min_tokens', 'stop_token_ids'],
+  ...['presence_penalty', 'frequency_penalty', 'allowed_token_ids', 'bad_words', 'guided_json'],
+  ...['chat_template', 'chat_template_kwargs', 'truncate_prompt_tokens', 'session_id', 'n'],
+];
 const VLLM_COMPLETIONS = ['prompt_embeds'];
 const VLLM_CHAT = [
   ...['add_generation_prompt', 'continue_final_message', 'documents', 'chat_template', 'best_of'],
   ...['chat_template_kwargs', 'media_io_kwargs', 'mm_processor_kwargs', 'include_reasoning'],
   'return_prompt_text',
 ];
-const REQUIRED: ReadonlySet<string> = new Set(['model', 'messages', 'prompt']);
+const REQUIRED: ReadonlySet<string> = new Set([
+  ...['/v1/completions model', '/v1/completions prompt', '/v1/responses model'],
+  ...['/v1/chat/completions model', '/v1/chat/completions messages', '/v1/responses input'],
+]);
 
 let server: TestServer;
 beforeAll(async () => {
@@ -58,6 +79,7 @@ describe.each([
     { messages: [{ role: 'user', content: 'Q' }] },
     [...OPENAI_CHAT, ...VLLM, ...VLLM_CHAT],
   ],
+  ['/v1/responses', { input: 'Q' }, [...OPENAI_RESPONSES, ...VLLM_RESPONSES]],
 ] as const)('fields of %s', (url, rest, fields) => {
   const send = (name: string, value: unknown) => {
     const payload = { model: 'base', ...rest, [name]: value };
@@ -72,6 +94,6 @@ describe.each([
     expect([error.code, error.param]).not.toEqual(['unknown_field', name]);
     expect(error.param.split('.')[0]).toBe(name);
     const missing = await send(name, null);
-    expect(missing.statusCode, missing.body).toBe(REQUIRED.has(name) ? 400 : 200);
+    expect(missing.statusCode, missing.body).toBe(REQUIRED.has(`${url} ${name}`) ? 400 : 200);
   });
 });
