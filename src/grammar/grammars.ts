@@ -2,7 +2,7 @@
 import { LoramuxError } from '../errors.ts';
 import type { Constraint } from '../generation/constraint.ts';
 import type { GrammarLease, GrammarPool } from './pool.ts';
-import { sourceOf } from './source.ts';
+import { keyed } from './source.ts';
 
 /** Prepares constraints for requests. */
 export interface Grammars {
@@ -25,7 +25,7 @@ export function createGrammars(
       const param = field === undefined ? {} : { param: field };
       if (refusal !== undefined) throw new LoramuxError('unsupported_field', refusal, param);
       try {
-        return await pool.acquire(sourceOf(constraint), signal);
+        return await pool.acquire(keyed(constraint), signal);
       } catch (error) {
         if (!(error instanceof LoramuxError) || error.status !== 400) throw error;
         throw new LoramuxError(error.code, error.message, { cause: error, ...param });

@@ -24,9 +24,12 @@ const ANNOTATIONS: ReadonlySet<string> = new Set([
 const AT_TOP: ReadonlySet<string> = new Set(['$schema', '$id']);
 
 const BY_TYPE: Readonly<Record<string, readonly string[]>> = {
-  object: ['properties', 'required', 'additionalProperties', 'minProperties', 'maxProperties'],
+  object: [
+    ...['properties', 'required', 'additionalProperties', 'propertyNames'],
+    ...['minProperties', 'maxProperties'],
+  ],
   array: ['items', 'prefixItems', 'minItems', 'maxItems'],
-  string: ['minLength', 'maxLength', 'pattern', 'format'],
+  string: ['minLength', 'maxLength', 'pattern', 'format', 'contentEncoding'],
   number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'],
 };
 /** Values of keywords that are otherwise refused, which ask for nothing. */

@@ -15,6 +15,7 @@ import {
 } from './ebnf.ts';
 import { JSON_DIGITS_MAX, JSON_SPACE_MAX, NAME_LENGTH_MAX, REPETITIONS_MAX } from './limits.ts';
 import { RAW, regexExpression, type Spelling } from './regex.ts';
+import { intersection } from './regular.ts';
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
@@ -90,6 +91,15 @@ export function stringOfLength(grammar: JsonGrammar, min: number, max: number | 
 export function stringOfPattern(pattern: string): Expression {
   return quoted(regexExpression(pattern, { spelling: IN_STRING, counted: true }));
 }
+
+/** A string that all of these match; of characters as themselves. */
+export function stringOfAll(grammar: Grammar, expressions: readonly Expression[]): Expression {
+  return quoted(intersection(expressions, grammar, IN_STRING));
+}
+
+/** Any characters, so many. */
+export const anyOfLength = (min: number, max: number | undefined): Expression =>
+  repeat(allBut([]), min, max);
 
 /** Names of an object's members that are none of `taken`. Without escapes: one spelling for each. */
 export function otherName(grammar: Grammar, taken: readonly string[]): Expression {
@@ -293,9 +303,22 @@ const DATE =
   '|02-(0[1-9]|1[0-9]|2[0-8]))';
 const TIME =
   '([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-2]):[0-5][0-9])';
-const LABEL = '[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?';
-const HOST = `${LABEL}(\\.${LABEL}){1,4}`;
+/** Without two hyphens in a row, which may mean an encoded name that cannot be decoded. */
+const LABEL = '[a-z0-9]{1,15}(-[a-z0-9]{1,15})?';
+/** Letters at the end: a number there makes it an address. */
+const HOST = `(${LABEL}\\.){1,4}[a-z]{2,24}`;
 const PATH = '(/[A-Za-z0-9._~-]{0,64}){0,8}';
+
+/** The longest part of a name in the net, which is what ends a format without bounds of its own. */
+export const SHORT_FORMAT_LENGTH_MAX = 63;
+const SHORT_LABEL = '[a-z0-9]+(-[a-z0-9]+)*';
+const SHORT_HOST = `(${SHORT_LABEL}\\.)+[a-z]{2,24}`;
+/** For use beside lengths: few places, and valid up to SHORT_FORMAT_LENGTH_MAX. */
+export const SHORT_FORMATS: ReadonlyMap<string, string> = new Map([
+  ['email', `[a-z0-9]+([._+-][a-z0-9]+)*@${SHORT_HOST}`],
+  ['hostname', SHORT_HOST],
+  ['uri', `https?://${SHORT_HOST}(/[A-Za-z0-9._~-]*)*`],
+]);
 
 /** Formats and what is written for them: a part of what the format allows, every text of it valid. */
 export const FORMATS: ReadonlyMap<string, string> = new Map([

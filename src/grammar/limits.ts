@@ -22,6 +22,9 @@ export const JSON_SPACE_MAX = 16;
 export const JSON_DIGITS_MAX = 15;
 /** Characters beyond ASCII that one class of a pattern may name. */
 export const CLASS_CHARS_MAX = 256;
+/** Places of one pattern or format that is intersected with others, and rules that this becomes. */
+export const AUTOMATON_STATES_MAX = 20_000;
+export const PRODUCT_STATES_MAX = 4096;
 /** Depth of groups in a pattern. */
 export const PATTERN_DEPTH_MAX = 100;
 /** Requests that wait for a grammar to be prepared; more are refused with queue_full. */

@@ -1,5 +1,6 @@
 /** What the main thread and a grammar thread say to each other. */
-import type { GrammarSource } from './source.ts';
+import type { PackedError } from '../threads/packed-error.ts';
+import type { KeyedConstraint } from './source.ts';
 
 /** Given to a thread once, at its start. */
 export interface ThreadSetup {
@@ -14,7 +15,7 @@ export interface ThreadSetup {
 }
 
 export type ToThread =
-  | { readonly kind: 'compile'; readonly source: GrammarSource }
+  | { readonly kind: 'compile'; readonly asked: KeyedConstraint }
   | { readonly kind: 'drop'; readonly key: string }
   /** A choice that has these tokens already; its masks go to the slot. */
   | {
@@ -30,7 +31,10 @@ export type ToThread =
 
 export type FromThread =
   | { readonly kind: 'ready' }
-  | { readonly kind: 'compiled'; readonly ms: number }
+  /** `length`: characters of all its texts. */
+  | { readonly kind: 'compiled'; readonly ms: number; readonly length: number }
+  /** No grammar can be made of the constraint. */
+  | { readonly kind: 'unusable'; readonly error: PackedError }
   /** Not a grammar; the thread is not to be used any more. */
   | { readonly kind: 'refused'; readonly reason: string }
   /** Nothing is written to the slot any more. */

@@ -15,7 +15,7 @@ import {
 } from './limits.ts';
 import { CONSTANT_STAMP, type MaskMemory, NEVER_SLOT } from './mask-memory.ts';
 import type { ThreadSetup } from './messages.ts';
-import type { GrammarSource } from './source.ts';
+import type { KeyedConstraint } from './source.ts';
 import { GrammarThread } from './thread.ts';
 
 export interface GrammarPoolOptions {
@@ -54,7 +54,7 @@ interface Waiter {
 }
 
 interface Job {
-  readonly source: GrammarSource;
+  readonly asked: KeyedConstraint;
   readonly waiters: Set<Waiter>;
 }
 
@@ -95,7 +95,7 @@ export class GrammarPool {
   #spare: GrammarThread | undefined;
   readonly #jobs = new Map<string, Job>();
   /** Grammars that requests hold, by key. */
-  readonly #live = new Map<string, { source: GrammarSource; leases: number }>();
+  readonly #live = new Map<string, { asked: KeyedConstraint; leases: number }>();
   readonly #followers = new Set<Follower>();
   /** Slots whose thread has yet to say that it writes there no more, by the choice's number there. */
   readonly #closing = new Map<number, { slot: number; thread: GrammarThread }>();
@@ -121,16 +121,16 @@ export class GrammarPool {
 
   /**
    * The grammar, prepared; undefined when the signal was given first.
-   * @throws LoramuxError grammar_invalid, grammar_too_complex, queue_full, shutting_down
+   * @throws LoramuxError grammar_invalid, grammar_unsupported, grammar_too_complex, queue_full, shutting_down
    */
-  acquire(source: GrammarSource, signal: AbortSignal): Promise<GrammarLease | undefined> {
+  acquire(asked: KeyedConstraint, signal: AbortSignal): Promise<GrammarLease | undefined> {
     if (this.#closed) return Promise.reject(shuttingDown());
     if (signal.aborted) return Promise.resolve(undefined);
-    if (this.#serving?.has(source.key)) {
+    if (this.#serving?.has(asked.key)) {
       this.#stats.hits += 1;
-      return Promise.resolve(this.#lease(source));
+      return Promise.resolve(this.#lease(asked));
     }
-    const isNew = !this.#jobs.has(source.key) && !this.#live.has(source.key);
+    const isNew = !this.#jobs.has(asked.key) && !this.#live.has(asked.key);
     const tooMany = isNew && this.#live.size + this.#jobs.size >= LIVE_GRAMMARS_MAX;
     if (tooMany || this.#numWaiters >= PREPARE_QUEUE_MAX) {
       const error = new LoramuxError(
@@ -141,7 +141,7 @@ export class GrammarPool {
       );
       return Promise.reject(error);
     }
-    return this.#wait(source, signal);
+    return this.#wait(asked, signal);
   }
 
   /** The tokens that choices went on with since the last call reach their thread. */
@@ -172,11 +172,11 @@ export class GrammarPool {
     await Promise.all(threads.map((thread) => thread?.stop()));
   }
 
-  #wait(source: GrammarSource, signal: AbortSignal): Promise<GrammarLease | undefined> {
-    let job = this.#jobs.get(source.key);
+  #wait(asked: KeyedConstraint, signal: AbortSignal): Promise<GrammarLease | undefined> {
+    let job = this.#jobs.get(asked.key);
     if (job === undefined) {
-      job = { source, waiters: new Set() };
-      this.#jobs.set(source.key, job);
+      job = { asked, waiters: new Set() };
+      this.#jobs.set(asked.key, job);
     }
     const { waiters } = job;
     this.#numWaiters += 1;
@@ -205,7 +205,7 @@ export class GrammarPool {
   }
 
   #fail(job: Job, error: LoramuxError): void {
-    this.#jobs.delete(job.source.key);
+    this.#jobs.delete(job.asked.key);
     for (const waiter of [...job.waiters]) {
       this.#stats.failures += 1;
       waiter.reject(error);
@@ -232,16 +232,16 @@ export class GrammarPool {
     for (const job of [...this.#jobs.values()]) {
       const late = performance.now() - begin >= ROUND_MS_MAX;
       if (done.length > 0 && (late || done.length === ROUND_GRAMMARS_MAX)) break;
-      if (job.waiters.size === 0) this.#jobs.delete(job.source.key);
-      else if (thread.has(job.source.key)) done.push(job);
+      if (job.waiters.size === 0) this.#jobs.delete(job.asked.key);
+      else if (thread.has(job.asked.key)) done.push(job);
       else if (await this.#compile(thread, job)) done.push(job);
       // What it had prepared is gone; those jobs are still there for the next round.
       if (thread.lost) return;
     }
     if (done.length === 0 || !(await this.#takeOver(thread))) return;
     for (const job of done) {
-      this.#jobs.delete(job.source.key);
-      for (const waiter of [...job.waiters]) waiter.resolve(this.#lease(job.source));
+      this.#jobs.delete(job.asked.key);
+      for (const waiter of [...job.waiters]) waiter.resolve(this.#lease(job.asked));
     }
   }
 
@@ -260,7 +260,7 @@ export class GrammarPool {
   }
 
   async #compile(thread: GrammarThread, job: Job): Promise<boolean> {
-    const prepared = await thread.compile(job.source, this.#options.compileMsMax, this.#inUse);
+    const prepared = await thread.compile(job.asked, this.#options.compileMsMax, this.#inUse);
     if (prepared.kind === 'failed') {
       this.#fail(job, this.#closed ? shuttingDown() : prepared.error);
       return false;
@@ -276,14 +276,14 @@ export class GrammarPool {
    */
   async #takeOver(thread: GrammarThread): Promise<boolean> {
     for (;;) {
-      const missing = [...this.#live.values()].find(({ source }) => !thread.has(source.key));
+      const missing = [...this.#live.values()].find(({ asked }) => !thread.has(asked.key));
       if (missing === undefined) {
         // At once: a moment later something else may have come into use.
         if (!this.#closed) this.#trade(thread);
         return !this.#closed;
       }
       const { compileMsMax } = this.#options;
-      const prepared = await thread.compile(missing.source, compileMsMax, this.#inUse);
+      const prepared = await thread.compile(missing.asked, compileMsMax, this.#inUse);
       if (prepared.kind === 'failed') {
         // It was prepared before, so the machine is short of time or memory; the next round tries
         // again, and requests wait.
@@ -342,18 +342,18 @@ export class GrammarPool {
     }
   }
 
-  #lease(source: GrammarSource): GrammarLease {
-    const live = this.#live.get(source.key) ?? { source, leases: 0 };
+  #lease(asked: KeyedConstraint): GrammarLease {
+    const live = this.#live.get(asked.key) ?? { asked, leases: 0 };
     live.leases += 1;
-    this.#live.set(source.key, live);
+    this.#live.set(asked.key, live);
     let released = false;
     return {
-      open: (tokens) => this.#follow(source.key, tokens),
+      open: (tokens) => this.#follow(asked.key, tokens),
       release: () => {
         if (released) return;
         released = true;
         live.leases -= 1;
-        if (live.leases === 0) this.#live.delete(source.key);
+        if (live.leases === 0) this.#live.delete(asked.key);
       },
     };
   }

@@ -16,7 +16,7 @@ export function objectExpression(
   at: string,
 ): Expression {
   const { json } = builder;
-  const { properties = {}, additionalProperties: additional } = schema;
+  const { properties = {}, additionalProperties: additional } = withNames(builder, schema, at);
   const required = namesOf(builder, schema.required, `${at}/required`);
   if (typeof properties !== 'object' || properties === null || Array.isArray(properties)) {
     throw builder.invalid(`${at}/properties`, 'must be an object');
@@ -66,6 +66,33 @@ export function objectExpression(
     ? undefined
     : sequence(otherName(json.rules, names), json.colon, json.rules.share('other', others()));
   return new Members(builder, list, other, { min, max, at }).expression();
+}
+
+/**
+ * The schema without `propertyNames`: a list of names is written as properties of their own, all with
+ * what `additionalProperties` asks for; any other text may be a name anyway.
+ */
+function withNames(builder: SchemaBuilder, schema: JsonObject, at: string): JsonObject {
+  const { propertyNames: names, properties, additionalProperties = true, ...rest } = schema;
+  if (names === undefined) return schema;
+  const place = `${at}/propertyNames`;
+  if (names === true) return schema;
+  if (typeof names !== 'object' || names === null || Array.isArray(names)) {
+    throw builder.refuse(place, 'is supported only as {"type": "string"} or with a list of names');
+  }
+  const { type = 'string', enum: listed, ...others } = names;
+  const [unknown] = Object.keys(others);
+  if (type !== 'string' || unknown !== undefined) {
+    throw builder.refuse(`${place}/${unknown ?? 'type'}`, 'is not supported');
+  }
+  if (listed === undefined) return schema;
+  if (properties !== undefined) throw builder.refuse(place, 'is not supported beside properties');
+  const allowed = [...namesOf(builder, listed, `${place}/enum`)];
+  return {
+    ...rest,
+    properties: Object.fromEntries(allowed.map((name) => [name, additionalProperties])),
+    additionalProperties: false,
+  };
 }
 
 function namesOf(builder: SchemaBuilder, value: unknown, at: string): Set<string> {

@@ -1,8 +1,11 @@
 /** Strings, numbers, booleans and null of a schema. */
+
+import { LoramuxError } from '../errors.ts';
 import type { JsonObject } from '../importer/json.ts';
 import { type Expression, either } from './ebnf.ts';
 import type { SchemaBuilder } from './json-schema.ts';
 import {
+  anyOfLength,
   BOOLEAN,
   checkCount,
   FORMATS,
@@ -10,10 +13,14 @@ import {
   NULL,
   NUMBER,
   rangeExpression,
+  SHORT_FORMAT_LENGTH_MAX,
+  SHORT_FORMATS,
+  stringOfAll,
   stringOfLength,
   stringOfPattern,
 } from './json-text.ts';
-import { JSON_DIGITS_MAX } from './limits.ts';
+import { JSON_DIGITS_MAX, REPETITIONS_MAX } from './limits.ts';
+import { regexExpression } from './regex.ts';
 import type { JsonType } from './schema-types.ts';
 
 export function scalarExpression(
@@ -47,34 +54,73 @@ function stringExpression(builder: SchemaBuilder, schema: JsonObject, at: string
   const { pattern, format } = schema;
   const min = countOf(builder, schema, 'minLength', at);
   const max = countOf(builder, schema, 'maxLength', at);
-  const both = (['format', 'minLength', 'maxLength'] as const).find(
-    (keyword) => schema[keyword] !== undefined,
-  );
-  if (pattern !== undefined) {
-    if (typeof pattern !== 'string') throw builder.invalid(`${at}/pattern`, 'must be a text');
-    if (both !== undefined) {
-      throw builder.refuse(`${at}/${both}`, 'is not supported beside pattern');
-    }
-    return stringOfPattern(pattern);
-  }
-  if (format !== undefined) {
-    const known = typeof format === 'string' ? FORMATS.get(format) : undefined;
-    if (known === undefined) {
-      throw builder.refuse(
-        `${at}/format`,
-        `is ${JSON.stringify(format)}; supported are ${[...FORMATS.keys()].join(', ')}`,
-      );
-    }
-    if (both !== 'format' || min !== undefined || max !== undefined) {
-      throw builder.refuse(`${at}/format`, 'is not supported beside minLength or maxLength');
-    }
-    return stringOfPattern(known);
-  }
-  if (min === undefined && max === undefined) return builder.json.string;
   if (min !== undefined && max !== undefined && min > max) {
     throw builder.invalid(`${at}/minLength`, 'is above maxLength');
   }
-  return stringOfLength(builder.json, min ?? 0, max);
+  if (pattern !== undefined && typeof pattern !== 'string') {
+    throw builder.invalid(`${at}/pattern`, 'must be a text');
+  }
+  if (schema.contentEncoding !== undefined && pattern === undefined) {
+    throw builder.refuse(
+      `${at}/contentEncoding`,
+      'is supported only beside a pattern that says it',
+    );
+  }
+  const hasLength = min !== undefined || max !== undefined;
+  const known = formatOf(builder, { format, pattern, hasLength }, at);
+  if (pattern === undefined && known === undefined) {
+    if (!hasLength) return builder.json.string;
+    return stringOfLength(builder.json, min ?? 0, max);
+  }
+  const given = [pattern, known?.pattern].filter((one) => one !== undefined);
+  if (given.length === 1 && !hasLength) return stringOfPattern(given[0]!);
+  const all = given.map((one) => regexExpression(one));
+  if (hasLength) {
+    const most = Math.min(max ?? REPETITIONS_MAX, known?.lengthMax ?? REPETITIONS_MAX);
+    const ends = max !== undefined || known?.lengthMax !== undefined;
+    if ((min ?? 0) > most)
+      throw builder.refuse(`${at}/minLength`, `is above ${most} with a format`);
+    all.push(anyOfLength(min ?? 0, ends ? most : undefined));
+  }
+  try {
+    return stringOfAll(builder.json.rules, all);
+  } catch (error) {
+    if (!(error instanceof LoramuxError)) throw error;
+    throw new LoramuxError(error.code, `The schema's ${at}: ${error.message}`, { cause: error });
+  }
+}
+
+/** Formats that Zod and others name after the pattern beside them, which says it all. */
+const PATTERN_FORMATS: ReadonlySet<unknown> = new Set([
+  ...['base64', 'base64url', 'cidrv4', 'cidrv6', 'cuid', 'cuid2', 'e164', 'ends_with', 'includes'],
+  ...['ksuid', 'lowercase', 'nanoid', 'regex', 'starts_with', 'ulid', 'uppercase', 'xid'],
+]);
+
+interface KnownFormat {
+  readonly pattern: string;
+  /** The pattern's texts are of the format up to this length. */
+  readonly lengthMax?: number;
+}
+
+function formatOf(
+  builder: SchemaBuilder,
+  beside: { format: unknown; pattern: string | undefined; hasLength: boolean },
+  at: string,
+): KnownFormat | undefined {
+  const { format, pattern, hasLength } = beside;
+  if (format === undefined || (pattern !== undefined && PATTERN_FORMATS.has(format))) {
+    return undefined;
+  }
+  const known = typeof format === 'string' ? FORMATS.get(format) : undefined;
+  if (known === undefined) {
+    throw builder.refuse(
+      `${at}/format`,
+      `is ${JSON.stringify(format)}; supported are ${[...FORMATS.keys()].join(', ')}`,
+    );
+  }
+  const short = hasLength ? SHORT_FORMATS.get(format as string) : undefined;
+  if (short === undefined) return { pattern: known };
+  return { pattern: short, lengthMax: SHORT_FORMAT_LENGTH_MAX };
 }
 
 const BOUNDS = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'] as const;

@@ -1,4 +1,4 @@
-/** A constraint as what the library compiles: the text of a grammar, and the key it is kept under. */
+/** A constraint as what the library compiles: the text of a grammar. */
 import { createHash } from 'node:crypto';
 import { LoramuxError } from '../errors.ts';
 import type { Constraint } from '../generation/constraint.ts';
@@ -17,8 +17,6 @@ import {
 import { regexExpression } from './regex.ts';
 
 export interface GrammarSource {
-  /** Equal sources have equal keys. */
-  readonly key: string;
   /** `tag`: a structural tag as JSON; `ebnf`: a grammar. */
   readonly kind: 'ebnf' | 'tag';
   readonly text: string;
@@ -39,7 +37,21 @@ export interface Relaxed {
   readonly text: string;
 }
 
+/** A constraint and the key that its grammar is kept under. */
+export interface KeyedConstraint {
+  readonly key: string;
+  readonly constraint: Constraint;
+}
+
+/** Equal constraints have equal keys, whatever field they came in. */
+export function keyed(constraint: Constraint): KeyedConstraint {
+  const { field: _, ...asked } = constraint;
+  const key = createHash('sha256').update(JSON.stringify(asked)).digest('base64');
+  return { key, constraint: asked };
+}
+
 /**
+ * Takes up to seconds where the constraint is made to: grammar threads do it.
  * @throws LoramuxError grammar_invalid, grammar_unsupported, grammar_too_complex, with the
  *   constraint's field as `param`
  */
@@ -111,8 +123,7 @@ function sourceFrom(
       `The grammar has ${text.length} characters; at most ${GRAMMAR_LENGTH_MAX} are allowed.`,
     );
   }
-  const key = createHash('sha256').update(`${kind}\n${text}`).digest('base64');
-  return { key, kind, text, relaxed: relaxedOf(print, bounds), ambiguous, counts };
+  return { kind, text, relaxed: relaxedOf(print, bounds), ambiguous, counts };
 }
 
 /** Grammars without all bounds, and without the greater ones. */

@@ -1,10 +1,11 @@
 /** One grammar thread as the main thread sees it. */
 import type { Worker } from 'node:worker_threads';
 import { LoramuxError } from '../errors.ts';
+import { unpackError } from '../threads/packed-error.ts';
 import { startThread } from '../threads/start.ts';
 import { CACHED_LENGTH_MAX, START_MS_MAX, THREAD_HEAP_MB_MAX } from './limits.ts';
 import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
-import type { GrammarSource } from './source.ts';
+import type { KeyedConstraint } from './source.ts';
 
 const ENTRY = new URL('./worker.ts', import.meta.url);
 
@@ -87,23 +88,23 @@ export class GrammarThread {
   }
 
   /**
-   * Prepares a grammar; one at a time, while it follows no choice. After a failure the thread is lost.
+   * Prepares a grammar; one at a time, while it follows no choice. The thread may be lost after a
+   * failure.
    * @param inUse keys that are not dropped to make room
    */
-  async compile(source: GrammarSource, msMax: number, inUse: InUse): Promise<Prepared> {
-    const answer = this.#ask({ kind: 'compile', source }, msMax);
-    const message = await answer;
+  async compile(asked: KeyedConstraint, msMax: number, inUse: InUse): Promise<Prepared> {
+    const message = await this.#ask({ kind: 'compile', asked }, msMax);
     if (message instanceof LoramuxError) return { kind: 'failed', error: message };
+    if (message.kind === 'unusable') return { kind: 'failed', error: unpackError(message.error) };
     if (message.kind !== 'compiled') {
       const reason = message.kind === 'refused' ? message.reason : message.kind;
       this.end();
       const error = new LoramuxError('grammar_invalid', `The grammar cannot be used: ${reason}`);
       return { kind: 'failed', error };
     }
-    const length = source.relaxed.reduce((sum, { text }) => sum + text.length, source.text.length);
-    this.#prepared.set(source.key, length);
-    this.#preparedLength += length;
-    this.#makeRoom(inUse, source.key);
+    this.#prepared.set(asked.key, message.length);
+    this.#preparedLength += message.length;
+    this.#makeRoom(inUse, asked.key);
     return { kind: 'compiled', ms: message.ms };
   }
 

@@ -2,11 +2,12 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import type { CompiledGrammar } from '@mlc-ai/web-xgrammar';
 import { COMPUTE_NICENESS, giveWay } from '../threads/give-way.ts';
+import { packError } from '../threads/packed-error.ts';
 import { loadTokenizer } from '../tokenizer/tokenizer.ts';
 import { Follower, type PreparedGrammar } from './follower.ts';
 import { MASK_HEADER_WORDS, MASK_NEVER } from './mask-memory.ts';
 import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
-import type { GrammarSource } from './source.ts';
+import { type GrammarSource, type KeyedConstraint, sourceOf } from './source.ts';
 import { vocabularyOf } from './vocabulary.ts';
 import { loadXGrammar, reasonOf } from './xgrammar.ts';
 
@@ -55,8 +56,16 @@ const choices = new Map<number, Choice>();
 const compile = (kind: GrammarSource['kind'], text: string): Promise<CompiledGrammar> =>
   kind === 'ebnf' ? compiler.compileGrammar(text) : compiler.compileStructuralTag(text);
 
-async function prepare({ key, kind, text, relaxed, ...rest }: GrammarSource): Promise<void> {
+async function prepare({ key, constraint }: KeyedConstraint): Promise<void> {
   const start = performance.now();
+  let source: GrammarSource;
+  try {
+    source = sourceOf(constraint);
+  } catch (error) {
+    tell({ kind: 'unusable', error: packError(error) });
+    return;
+  }
+  const { kind, text, relaxed, ...rest } = source;
   try {
     const exact = await compile(kind, text);
     const standIns: PreparedGrammar['relaxed'][number][] = [];
@@ -68,7 +77,8 @@ async function prepare({ key, kind, text, relaxed, ...rest }: GrammarSource): Pr
     tell({ kind: 'refused', reason: reasonOf(error) });
     return;
   }
-  tell({ kind: 'compiled', ms: performance.now() - start });
+  const length = relaxed.reduce((sum, { text: simpler }) => sum + simpler.length, text.length);
+  tell({ kind: 'compiled', ms: performance.now() - start, length });
 }
 
 function drop(key: string): void {
@@ -100,7 +110,7 @@ async function follow(pairs: Int32Array): Promise<void> {
 async function handle(message: ToThread): Promise<void> {
   switch (message.kind) {
     case 'compile':
-      return prepare(message.source);
+      return prepare(message.asked);
     case 'drop':
       return drop(message.key);
     case 'open':

@@ -8,6 +8,7 @@ import path from 'node:path';
 import Ajv2020 from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import * as z from 'zod';
 import { synthesizeAdapters } from '../../src/importer/index.ts';
 import { DEMO_NAME, startDemoServer } from '../support/demo-server.ts';
 import { type Json, startTestServer, type TestServer } from '../support/server.ts';
@@ -136,6 +137,41 @@ describe('with random weights', () => {
     };
     expect(await textOf(guided)).toMatch(/^<[0-9é](,[0-9é]){0,3}>$/);
     expect(await textOf({ guided_json: '{"type":"boolean"}', n: 3 })).toMatch(/^(true|false)$/);
+  });
+
+  it('answers with what Zod accepts, whose formats have patterns beside them', async () => {
+    const forms: Record<string, z.ZodType> = {
+      email: z.email(),
+      shortEmail: z.email().min(8).max(30),
+      longEmail: z.email().max(255),
+      uuid: z.uuid(),
+      ipv4: z.ipv4(),
+      ipv6: z.ipv6(),
+      date: z.iso.date(),
+      dateTime: z.iso.datetime({ offset: true }),
+      url: z.url().max(40),
+      nanoid: z.nanoid(),
+      phone: z.e164(),
+      pattern: z
+        .string()
+        .regex(/^[a-z]+( [^"]+)*$/)
+        .min(3)
+        .max(20),
+      prefix: z.string().startsWith('ab').max(12),
+      record: z.record(z.enum(['a', 'b']), z.int()),
+      partial: z.partialRecord(z.enum(['a', 'b']), z.boolean()),
+      tuple: z.tuple([z.literal('x'), z.int()]),
+    };
+    for (const [i, [name, form]] of Object.entries(forms).entries()) {
+      const schema = z.toJSONSchema(form);
+      const texts = [
+        await textOf({ guided_json: schema, seed: i, temperature: 1 }),
+        await textOf({ guided_json: schema, temperature: 0 }),
+      ];
+      for (const text of texts) {
+        expect([name, text, form.safeParse(JSON.parse(text)).success]).toEqual([name, text, true]);
+      }
+    }
   });
 
   it('gives the same tokens alone and among others', async () => {

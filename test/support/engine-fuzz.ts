@@ -220,7 +220,7 @@ async function acquireAll(
   const leases = burst.map(({ form, givesUp }) => {
     if (form === undefined) return undefined;
     const controller = new AbortController();
-    const lease = grammars.pool.acquire(form.source, controller.signal);
+    const lease = grammars.pool.acquire(form.asked, controller.signal);
     if (givesUp) controller.abort();
     return lease;
   });
@@ -416,7 +416,7 @@ async function aloneAgain(
   options: FuzzOptions,
 ): Promise<Recorded> {
   const lease =
-    form && (await options.grammars!.pool.acquire(form.source, new AbortController().signal));
+    form && (await options.grammars!.pool.acquire(form.asked, new AbortController().signal));
   const alone = await runAlone(constrained(spec, lease), {
     engine: everyEngine(options),
     native: fakeNative(options),

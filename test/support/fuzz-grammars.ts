@@ -1,7 +1,7 @@
 /** Real grammar threads for random lives of an engine: small forms, and what they accept. */
 import { MaskMemory, NEVER_SLOT } from '../../src/grammar/mask-memory.ts';
 import { GrammarPool } from '../../src/grammar/pool.ts';
-import { type GrammarSource, sourceOf } from '../../src/grammar/source.ts';
+import { type KeyedConstraint, keyed } from '../../src/grammar/source.ts';
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts';
 import type { Random } from './random.ts';
 import { makeSmallBase } from './small-base.ts';
@@ -11,22 +11,22 @@ const VOCAB = 300;
 const EOS = 2;
 
 export interface FuzzForm {
-  readonly source: GrammarSource;
+  readonly asked: KeyedConstraint;
   accepts(text: string): boolean;
 }
 
 const matching = (pattern: string): FuzzForm => ({
-  source: sourceOf({ kind: 'regex', pattern }),
+  asked: keyed({ kind: 'regex', pattern }),
   accepts: (text) => new RegExp(`^(?:${pattern})$`, 'u').test(text),
 });
 
 const oneOf = (...choices: string[]): FuzzForm => ({
-  source: sourceOf({ kind: 'choice', choices }),
+  asked: keyed({ kind: 'choice', choices }),
   accepts: (text) => choices.includes(text),
 });
 
 const parsed = (schema: object, accepts: (value: never) => boolean): FuzzForm => ({
-  source: sourceOf({ kind: 'json_schema', schema: schema as Record<string, never> }),
+  asked: keyed({ kind: 'json_schema', schema: schema as Record<string, never> }),
   accepts: (text) => accepts(JSON.parse(text) as never),
 });
 

@@ -8,7 +8,7 @@ import {
   NEVER_SLOT,
 } from '../../../src/grammar/mask-memory.ts';
 import { type GrammarLease, GrammarPool } from '../../../src/grammar/pool.ts';
-import { sourceOf } from '../../../src/grammar/source.ts';
+import { keyed } from '../../../src/grammar/source.ts';
 import { loadTokenizer } from '../../../src/tokenizer/tokenizer.ts';
 import { makeSmallBase } from '../../support/small-base.ts';
 import { until } from '../../support/until.ts';
@@ -16,7 +16,7 @@ import { until } from '../../support/until.ts';
 const VOCAB = 300;
 const EOS = 2;
 const never = new AbortController().signal;
-const regex = (pattern: string) => sourceOf({ kind: 'regex', pattern });
+const regex = (pattern: string) => keyed({ kind: 'regex', pattern });
 let base: Awaited<ReturnType<typeof makeSmallBase>>;
 /** Token of each character of ASCII. */
 let idOf: Map<string, number>;
@@ -141,7 +141,7 @@ describe('what is prepared', () => {
   it('is refused when it is no grammar, and nobody else hears of it', async () => {
     const { pool, allowed, follow } = openPool();
     const stream = open(await pool.acquire(regex('aa'), never));
-    const bad = sourceOf({ kind: 'grammar', ebnf: 'root ::= missing' });
+    const bad = keyed({ kind: 'grammar', ebnf: 'root ::= missing' });
     await expect(pool.acquire(bad, never)).rejects.toMatchObject({
       code: 'grammar_invalid',
       message: expect.stringContaining('Rule "missing" is not defined'),

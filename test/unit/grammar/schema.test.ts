@@ -1,6 +1,6 @@
 /** JSON schemas and patterns as grammars: what is refused, and where; what is left out. */
 import { describe, expect, it } from 'vitest';
-import { sourceOf } from '../../../src/grammar/source.ts';
+import { keyed, sourceOf } from '../../../src/grammar/source.ts';
 import type { JsonObject } from '../../../src/importer/json.ts';
 
 const ebnf = (schema: JsonObject | boolean) =>
@@ -36,7 +36,12 @@ describe('a schema', () => {
     [{ type: 'array', contains: {} }, '#/contains is not supported'],
     [{ type: 'array', items: [{}] }, '#/items is a list'],
     [{ type: 'object', patternProperties: {} }, '#/patternProperties is not supported'],
-    [{ type: 'object', propertyNames: {} }, '#/propertyNames is not supported'],
+    [{ type: 'object', propertyNames: false }, '#/propertyNames is supported only as'],
+    [{ type: 'object', propertyNames: { pattern: 'a' } }, '#/propertyNames/pattern is not'],
+    [
+      { type: 'object', properties: { a: {} }, propertyNames: { enum: ['a'] } },
+      '#/propertyNames is not supported beside properties',
+    ],
     [{ type: 'object', dependentRequired: {} }, '#/dependentRequired is not supported'],
     [{ type: 'object', minProperties: 1 }, '#/minProperties is supported only'],
     [{ type: 'integer', multipleOf: 5 }, '#/multipleOf is supported only with 1'],
@@ -44,8 +49,12 @@ describe('a schema', () => {
     [{ type: 'integer', minimum: 2 ** 53 - 1 }, '#/minimum needs more than 15 digits'],
     [{ type: 'integer', exclusiveMaximum: -1e15 }, '#/exclusiveMaximum needs more than 15'],
     [{ type: 'string', format: 'color' }, '#/format is "color"; supported are date'],
-    [{ type: 'string', pattern: 'a', minLength: 2 }, '#/minLength is not supported beside pattern'],
-    [{ type: 'string', format: 'date', maxLength: 2 }, '#/format is not supported beside'],
+    [{ type: 'string', format: 'email', minLength: 64 }, '#/minLength is above 63 with a format'],
+    [
+      { type: 'string', pattern: 'é', maxLength: 2 },
+      "#: A pattern with 'é' is not supported beside",
+    ],
+    [{ type: 'string', contentEncoding: 'base64' }, '#/contentEncoding is supported only beside'],
     [{ type: 'string', minimum: 2 }, '#/minimum is not supported for type string'],
     [{ anyOf: [{}], minimum: 2 }, '#/minimum is not supported beside anyOf'],
     [{ allOf: [{}, {}] }, '#/allOf is supported with one schema only'],
@@ -66,6 +75,9 @@ describe('a schema', () => {
     [{ $ref: '#' }, 'refers to itself'],
     [{ anyOf: [{ $ref: '#' }] }, 'refers to itself'],
     [{ type: 'object', properties: { a: { $ref: '#' } }, required: ['a'] }, 'it requires itself'],
+    [{ type: 'string', pattern: 'a', minLength: 2 }, '#: No text has the pattern, format and'],
+    [{ type: 'string', format: 'date', maxLength: 2 }, '#: No text has the pattern, format and'],
+    [{ type: 'string', format: 'date', pattern: '[a-z]*' }, '#: No text has the pattern, format'],
     [{ type: 'integer', minimum: 3, maximum: 2 }, 'has bounds without a number in between'],
     [{ type: 'array', minItems: 3, maxItems: 2 }, '#/minItems is above maxItems'],
     [{ type: 'string', minLength: -1 }, '#/minLength must be a whole number'],
@@ -97,10 +109,12 @@ describe('a schema', () => {
     expect(ebnf(annotated)).toBe(bare);
   });
 
-  it('is the same source when it is the same schema', () => {
-    const keyOf = (schema: JsonObject) => sourceOf({ kind: 'json_schema', schema }).key;
-    expect(keyOf({ type: 'null', title: 'a' })).toBe(keyOf({ type: 'null' }));
+  it('has the same key when it is the same schema, whatever field it came in', () => {
+    const keyOf = (schema: JsonObject, field?: string) =>
+      keyed({ kind: 'json_schema', schema, field }).key;
+    expect(keyOf({ type: 'null' }, 'a')).toBe(keyOf({ type: 'null' }, 'b'));
     expect(keyOf({ type: 'null' })).not.toBe(keyOf({ type: 'boolean' }));
+    expect(ebnf({ type: 'null', title: 'a' })).toBe(ebnf({ type: 'null' }));
   });
 });
 
