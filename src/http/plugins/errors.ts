@@ -48,6 +48,10 @@ const EXPECTATIONS: Readonly<Record<string, string>> = {
   stream_options: 'an object with include_usage, or null',
 };
 
+/** What the fields that tell kinds apart may be. */
+const ROLES = 'system, developer, user, assistant or tool';
+const TEXT_FORMATS = 'text, json_object or json_schema';
+
 /** The validator's first finding as one of our errors. */
 export function validationError(errors: ValidationErrors): LoramuxError {
   // In a union, an unknown member says more than "matches no alternative".
@@ -69,8 +73,8 @@ export function validationError(errors: ValidationErrors): LoramuxError {
   }
   if (first.keyword === 'discriminator') {
     const field = [at, String(first.params.tag)].join('.');
-    const message = `${field} must be system, developer, user, assistant or tool`;
-    return new LoramuxError('invalid_request', message, { param: field });
+    const kinds = at === 'text.format' ? TEXT_FORMATS : ROLES;
+    return new LoramuxError('invalid_request', `${field} must be ${kinds}`, { param: field });
   }
   const message = /^(messages\.\d+\.content|input\.\d+\.(?:content|output))\b/.exec(at)?.[1];
   if (message !== undefined) {

@@ -332,4 +332,13 @@ describe('the form of the answer', () => {
     });
     expect(missing.json().error.param).toBe('text.format.schema');
   });
+
+  it('is of a kind that there is', async () => {
+    await start();
+    const response = await post({ input: 'Q', text: { format: { type: 'foo' } } });
+    expect(response.json().error).toMatchObject({
+      ...{ code: 'invalid_request', param: 'text.format.type' },
+      message: 'text.format.type must be text, json_object or json_schema',
+    });
+  });
 });
