@@ -68,6 +68,7 @@ async function wrongAnswers(ask: Ask): Promise<string[]> {
 
 describe('the base of the demo', () => {
   it('answers every one of 200 JSON schemas with what it accepts', async () => {
+    expect(schemas).toHaveLength(200);
     const server = await startDemoServer();
     const ask: Ask = (fields, i) =>
       server.call('POST', '/v1/completions', {
