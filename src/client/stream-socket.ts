@@ -40,6 +40,20 @@ interface Live {
   readonly retry: boolean;
 }
 
+interface Pending {
+  readonly promise: Promise<void>;
+  readonly resolve: () => void;
+  readonly reject: (error: LoramuxError) => void;
+}
+
+function pending(): Pending {
+  let settle!: Omit<Pending, 'promise'>;
+  const promise = new Promise<void>((resolve, reject) => {
+    settle = { resolve, reject };
+  });
+  return { promise, ...settle };
+}
+
 /** @throws LoramuxError invalid_option */
 function positive(
   name: string,
@@ -66,7 +80,8 @@ export class StreamSocket {
   /** Handshakes and sockets in a row that brought no frame. */
   #failures = 0;
   #backOff: ReturnType<typeof setTimeout> | undefined;
-  #opened: { resolve(): void; reject(error: LoramuxError): void } | undefined;
+  /** What every `open()` waits for until a socket is open. */
+  #opened: Pending | undefined;
   #closed = false;
   #count = 0;
 
@@ -78,25 +93,26 @@ export class StreamSocket {
     this.#window = positive('window', options.window, WINDOW_DEFAULT, WINDOW_MAX);
   }
 
-  /** Resolves when a socket is open. @throws LoramuxError connection_failed, socket_closed */
+  /**
+   * Resolves when a socket is open. The signal gives up and closes this one for good.
+   * @throws LoramuxError connection_failed, socket_closed; the reason of an aborted signal
+   */
   async open(signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();
     if (this.#closed) throw this.#isClosed();
     if (this.#connection?.open === true) return;
-    const opened = new Promise<void>((resolve, reject) => {
-      this.#opened = { resolve, reject };
-    });
-    const onAbort = () => {
-      this.#opened?.reject(signal!.reason);
-      void this.close();
-    };
+    this.#opened ??= pending();
+    const { promise } = this.#opened;
+    const onAbort = () => void this.close();
     signal?.addEventListener('abort', onAbort, { once: true });
     this.#connect();
     try {
-      await opened;
+      await promise;
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
     } finally {
       signal?.removeEventListener('abort', onAbort);
-      this.#opened = undefined;
     }
   }
 
@@ -149,6 +165,7 @@ export class StreamSocket {
     this.#connection = undefined;
     this.#failAll(() => this.#isClosed());
     this.#opened?.reject(this.#isClosed());
+    this.#opened = undefined;
     await connection?.close();
   }
 
@@ -204,6 +221,7 @@ export class StreamSocket {
 
   #onOpen(): void {
     this.#opened?.resolve();
+    this.#opened = undefined;
     const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
     for (const live of waiting) this.#send(live);

@@ -317,6 +317,30 @@ describe('open and close', () => {
     });
   });
 
+  it('may be opened by several at once', async () => {
+    const fakes = fakeSockets();
+    sockets = fakes.sockets;
+    socket = new StreamSocket('ws://server', fakes.WebSocket);
+    await accept(Promise.all([socket.open(), socket.open()]));
+    expect(sockets.length).toBe(1);
+    await socket.open();
+  });
+
+  it('fails for all who open it, for each with its own reason', async () => {
+    const fakes = fakeSockets();
+    sockets = fakes.sockets;
+    socket = new StreamSocket('ws://server', fakes.WebSocket);
+    const controller = new AbortController();
+    const settled = Promise.allSettled([socket.open(), socket.open(controller.signal)]);
+    await vi.advanceTimersByTimeAsync(1);
+    controller.abort(new Error('enough'));
+    sockets[0]!.break();
+    expect(await settled).toMatchObject([
+      { reason: { code: 'socket_closed' } },
+      { reason: { message: 'enough' } },
+    ]);
+  });
+
   it('gives up opening with the signal', async () => {
     const fakes = fakeSockets();
     sockets = fakes.sockets;
