@@ -61,3 +61,7 @@ export function allBut(excluded: Iterable<number>): Expression {
   for (const code of excluded) ascii.delete(code);
   return { kind: 'class', chars: { ascii, beyond: true } };
 }
+
+/** Equal expressions have equal keys. */
+export const keyOf = (expression: Expression): string =>
+  JSON.stringify(expression, (_, value) => (value instanceof Set ? [...value] : value));

@@ -3,7 +3,7 @@
  * 0.1.27 accepts texts that no alternative has where two of them begin alike (docs/decisions/0013):
  * `"ab" | "ba" | "bba" | "abb"` accepts `bab`. So what begins alike is written once, as in a trie.
  */
-import { ASCII_END, type CharClass, EMPTY, type Expression } from './expression.ts';
+import { ASCII_END, type CharClass, EMPTY, type Expression, keyOf } from './expression.ts';
 
 /** Rules with at most so many characters of their own are written out where they are one of several. */
 const INLINE_SIZE_MAX = 4096;
@@ -70,7 +70,7 @@ function alternatives(lists: readonly Parts[], bodyOf: RuleBody): Expression {
   for (const list of open) {
     const [first, ...rest] = list;
     if (first === undefined || isChar(first)) continue;
-    const key = JSON.stringify(first, (_, value) => (value instanceof Set ? [...value] : value));
+    const key = keyOf(first);
     const same = opaque.get(key) ?? { first, rests: [] };
     same.rests.push(rest);
     opaque.set(key, same);

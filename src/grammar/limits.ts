@@ -2,6 +2,8 @@
 
 /** Characters of a constraint as a request gives it: a schema as JSON, a pattern, all choices. */
 export const CONSTRAINT_LENGTH_MAX = 131_072;
+/** The same as JSON, where characters may be escaped; more is not looked at. */
+export const KEYED_LENGTH_MAX = 8 * CONSTRAINT_LENGTH_MAX;
 /** Values within values of a schema. */
 export const SCHEMA_DEPTH_MAX = 64;
 /** Repetitions of one part, and lengths and counts in a schema. */
@@ -36,6 +38,8 @@ export const CACHED_LENGTH_MAX = 4_194_304;
 /** Grammars prepared before those who wait for the first of them go on, and milliseconds of it. */
 export const ROUND_GRAMMARS_MAX = 16;
 export const ROUND_MS_MAX = 200;
+/** Times in a row that a grammar in use may fail to be prepared again before those who wait are told. */
+export const TAKE_OVER_ATTEMPTS_MAX = 3;
 /** Starts of a thread in a row that may fail. */
 export const START_ATTEMPTS_MAX = 2;
 /** Milliseconds a thread may take to start: it reads the tokenizer. */

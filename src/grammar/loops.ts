@@ -4,7 +4,16 @@
  * leaves that rule and is tried anew for each mask, which takes a thousand times longer in a string
  * (docs/decisions/0013).
  */
-import { ASCII_END, EMPTY, type Expression, either, repeat, rule, sequence } from './expression.ts';
+import {
+  ASCII_END,
+  EMPTY,
+  type Expression,
+  either,
+  keyOf,
+  repeat,
+  rule,
+  sequence,
+} from './expression.ts';
 import { WRITTEN_OUT_MAX } from './limits.ts';
 
 type Repeat = Extract<Expression, { kind: 'repeat' }>;
@@ -112,7 +121,7 @@ export class Loops {
     of: Expression,
     bodyOf: (self: Expression) => Expression = () => of,
   ): Expression {
-    const key = `${kind} ${JSON.stringify(of, (_, value) => (value instanceof Set ? [...value] : value))}`;
+    const key = `${kind} ${keyOf(of)}`;
     let shared = this.#shared.get(key);
     if (shared === undefined) {
       shared = this.#rule(bodyOf);

@@ -36,6 +36,11 @@ export class MaskMemory {
     for (let slot = this.slots - 1; slot > NEVER_SLOT; slot--) this.#free.push(slot);
   }
 
+  /** Slots that can be taken now. */
+  get numFree(): number {
+    return this.#free.length;
+  }
+
   /** A slot without a mask yet; NEVER_SLOT when there is none left. */
   take(): number {
     const slot = this.#free.pop();

@@ -12,6 +12,7 @@ import {
   ROUND_GRAMMARS_MAX,
   ROUND_MS_MAX,
   START_ATTEMPTS_MAX,
+  TAKE_OVER_ATTEMPTS_MAX,
 } from './limits.ts';
 import { CONSTANT_STAMP, type MaskMemory, NEVER_SLOT } from './mask-memory.ts';
 import type { ThreadSetup } from './messages.ts';
@@ -102,6 +103,10 @@ export class GrammarPool {
   /** What a thread keeps: those that requests hold, or will when their round is over. */
   readonly #inUse = { has: (key: string) => this.#live.has(key) || this.#jobs.has(key) };
   readonly #stats = { compiles: 0, compileMsSum: 0, hits: 0, failures: 0 };
+  /** Called when slots may have become free. */
+  #whenSlots: (() => void) | undefined;
+  /** Times in a row that the threads could not trade places. */
+  #failedTakeOvers = 0;
   #numWaiters = 0;
   #nextId = 1;
   #preparing = false;
@@ -160,12 +165,14 @@ export class GrammarPool {
   /** A step has ended, and none is in flight. */
   stepEnded(): void {
     this.#options.masks.stepEnded();
+    this.#whenSlots?.();
   }
 
   /** Fails what waits and ends the threads. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const job of [...this.#jobs.values()]) this.#fail(job, shuttingDown());
+    this.#whenSlots?.();
     const threads = [this.#serving, this.#spare];
     this.#serving = undefined;
     this.#spare = undefined;
@@ -238,7 +245,15 @@ export class GrammarPool {
       // What it had prepared is gone; those jobs are still there for the next round.
       if (thread.lost) return;
     }
-    if (done.length === 0 || !(await this.#takeOver(thread))) return;
+    if (done.length === 0) return;
+    if (!(await this.#takeOver(thread))) {
+      this.#failedTakeOvers += 1;
+      if (this.#failedTakeOvers < TAKE_OVER_ATTEMPTS_MAX) return;
+      this.#failedTakeOvers = 0;
+      for (const job of done) this.#fail(job, cannotTakeOver());
+      return;
+    }
+    this.#failedTakeOvers = 0;
     for (const job of done) {
       this.#jobs.delete(job.asked.key);
       for (const waiter of [...job.waiters]) waiter.resolve(this.#lease(job.asked));
@@ -247,6 +262,7 @@ export class GrammarPool {
 
   async #idleThread(): Promise<GrammarThread> {
     for (let attempt = 1; ; attempt++) {
+      if (this.#closed) throw shuttingDown();
       this.#spare ??= this.#start();
       const thread = this.#spare;
       try {
@@ -277,20 +293,36 @@ export class GrammarPool {
   async #takeOver(thread: GrammarThread): Promise<boolean> {
     for (;;) {
       const missing = [...this.#live.values()].find(({ asked }) => !thread.has(asked.key));
+      if (thread.lost || this.#closed) return false;
       if (missing === undefined) {
+        // Slots of earlier trades rest until the step in flight has ended.
+        if (this.#options.masks.numFree < this.#followers.size) {
+          await this.#slotsFreed();
+          continue;
+        }
         // At once: a moment later something else may have come into use.
-        if (!this.#closed) this.#trade(thread);
-        return !this.#closed;
+        this.#trade(thread);
+        return true;
       }
       const { compileMsMax } = this.#options;
       const prepared = await thread.compile(missing.asked, compileMsMax, this.#inUse);
       if (prepared.kind === 'failed') {
         // It was prepared before, so the machine is short of time or memory; the next round tries
         // again, and requests wait.
-        this.#options.onWarning?.('a grammar in use could not be prepared again', prepared.error);
+        if (!this.#closed) {
+          this.#options.onWarning?.('a grammar in use could not be prepared again', prepared.error);
+        }
         return false;
       }
     }
+  }
+
+  /** Resolves when a step or a choice has ended, or the pool is closed. */
+  async #slotsFreed(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#whenSlots = resolve;
+    });
+    this.#whenSlots = undefined;
   }
 
   #trade(thread: GrammarThread): void {
@@ -391,7 +423,15 @@ export class GrammarPool {
   leave(follower: Follower): void {
     this.#followers.delete(follower);
     this.#detach(follower);
+    this.#whenSlots?.();
   }
+}
+
+function cannotTakeOver(): LoramuxError {
+  return new LoramuxError(
+    'grammar_failed',
+    'The grammars of running requests could not be prepared beside this one; retry.',
+  );
 }
 
 function shuttingDown(): LoramuxError {

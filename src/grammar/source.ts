@@ -10,6 +10,7 @@ import { JsonGrammar } from './json-text.ts';
 import {
   CONSTRAINT_LENGTH_MAX,
   GRAMMAR_LENGTH_MAX,
+  KEYED_LENGTH_MAX,
   RELAXED_MAX,
   RULES_MAX,
   SCHEMA_DEPTH_MAX,
@@ -40,31 +41,41 @@ export interface Relaxed {
 /** A constraint and the key that its grammar is kept under. */
 export interface KeyedConstraint {
   readonly key: string;
-  readonly constraint: Constraint;
+  /** The constraint as JSON: whatever its depth, it can be sent to a thread. */
+  readonly text: string;
 }
 
-/** Equal constraints have equal keys, whatever field they came in. */
+/**
+ * Equal constraints have equal keys, whatever field they came in.
+ * @throws LoramuxError grammar_too_complex
+ */
 export function keyed(constraint: Constraint): KeyedConstraint {
   const { field: _, ...asked } = constraint;
-  const key = createHash('sha256').update(JSON.stringify(asked)).digest('base64');
-  return { key, constraint: asked };
+  const text = notTooDeep(() => JSON.stringify(asked));
+  if (text.length > KEYED_LENGTH_MAX) {
+    throw new LoramuxError(
+      'grammar_too_complex',
+      `The constraint has ${text.length} characters as JSON; at most ${KEYED_LENGTH_MAX} are taken.`,
+    );
+  }
+  return { key: createHash('sha256').update(text).digest('base64'), text };
 }
 
 /**
  * Takes up to seconds where the constraint is made to: grammar threads do it.
- * @throws LoramuxError grammar_invalid, grammar_unsupported, grammar_too_complex, with the
- *   constraint's field as `param`
+ * @throws LoramuxError grammar_invalid, grammar_unsupported, grammar_too_complex
  */
 export function sourceOf(constraint: Constraint): GrammarSource {
+  return notTooDeep(() => convert(constraint));
+}
+
+/** What ends the stack is too deep. */
+function notTooDeep<T>(work: () => T): T {
   try {
-    return convert(constraint);
+    return work();
   } catch (error) {
-    if (!(error instanceof LoramuxError)) throw error;
-    const { field } = constraint;
-    throw new LoramuxError(error.code, error.message, {
-      cause: error,
-      ...(field !== undefined && { param: field }),
-    });
+    if (!(error instanceof RangeError)) throw error;
+    throw new LoramuxError('grammar_too_complex', 'The constraint is too deep.', { cause: error });
   }
 }
 

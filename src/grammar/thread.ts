@@ -34,7 +34,6 @@ export class GrammarThread {
   readonly #options: ThreadOptions;
   /** Lengths of prepared grammars by key, least recently used first. */
   readonly #prepared = new Map<string, number>();
-  #preparedLength = 0;
   /** Choices that it follows, or has yet to say that it does not any more. */
   readonly #open = new Set<number>();
   #batch: number[] = [];
@@ -103,7 +102,6 @@ export class GrammarThread {
       return { kind: 'failed', error };
     }
     this.#prepared.set(asked.key, message.length);
-    this.#preparedLength += message.length;
     this.#makeRoom(inUse, asked.key);
     return { kind: 'compiled', ms: message.ms };
   }
@@ -186,12 +184,13 @@ export class GrammarThread {
   }
 
   #makeRoom(inUse: InUse, latest: string): void {
-    for (const [key, length] of this.#prepared) {
-      const { cachedMax } = this.#options;
-      if (this.#prepared.size <= cachedMax && this.#preparedLength <= CACHED_LENGTH_MAX) return;
-      if (inUse.has(key) || key === latest) continue;
+    const unused = [...this.#prepared].filter(([key]) => !inUse.has(key) && key !== latest);
+    let total = unused.reduce((sum, [, length]) => sum + length, 0);
+    const { cachedMax } = this.#options;
+    for (const [i, [key, length]] of unused.entries()) {
+      if (unused.length - i <= cachedMax && total <= CACHED_LENGTH_MAX) return;
       this.#prepared.delete(key);
-      this.#preparedLength -= length;
+      total -= length;
       this.#post({ kind: 'drop', key });
     }
   }

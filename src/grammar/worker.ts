@@ -1,6 +1,7 @@
 /** Entry of a grammar thread: prepares grammars, follows choices, writes masks. */
 import { parentPort, workerData } from 'node:worker_threads';
 import type { CompiledGrammar } from '@mlc-ai/web-xgrammar';
+import type { Constraint } from '../generation/constraint.ts';
 import { COMPUTE_NICENESS, giveWay } from '../threads/give-way.ts';
 import { packError } from '../threads/packed-error.ts';
 import { loadTokenizer } from '../tokenizer/tokenizer.ts';
@@ -56,11 +57,11 @@ const choices = new Map<number, Choice>();
 const compile = (kind: GrammarSource['kind'], text: string): Promise<CompiledGrammar> =>
   kind === 'ebnf' ? compiler.compileGrammar(text) : compiler.compileStructuralTag(text);
 
-async function prepare({ key, constraint }: KeyedConstraint): Promise<void> {
+async function prepare({ key, text: asked }: KeyedConstraint): Promise<void> {
   const start = performance.now();
   let source: GrammarSource;
   try {
-    source = sourceOf(constraint);
+    source = sourceOf(JSON.parse(asked) as Constraint);
   } catch (error) {
     tell({ kind: 'unusable', error: packError(error) });
     return;

@@ -1,6 +1,11 @@
 /** Grammars that are checked and then allow everything, and remember what they were asked for. */
 import type { Constraint } from '../../src/generation/constraint.ts';
-import type { GrammarLease, GrammarStats, Grammars } from '../../src/grammar/index.ts';
+import {
+  createGrammars,
+  type GrammarLease,
+  type GrammarStats,
+  type Grammars,
+} from '../../src/grammar/index.ts';
 import { sourceOf } from '../../src/grammar/source.ts';
 
 /** Of a server without constrained requests. */
@@ -18,10 +23,23 @@ export class FakeGrammars implements Grammars {
   /** Leases that are not released. */
   held = 0;
 
-  async prepare(constraint: Constraint, signal: AbortSignal): Promise<GrammarLease | undefined> {
-    sourceOf(constraint);
+  /** As the server does it; the pool converts and does no more. */
+  readonly #grammars = createGrammars(
+    {
+      acquire: async ({ text }, signal) => {
+        sourceOf(JSON.parse(text) as Constraint);
+        return signal.aborted ? undefined : this.#lease();
+      },
+    },
+    undefined,
+  );
+
+  prepare(constraint: Constraint, signal: AbortSignal): Promise<GrammarLease | undefined> {
     this.asked.push(constraint);
-    if (signal.aborted) return undefined;
+    return this.#grammars.prepare(constraint, signal);
+  }
+
+  #lease(): GrammarLease {
     this.held += 1;
     let released = false;
     return {

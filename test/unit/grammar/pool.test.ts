@@ -90,6 +90,32 @@ describe('masks', () => {
     expect(pool.stats()).toMatchObject({ compiles: 5, hits: 0, waiting: 0 });
   });
 
+  it('keep coming however often the threads trade places within one step', async () => {
+    const { pool, masks, allowed } = openPool();
+    const lease = await pool.acquire(regex('a{1,9}'), never);
+    const streams = Array.from({ length: 4 }, () => open(lease));
+    for (let i = 1; i <= 3; i++) await pool.acquire(regex(`b{${i}}`), never);
+    // Every slot has been used in this step: the next trade is put off.
+    const slots = streams.map(({ slot }) => slot);
+    const late = pool.acquire(regex('late'), never);
+    await until(
+      'it is prepared',
+      () => pool.stats().compiles,
+      (compiles) => compiles === 5,
+    );
+    expect(streams.map(({ slot }) => slot)).toEqual(slots);
+    await until(
+      'all threads have left their slots',
+      () => {
+        pool.stepEnded();
+        return masks.numFree;
+      },
+      (free) => free >= streams.length,
+    );
+    await late;
+    for (const stream of streams) expect(await allowed(stream, 0)).toEqual(['a']);
+  });
+
   it('never come for a token that the grammar does not allow', async () => {
     const { pool, masks, allowed, follow } = openPool();
     const stream = open(await pool.acquire(regex('ab'), never));

@@ -3,14 +3,13 @@ import { describe, expect, it } from 'vitest';
 import { keyed, sourceOf } from '../../../src/grammar/source.ts';
 import type { JsonObject } from '../../../src/importer/json.ts';
 
-const ebnf = (schema: JsonObject | boolean) =>
-  sourceOf({ kind: 'json_schema', schema, field: 'f' }).text;
+const ebnf = (schema: JsonObject | boolean) => sourceOf({ kind: 'json_schema', schema }).text;
 const refusal = (work: () => unknown): string => {
   try {
     work();
   } catch (error) {
-    const { code, message, param } = error as { code: string; message: string; param?: string };
-    return `${code} ${param}: ${message}`;
+    const { code, message } = error as { code: string; message: string };
+    return `${code}: ${message}`;
   }
   return 'accepted';
 };
@@ -64,7 +63,7 @@ describe('a schema', () => {
     [{ $ref: '#/$defs/a', $defs: { a: { items: { not: {} } } } }, '#/$defs/a/items/not is not'],
   ])('%j is refused', (schema, message) => {
     const found = refusal(() => ebnf(schema));
-    expect(found).toContain('grammar_unsupported f: ');
+    expect(found).toContain('grammar_unsupported: ');
     expect(found).toContain(message);
   });
 
@@ -88,12 +87,12 @@ describe('a schema', () => {
     ],
   ])('%j is invalid', (schema, message) => {
     const found = refusal(() => ebnf(schema));
-    expect(found).toContain('grammar_invalid f: ');
+    expect(found).toContain('grammar_invalid: ');
     expect(found).toContain(message);
   });
 
   it('has limits', () => {
-    expect(refusal(() => ebnf(nested(65)))).toMatch(/^grammar_too_complex f: .*64 deep/);
+    expect(refusal(() => ebnf(nested(65)))).toMatch(/^grammar_too_complex: .*64 deep/);
     expect(refusal(() => ebnf(nested(60)))).toBe('accepted');
     expect(refusal(() => ebnf({ type: 'string', maxLength: 5000 }))).toMatch(/at most 4096/);
     expect(refusal(() => ebnf({ enum: ['x'.repeat(140_000)] }))).toMatch(/at most 131072/);
@@ -118,8 +117,24 @@ describe('a schema', () => {
   });
 });
 
+describe('a constraint', () => {
+  it('that ends the stack, or is very long, is too complex', () => {
+    let deep: JsonObject = {};
+    for (let i = 0; i < 200_000; i++) deep = { items: deep };
+    expect(refusal(() => keyed({ kind: 'json_schema', schema: deep }))).toMatch(
+      /^grammar_too_complex: .*too deep/,
+    );
+    const long = { kind: 'regex', pattern: 'a'.repeat(2 ** 21) } as const;
+    expect(refusal(() => keyed(long))).toMatch(/^grammar_too_complex: .*at most 1048576/);
+    const alike = ['b', 'c'].map((last) => 'a'.repeat(60_000) + last);
+    expect(refusal(() => sourceOf({ kind: 'choice', choices: alike }))).toMatch(
+      /^grammar_too_complex: .*too deep/,
+    );
+  });
+});
+
 describe('a pattern', () => {
-  const source = (pattern: string) => sourceOf({ kind: 'regex', pattern, field: 'p' }).text;
+  const source = (pattern: string) => sourceOf({ kind: 'regex', pattern }).text;
 
   it.each([
     ['a(?=b)', 'an assertion (lookahead)'],
@@ -131,15 +146,15 @@ describe('a pattern', () => {
     ['[一-龥]', 'a long range beyond ASCII'],
   ])('%s is refused', (pattern, what) => {
     const found = refusal(() => source(pattern));
-    expect(found).toContain('grammar_unsupported p: ');
+    expect(found).toContain('grammar_unsupported: ');
     expect(found).toContain(what);
   });
 
   it('that cannot be read is invalid, and one that repeats too often too complex', () => {
-    expect(refusal(() => source('('))).toMatch(/^grammar_invalid p: The pattern cannot be read/);
-    expect(refusal(() => source('a{5000}'))).toMatch(/^grammar_too_complex p: .*5000 times/);
+    expect(refusal(() => source('('))).toMatch(/^grammar_invalid: The pattern cannot be read/);
+    expect(refusal(() => source('a{5000}'))).toMatch(/^grammar_too_complex: .*5000 times/);
     const groups = '('.repeat(200) + ')'.repeat(200);
-    expect(refusal(() => source(groups))).toMatch(/^grammar_too_complex p: .*deep/);
+    expect(refusal(() => source(groups))).toMatch(/^grammar_too_complex: .*deep/);
   });
 
   it('writes once what alternatives begin with', () => {
