@@ -77,7 +77,7 @@ function choosing(
   };
   return {
     source: (hasTools) => choose(hasTools).source(hasTools),
-    render: async (input) => choose((input.tools?.length ?? 0) > 0).render(input),
+    render: async (input, signal) => choose((input.tools?.length ?? 0) > 0).render(input, signal),
   };
 }
 
@@ -101,7 +101,7 @@ export function createChat(options: ChatOptions): ChatService {
     const compiled = compileTemplate(source);
     return {
       source: () => source,
-      async render(input) {
+      async render(input, signal) {
         if (isShort(input)) {
           try {
             return render(compiled, renderingOf(source, input, INLINE), setup);
@@ -109,7 +109,7 @@ export function createChat(options: ChatOptions): ChatService {
             if (!(error instanceof OutOfWork)) throw error;
           }
         }
-        return operators.render(renderingOf(source, input, TRUSTED));
+        return operators.render(renderingOf(source, input, TRUSTED), signal);
       },
     };
   };
@@ -117,7 +117,7 @@ export function createChat(options: ChatOptions): ChatService {
   /** What came by the network is not even parsed on the event loop. */
   const untrusted = (source: string): ChatTemplate => ({
     source: () => source,
-    render: async (input) => others.render(renderingOf(source, input, UNTRUSTED)),
+    render: async (input, signal) => others.render(renderingOf(source, input, UNTRUSTED), signal),
   });
 
   const baseTemplate = (): ChatTemplate | LoramuxError => {

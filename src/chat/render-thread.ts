@@ -32,7 +32,7 @@ export interface RenderThreadOptions {
 interface Task {
   readonly rendering: Rendering;
   readonly resolve: (text: string) => void;
-  readonly reject: (error: LoramuxError) => void;
+  readonly reject: (error: unknown) => void;
 }
 
 const shuttingDown = () => new LoramuxError('shutting_down', 'The server is shutting down.');
@@ -53,24 +53,26 @@ export class RenderThread {
   }
 
   /**
+   * @param signal gives up the place of a chat that waits; one that is being rendered goes on
    * @throws LoramuxError the promise: what `render` throws, chat_template_failed when it takes too
-   *   much time or memory, queue_full, shutting_down, internal_error when the thread crashes
+   *   much time or memory, queue_full, shutting_down, internal_error when the thread crashes; the
+   *   reason of an aborted signal
    */
-  render(rendering: Rendering): Promise<string> {
-    return new Promise((resolve, reject) => {
-      const { source } = rendering;
-      const sameTemplate = this.#waiting.get(source) ?? [];
-      if (this.#closed) reject(shuttingDown());
-      else if (this.#numWaiting >= QUEUE_MAX || sameTemplate.length >= QUEUE_OF_TEMPLATE_MAX) {
-        const what = `${this.#numWaiting} chats wait to be rendered; retry later.`;
-        reject(new LoramuxError('queue_full', what));
-      } else {
-        sameTemplate.push({ rendering, resolve, reject });
-        this.#waiting.set(source, sameTemplate);
-        this.#numWaiting += 1;
-        this.#pump();
-      }
+  async render(rendering: Rendering, signal?: AbortSignal): Promise<string> {
+    signal?.throwIfAborted();
+    if (this.#closed) throw shuttingDown();
+    let onAbort = () => {};
+    const text = new Promise<string>((resolve, reject) => {
+      const task = { rendering, resolve, reject };
+      onAbort = () => this.#withdraw(task, signal!.reason);
+      this.#enqueue(task);
     });
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      return await text;
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
   }
 
   /** Fails what waits with shutting_down and ends the thread. Idempotent. */
@@ -83,6 +85,31 @@ export class RenderThread {
     this.#current = undefined;
     this.#failWaiting(shuttingDown());
     await worker?.terminate();
+  }
+
+  /** @throws LoramuxError queue_full */
+  #enqueue(task: Task): void {
+    const { source } = task.rendering;
+    const sameTemplate = this.#waiting.get(source) ?? [];
+    if (this.#numWaiting >= QUEUE_MAX || sameTemplate.length >= QUEUE_OF_TEMPLATE_MAX) {
+      const what = `${this.#numWaiting} chats wait to be rendered; retry later.`;
+      throw new LoramuxError('queue_full', what);
+    }
+    sameTemplate.push(task);
+    this.#waiting.set(source, sameTemplate);
+    this.#numWaiting += 1;
+    this.#pump();
+  }
+
+  #withdraw(task: Task, reason: unknown): void {
+    const { source } = task.rendering;
+    const sameTemplate = this.#waiting.get(source) ?? [];
+    const at = sameTemplate.indexOf(task);
+    if (at === -1) return;
+    sameTemplate.splice(at, 1);
+    if (sameTemplate.length === 0) this.#waiting.delete(source);
+    this.#numWaiting -= 1;
+    task.reject(reason);
   }
 
   #failWaiting(error: LoramuxError): void {

@@ -26,7 +26,8 @@ export interface ChatTemplate {
   /**
    * The prompt, special tokens spelled out: encode it without adding any.
    * @throws LoramuxError the promise: chat_template_failed (the template's own refusal, what cannot
-   *   be rendered, limits), chat_template_invalid, invalid_request, queue_full, shutting_down
+   *   be rendered, limits), chat_template_invalid, invalid_request, queue_full, shutting_down; the
+   *   reason of a signal that was aborted while the chat waited
    */
-  render(input: ChatInput): Promise<string>;
+  render(input: ChatInput, signal?: AbortSignal): Promise<string>;
 }

@@ -132,14 +132,20 @@ interface Begun {
   readonly lease: GrammarLease | undefined;
 }
 
+/** What is submitted, and for which adapters. */
+interface Made {
+  readonly prompts: readonly EncodedPrompt[];
+  readonly chosen: readonly ChosenAdapter[];
+  readonly bans: Bans;
+}
+
 export function createGenerator(services: GeneratorServices): Generator {
   const { model, tokenizer, adapters, engine, grammars, limits } = services;
 
   function submitAll(
     run: GenerationRun,
     request: GenerationRequest,
-    prompts: readonly EncodedPrompt[],
-    bans: Bans,
+    { prompts, bans }: Made,
     constraint: TokenConstraint | undefined,
   ): void {
     const stopTokenIds = stopTokensOf(request, model.eosTokenIds);
@@ -171,16 +177,16 @@ export function createGenerator(services: GeneratorServices): Generator {
    */
   async function encodeFor(
     request: GenerationRequest,
-    target: TargetRequest,
-    named: readonly ChosenAdapter[],
-  ): Promise<{ prompts: EncodedPrompt[]; chosen: readonly ChosenAdapter[] }> {
+    signal: AbortSignal,
+    { target, named }: Begun,
+  ): Promise<Pick<Made, 'prompts' | 'chosen'>> {
     const size = { vocabSize: model.vocabSize, maxModelLen: engine.limits.maxModelLen };
     const isChat = request.prompts.some(({ kind }) => kind === 'chat');
     let rendered = named;
     for (let renders = 1; ; renders++) {
       // Several have no template in common but the base's.
       const only = rendered.length === 1 ? rendered[0]!.record : undefined;
-      const prompts = await encodePrompts(tokenizer, request, size, only);
+      const prompts = await encodePrompts(tokenizer, request, size, only, signal);
       const chosen = resolveTarget(adapters, model.name, target);
       if (!isChat || areSame(chosen, rendered)) return { prompts, chosen };
       if (renders === RENDERS_MAX) {
@@ -190,6 +196,23 @@ export function createGenerator(services: GeneratorServices): Generator {
         );
       }
       rendered = chosen;
+    }
+  }
+
+  /** Nothing where the client left meanwhile: what waited gave up its place. */
+  async function make(
+    request: GenerationRequest,
+    signal: AbortSignal,
+    begun: Begun,
+  ): Promise<Made | undefined> {
+    if (signal.aborted) return undefined;
+    try {
+      const stops = stopTokensOf(request, model.eosTokenIds);
+      const bans = await bansOf(request, tokenizer, model.vocabSize, stops);
+      return { bans, ...(await encodeFor(request, signal, begun)) };
+    } catch (error) {
+      if (signal.aborted && error === signal.reason) return undefined;
+      throw error;
     }
   }
 
@@ -217,18 +240,18 @@ export function createGenerator(services: GeneratorServices): Generator {
   async function begin(
     request: GenerationRequest,
     signal: AbortSignal,
-    { id, arrivalMs, target, named, lease }: Begun,
+    begun: Begun,
   ): Promise<Generation> {
-    const stops = stopTokensOf(request, model.eosTokenIds);
-    const bans = await bansOf(request, tokenizer, model.vocabSize, stops);
-    const { prompts, chosen } = await encodeFor(request, target, named);
+    const { id, arrivalMs, lease } = begun;
+    const made = await make(request, signal, begun);
     // First, since it may be refused, and then nothing may be counted as begun.
-    const letGo = holdAll(chosen);
-    const late = await lateLease(request, signal).catch((error: unknown) => {
+    const letGo = holdAll(made?.chosen ?? []);
+    const late = await (made && lateLease(request, signal))?.catch((error: unknown) => {
       letGo();
       throw error;
     });
     const grammar = lease ?? late;
+    const chosen = made?.chosen ?? begun.named;
     const run = new GenerationRun({
       id,
       arrivalMs,
@@ -243,7 +266,7 @@ export function createGenerator(services: GeneratorServices): Generator {
       },
     });
     try {
-      if (!signal.aborted) submitAll(run, request, prompts, bans, grammar);
+      if (made && !signal.aborted) submitAll(run, request, made, grammar);
     } catch (error) {
       run.abandon(toLoramuxError(error));
       throw error;

@@ -42,10 +42,12 @@ async function idsOf(
   prompt: Prompt,
   request: GenerationRequest,
   adapter: AdapterRecord | undefined,
+  signal: AbortSignal,
 ): Promise<{ tokenIds: Int32Array; text: string | undefined }> {
   if (prompt.kind === 'tokens') return { tokenIds: prompt.tokenIds, text: undefined };
   const isChat = prompt.kind === 'chat';
-  const text = isChat ? await prompt.render(adapter) : prompt.text;
+  const text = isChat ? await prompt.render(adapter, signal) : prompt.text;
+  signal.throwIfAborted();
   const { addSpecialTokens } = isChat ? prompt : request;
   return { tokenIds: await tokenizer.encode(text, { addSpecialTokens }), text };
 }
@@ -56,8 +58,9 @@ async function encodeOne(
   limits: { vocabSize: number; maxModelLen: number },
   request: GenerationRequest,
   adapter: AdapterRecord | undefined,
+  signal: AbortSignal,
 ): Promise<EncodedPrompt> {
-  const whole = await idsOf(tokenizer, prompt, request, adapter);
+  const whole = await idsOf(tokenizer, prompt, request, adapter, signal);
   // A tokenizer with more tokens than the model has embeddings would read past the weights.
   checkTokenIds(whole.tokenIds, limits.vocabSize, prompt.kind === 'chat' ? 'messages' : 'prompt');
   const tokenIds = cut(whole.tokenIds, request, limits.maxModelLen);
@@ -72,17 +75,18 @@ async function encodeOne(
 /**
  * @param adapter what the request resolved to: it chooses the template of a chat
  * @throws LoramuxError token_out_of_range, prompt_empty, context_length_exceeded (the engine checks
- *   prompt and output together again)
+ *   prompt and output together again); the reason of an aborted signal
  */
 export async function encodePrompts(
   tokenizer: Tokenizer,
   request: GenerationRequest,
   limits: { vocabSize: number; maxModelLen: number },
   adapter: AdapterRecord | undefined,
+  signal: AbortSignal,
 ): Promise<EncodedPrompt[]> {
   const encoded: EncodedPrompt[] = [];
   for (const prompt of request.prompts) {
-    const one = await encodeOne(tokenizer, prompt, limits, request, adapter);
+    const one = await encodeOne(tokenizer, prompt, limits, request, adapter, signal);
     const param = prompt.kind === 'chat' ? 'messages' : 'prompt';
     const length = one.tokenIds.length;
     if (length === 0) {

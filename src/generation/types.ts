@@ -10,7 +10,11 @@ export type Prompt =
   /** A chat: its text depends on the generation that answers, whose template may be its own. */
   | {
       readonly kind: 'chat';
-      readonly render: (adapter: AdapterRecord | undefined) => Promise<string>;
+      readonly render: (
+        adapter: AdapterRecord | undefined,
+        /** Gives up what waits; the promise rejects with its reason. */
+        signal?: AbortSignal,
+      ) => Promise<string>;
       /** Whether the tokenizer adds its own tokens; templates mostly write them themselves. */
       readonly addSpecialTokens: boolean;
     };

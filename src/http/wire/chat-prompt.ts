@@ -119,8 +119,8 @@ export function renderChat(
   tools: readonly JsonObject[] | undefined,
   chat: ChatService,
   onSource: (source: string) => void = () => {},
-): (adapter: AdapterRecord | undefined) => Promise<string> {
-  return async (adapter) => {
+): (adapter: AdapterRecord | undefined, signal?: AbortSignal) => Promise<string> {
+  return async (adapter, signal) => {
     const template = await chat.templateFor(adapter, own);
     const source = template.source(tools !== undefined);
     if (tools !== undefined) checkKnown(source, 'tools', 'tools');
@@ -129,6 +129,6 @@ export function renderChat(
       checkKnown(source, name, `chat_template_kwargs.${name}`);
     }
     onSource(source);
-    return template.render({ ...prompt, messages, tools });
+    return template.render({ ...prompt, messages, tools }, signal);
   };
 }

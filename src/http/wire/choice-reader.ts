@@ -23,12 +23,18 @@ export type Piece =
 
 export class ChoiceReader {
   readonly #call: ChatCall;
-  readonly #parser: ToolParser | undefined;
+  #made: ToolParser | undefined;
   #numCalls = 0;
 
   constructor(call: ChatCall) {
     this.#call = call;
-    this.#parser = call.tools === undefined ? undefined : call.toolFormat().createParser();
+  }
+
+  /** Made for the first text: a chat whose client left was never rendered and has no format. */
+  get #parser(): ToolParser | undefined {
+    if (this.#call.tools === undefined) return undefined;
+    this.#made ??= this.#call.toolFormat().createParser();
+    return this.#made;
   }
 
   /** Calls so far, those that are left out included. */

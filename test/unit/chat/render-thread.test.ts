@@ -97,9 +97,10 @@ describe('a rendering thread', () => {
     const setup = { specialTokens: {} };
     const thread = new RenderThread({ setup, workerUrl: UNRULY, graceMs: 0, ...options });
     ends.push(() => thread.close());
-    const render = (source: string, timeoutMs = PATIENCE_MS) => {
+    const render = (source: string, timeoutMs = PATIENCE_MS, signal?: AbortSignal) => {
       const limits = { workMax: 1, timeoutMs };
-      return thread.render({ source, input: input(1), limits, nowMs: 0 } satisfies Rendering);
+      const rendering = { source, input: input(1), limits, nowMs: 0 } satisfies Rendering;
+      return thread.render(rendering, signal);
     };
     return { thread, render };
   };
@@ -135,6 +136,23 @@ describe('a rendering thread', () => {
       sources.map((source) => render(source).then((text) => order.push(text.slice(0, 1)))),
     );
     expect(order.join('')).toBe('abcaba');
+  });
+
+  it('gives the place of a chat that is not wanted any more to another', async () => {
+    const { thread, render } = threadOf();
+    const settled = [Promise.allSettled([render('silent')])];
+    const clients = Array.from({ length: 256 }, () => new AbortController());
+    const left = Promise.allSettled(clients.map(({ signal }) => render('a', PATIENCE_MS, signal)));
+    await expect(render('a')).rejects.toMatchObject({ code: 'queue_full' });
+    for (const client of clients) client.abort('gone');
+    for (const one of await left) expect(one).toMatchObject({ reason: 'gone' });
+    await expect(render('a', PATIENCE_MS, clients[0]!.signal)).rejects.toBe('gone');
+    for (let i = 0; i < 256; i++) settled.push(Promise.allSettled([render('a')]));
+    await expect(render('a')).rejects.toMatchObject({ code: 'queue_full' });
+    await thread.close();
+    for (const [one] of await Promise.all(settled)) {
+      expect(one).toMatchObject({ reason: { code: 'shutting_down' } });
+    }
   });
 
   it('refuses what would wait behind too many', async () => {

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { LoramuxError } from '../../../src/errors.ts';
 import type { GenerationRequest, Prompt } from '../../../src/generation/types.ts';
 import { FakeEngine, repeating, type Script } from '../../support/fake-engine.ts';
@@ -303,6 +303,26 @@ describe('generation: ends', () => {
     const aborted = AbortSignal.abort();
     expect(await drain(await h.start({}, aborted))).toEqual([]);
     expect(h.engine.submitted).toHaveLength(1);
+    expect(h.outcomes).toEqual(['cancelled', 'cancelled']);
+    expect(h.held.count).toBe(0);
+  });
+
+  it('gives up a chat that waits to be rendered, and renders none for nobody', async () => {
+    const h = harness(new FakeEngine({ script: () => undefined }));
+    const controller = new AbortController();
+    const render = vi.fn(async (_adapter: unknown, signal?: AbortSignal) => {
+      controller.abort('gone');
+      signal?.throwIfAborted();
+      return 'Q';
+    });
+    const prompts = [{ kind: 'chat', render, addSpecialTokens: false }] as const;
+    const lateConstraint = vi.fn();
+    for (let i = 0; i < 2; i++) {
+      const generation = await h.start({ prompts, lateConstraint }, controller.signal);
+      expect(await drain(generation)).toEqual([]);
+    }
+    expect(render).toHaveBeenCalledTimes(1);
+    expect(lateConstraint).not.toHaveBeenCalled();
     expect(h.outcomes).toEqual(['cancelled', 'cancelled']);
     expect(h.held.count).toBe(0);
   });

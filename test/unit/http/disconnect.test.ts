@@ -1,7 +1,8 @@
 import http from 'node:http';
 import net from 'node:net';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { repeating } from '../../support/fake-engine.ts';
+import { until as untilRead } from '../../support/until.ts';
 import { codes } from '../generation/support.ts';
 import { parseSse, type TestServer, type TestServerOptions, testServer, until } from './support.ts';
 
@@ -19,8 +20,8 @@ const silent = { script: () => undefined };
 /** Says `a` for ever. */
 const endless = { script: repeating(codes('a')), maxModelLen: 1_000_000 };
 
-function post(body: Record<string, unknown>): http.ClientRequest {
-  const request = http.request(`${url}/v1/completions`, {
+function post(body: Record<string, unknown>, path = '/v1/completions'): http.ClientRequest {
+  const request = http.request(`${url}${path}`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
     agent: false,
@@ -47,6 +48,34 @@ describe('a client that leaves', () => {
     const text = await server.metrics.scrape();
     expect(text).toContain('loramux_requests_total{outcome="cancelled"} 1');
   });
+
+  it.each([{ stream: false }, { stream: true }])(
+    'is not waited for by its chat: %j',
+    async (body) => {
+      await start({ engine: silent });
+      const render = vi.fn(
+        (_input: unknown, signal?: AbortSignal) =>
+          new Promise<string>((_resolve, reject) => {
+            signal?.addEventListener('abort', () => reject(signal.reason));
+          }),
+      );
+      const template = { source: () => 'tools', render };
+      vi.spyOn(server.services.chat, 'templateFor').mockResolvedValue(template);
+      const tools = [{ type: 'function', function: { name: 'f' } }];
+      const messages = [{ role: 'user', content: 'Q' }];
+      const request = post({ prompt: undefined, messages, tools, ...body }, '/v1/chat/completions');
+      await until(() => render.mock.calls.length === 1);
+      request.destroy();
+      const cancelled = 'loramux_requests_total{outcome="cancelled"} 1';
+      await untilRead(
+        'the metrics',
+        () => server.metrics.scrape(),
+        (text) => text.includes(cancelled),
+      );
+      expect(nothingLeft()).toBe(true);
+      expect(server.engine.submitted).toEqual([]);
+    },
+  );
 
   it('frees its request in the middle of a stream', async () => {
     await start({ engine: endless });
