@@ -7,6 +7,7 @@ import { registerIdleConnections } from './plugins/idle-connections.ts';
 import { registerLifecycle } from './plugins/lifecycle.ts';
 import { registerMetrics } from './plugins/metrics.ts';
 import { registerRequestId, requestIdOf } from './plugins/request-id.ts';
+import { Turns } from './plugins/turns.ts';
 import { registerWebSocket } from './plugins/websocket.ts';
 import { adapterLifeRoutes } from './routes/adapter-life.ts';
 import { adapterRoutes } from './routes/adapters.ts';
@@ -89,9 +90,11 @@ export async function buildApp(
   registerIdleConnections(app as unknown as FastifyInstance);
   registerLifecycle(app as unknown as FastifyInstance, services.lifecycle);
   registerMetrics(app as unknown as FastifyInstance, services.metrics);
-  await app.register(completionRoutes(services));
-  await app.register(chatRoutes(services));
-  await app.register(responseRoutes(services));
+  // One for all that generates: a burst may come by several routes.
+  const turns = new Turns();
+  await app.register(completionRoutes(services, turns));
+  await app.register(chatRoutes(services, turns));
+  await app.register(responseRoutes(services, turns));
   await app.register(tokenizeRoutes(services));
   await app.register(modelRoutes(services));
   await app.register(adapterRoutes(services));
@@ -100,6 +103,6 @@ export async function buildApp(
   await app.register(vllmRoutes(services));
   await app.register(sglangRoutes(services));
   await app.register(healthRoutes(services));
-  await app.register(streamRoutes(services));
+  await app.register(streamRoutes(services, turns));
   return app as unknown as FastifyInstance;
 }

@@ -2,7 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { ErrorCode } from '../../errors.ts';
 import { clientGone } from '../plugins/client-gone.ts';
-import { Turns } from '../plugins/turns.ts';
+import type { Turns } from '../plugins/turns.ts';
 import { ChatCompletionSchema, ChatRequestSchema } from '../schemas/chat.ts';
 import { dropNeutralMembers } from '../schemas/chat-unsupported.ts';
 import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
@@ -23,8 +23,7 @@ export const CHAT_ERRORS = [
   'registry_conflict',
 ] as const satisfies readonly ErrorCode[];
 
-export function chatRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
-  const turns = new Turns();
+export function chatRoutes(services: HttpServices, turns: Turns): FastifyPluginAsyncTypebox {
   const { chat, config } = services;
   const server = { baseName: services.model.name, chat, parser: config.toolCallParser };
   return async (app) => {

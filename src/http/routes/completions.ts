@@ -2,7 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { ErrorCode } from '../../errors.ts';
 import { clientGone } from '../plugins/client-gone.ts';
-import { Turns } from '../plugins/turns.ts';
+import type { Turns } from '../plugins/turns.ts';
 import { CompletionRequestSchema, CompletionSchema } from '../schemas/completion.ts';
 import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
 import { COMPLETION_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
@@ -45,8 +45,7 @@ export const GENERATION_ERRORS = [
   'logits_not_finite',
 ] as const satisfies readonly ErrorCode[];
 
-export function completionRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
-  const turns = new Turns();
+export function completionRoutes(services: HttpServices, turns: Turns): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post(
       '/v1/completions',

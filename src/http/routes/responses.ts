@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import { clientGone } from '../plugins/client-gone.ts';
 import { validationError } from '../plugins/errors.ts';
-import { Turns } from '../plugins/turns.ts';
+import type { Turns } from '../plugins/turns.ts';
 import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
 import { CHAT_MESSAGES_MAX } from '../schemas/limits.ts';
 import { CreateResponseSchema, ModelResponseSchema } from '../schemas/responses.ts';
@@ -48,8 +48,7 @@ function checkItems(request: FastifyRequest): void {
   }
 }
 
-export function responseRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
-  const turns = new Turns();
+export function responseRoutes(services: HttpServices, turns: Turns): FastifyPluginAsyncTypebox {
   const { chat, config } = services;
   const server = { baseName: services.model.name, chat, parser: config.toolCallParser };
   return async (app) => {

@@ -4,7 +4,7 @@ import type { FastifyRequest } from 'fastify';
 import type { TSchema } from 'typebox';
 import { LoramuxError } from '../../errors.ts';
 import { validationError } from '../plugins/errors.ts';
-import { Turns } from '../plugins/turns.ts';
+import type { Turns } from '../plugins/turns.ts';
 import { errorResponses, PLAIN_ERRORS } from '../schemas/error.ts';
 import {
   CancelFrameSchema,
@@ -32,8 +32,7 @@ function frameChecks(request: FastifyRequest): FrameChecks {
   };
 }
 
-export function streamRoutes(services: HttpServices): FastifyPluginAsyncTypebox {
-  const turns = new Turns();
+export function streamRoutes(services: HttpServices, turns: Turns): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.route({
       method: 'GET',
