@@ -130,29 +130,26 @@ export const MessagesSchema = Type.Array(MessageSchema, {
   maxItems: CHAT_MESSAGES_MAX,
 });
 
+/** What a request says of a function that may be called. */
+export const FUNCTION_FIELDS = {
+  name: toolName('Unique among the tools.'),
+  description: nullableString('What it does, for the model.', {
+    maxLength: TOOL_DESCRIPTION_LENGTH_MAX,
+  }),
+  parameters: Type.Optional(
+    Type.Unsafe<JsonObject | null>({
+      type: ['object', 'null'],
+      description: 'JSON schema of the arguments. Default: an object without any.',
+    } as TSchema),
+  ),
+  strict: nullableBoolean(
+    'Arguments follow the schema. Calls that the answer must have always do.',
+    false,
+  ),
+} as const;
+
 const ToolSchema = Type.Object(
-  {
-    type: Type.Literal('function'),
-    function: Type.Object(
-      {
-        name: toolName('Unique among the tools.'),
-        description: nullableString('What it does, for the model.', {
-          maxLength: TOOL_DESCRIPTION_LENGTH_MAX,
-        }),
-        parameters: Type.Optional(
-          Type.Unsafe<JsonObject | null>({
-            type: ['object', 'null'],
-            description: 'JSON schema of the arguments. Default: an object without any.',
-          } as TSchema),
-        ),
-        strict: nullableBoolean(
-          'Arguments follow the schema. Calls that the answer must have always do.',
-          false,
-        ),
-      },
-      CLOSED,
-    ),
-  },
+  { type: Type.Literal('function'), function: Type.Object(FUNCTION_FIELDS, CLOSED) },
   CLOSED,
 );
 export type WireTool = Static<typeof ToolSchema>;

@@ -4,41 +4,16 @@ import type { JsonObject } from '../../importer/json.ts';
 import { ANSWERED_BY_FIELDS } from './adapter-choice.ts';
 import { ANSWER_FIELDS, ListedLogprobSchema } from './answer-fields.ts';
 import { CHAT_FIELDS } from './chat.ts';
-import { toolName } from './chat-messages.ts';
+import { FUNCTION_FIELDS, toolName } from './chat-messages.ts';
 import type { TextFields, TextFormat } from './constraint.ts';
 import { GENERATION_FIELDS } from './generation-fields.ts';
-import {
-  INT32_MAX,
-  LOGPROBS_MAX,
-  METADATA_ENTRIES_MAX,
-  TOOL_DESCRIPTION_LENGTH_MAX,
-  TOOLS_MAX,
-} from './limits.ts';
-import { nullableBoolean, nullableInteger, nullableString } from './nullable.ts';
+import { INT32_MAX, LOGPROBS_MAX, METADATA_ENTRIES_MAX, TOOLS_MAX } from './limits.ts';
+import { nullableBoolean, nullableInteger } from './nullable.ts';
 import { InputSchema } from './responses-items.ts';
 
 const CLOSED = { additionalProperties: false };
 
-const FunctionSchema = Type.Object(
-  {
-    type: Type.Literal('function'),
-    name: toolName('Unique among the tools.'),
-    description: nullableString('What it does, for the model.', {
-      maxLength: TOOL_DESCRIPTION_LENGTH_MAX,
-    }),
-    parameters: Type.Optional(
-      Type.Unsafe<JsonObject | null>({
-        type: ['object', 'null'],
-        description: 'JSON schema of the arguments. Default: an object without any.',
-      } as TSchema),
-    ),
-    strict: nullableBoolean(
-      'Arguments follow the schema. Calls that the answer must have always do.',
-      false,
-    ),
-  },
-  CLOSED,
-);
+const FunctionSchema = Type.Object({ type: Type.Literal('function'), ...FUNCTION_FIELDS }, CLOSED);
 export type WireFunction = Static<typeof FunctionSchema>;
 
 const NamedFunctionSchema = Type.Object(
