@@ -377,3 +377,8 @@ export function toLoramuxError(error: unknown): LoramuxError {
   const message = error instanceof Error ? error.message : String(error);
   return new LoramuxError('internal_error', message, { cause: error });
 }
+
+/** What is refused or left unfinished because the server ends. */
+export function shuttingDown(): LoramuxError {
+  return new LoramuxError('shutting_down', ERRORS.shutting_down.summary);
+}

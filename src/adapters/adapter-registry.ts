@@ -1,5 +1,5 @@
 /** Names, generations and references: the registry as this process knows it. */
-import { LoramuxError } from '../errors.ts';
+import { LoramuxError, shuttingDown } from '../errors.ts';
 import type { ManagedBlobFiles } from './blobs/blob-files.ts';
 import { readStoredTemplates } from './chat-templates.ts';
 import { MAX_TEMPLATE_BYTES, MAX_TOKENIZER_CONFIG_BYTES } from './formats/chat-templates.ts';
@@ -329,7 +329,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
    * fails. Call it before that which waits for loads. Idempotent.
    */
   async stop(): Promise<void> {
-    const error = new LoramuxError('shutting_down', 'The server is shutting down.');
+    const error = shuttingDown();
     this.#settleReady.reject(error);
     this.#registrar.abort(error);
     await this.#options.files.close();
@@ -395,7 +395,7 @@ export class AdapterRegistry implements AdapterService, AdapterImages {
 
   #refuseWhenClosing(): void {
     if (this.#closing !== undefined) {
-      throw new LoramuxError('shutting_down', 'The server is shutting down.');
+      throw shuttingDown();
     }
   }
 

@@ -3,7 +3,7 @@
  * It is started for its first chat, and again after it has ended; templates take turns.
  */
 import type { Worker } from 'node:worker_threads';
-import { LoramuxError } from '../errors.ts';
+import { LoramuxError, shuttingDown } from '../errors.ts';
 import { unpackError } from '../threads/packed-error.ts';
 import { startThread } from '../threads/start.ts';
 import type { FromRenderer } from './render-worker.ts';
@@ -34,8 +34,6 @@ interface Task {
   readonly resolve: (text: string) => void;
   readonly reject: (error: unknown) => void;
 }
-
-const shuttingDown = () => new LoramuxError('shutting_down', 'The server is shutting down.');
 
 export class RenderThread {
   readonly #options: RenderThreadOptions;

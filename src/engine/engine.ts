@@ -6,7 +6,7 @@
  * polling.
  */
 import type { SessionResidency } from '../adapters/types.ts';
-import { LoramuxError, toLoramuxError } from '../errors.ts';
+import { LoramuxError, shuttingDown, toLoramuxError } from '../errors.ts';
 import { type CacheIdentity, rootHash } from '../kvcache/block-hash.ts';
 import type { NativeSession, StepPacket, StepResult } from '../native/addon-types.ts';
 import { nativeErrorCode } from '../native/errors.ts';
@@ -189,7 +189,7 @@ export class EngineLoop implements Engine {
   #checkOpen(): void {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#state === 'closing') {
-      throw new LoramuxError('shutting_down', 'The server is shutting down; retry elsewhere.');
+      throw shuttingDown();
     }
     if (this.#restarting) {
       throw new LoramuxError(

@@ -5,7 +5,7 @@
  * The one at fault is closed before another is opened, for two may not fit into memory. One whose
  * step never comes back cannot be closed: it is abandoned, memory and threads and all, and counted.
  */
-import { LoramuxError, toLoramuxError } from '../errors.ts';
+import { LoramuxError, shuttingDown, toLoramuxError } from '../errors.ts';
 import type {
   AdapterImage,
   NativeSession,
@@ -321,6 +321,3 @@ function createSuccessor(): Successor {
   session.catch(() => {});
   return { session, resolve, reject };
 }
-
-const shuttingDown = (): LoramuxError =>
-  new LoramuxError('shutting_down', 'The server is shutting down.');

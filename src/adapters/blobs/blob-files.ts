@@ -2,7 +2,7 @@
  * The canonical file of a generation: from local disk, or fetched from where the fleet keeps it; and
  * the other way round. Whatever is fetched is checked against its digest before it gets its name.
  */
-import { LoramuxError } from '../../errors.ts';
+import { LoramuxError, shuttingDown } from '../../errors.ts';
 import { blobMissing, blobUnavailable, checkSize, digestFile, isNoEntry, sizeOf } from './io.ts';
 import { TransferSlots } from './transfer-slots.ts';
 import type { BlobFiles, BlobLedger, BlobStore, LocalBlob, LocalBlobs } from './types.ts';
@@ -388,7 +388,7 @@ class FleetBlobFiles implements ManagedBlobFiles {
   }
 
   async #counted(work: () => Promise<void>): Promise<void> {
-    if (this.#closed) throw new LoramuxError('shutting_down', 'The server is shutting down.');
+    if (this.#closed) throw shuttingDown();
     try {
       await work();
     } catch (error) {

@@ -5,7 +5,7 @@
  * work may take.
  */
 import type { Worker } from 'node:worker_threads';
-import { LoramuxError } from '../../errors.ts';
+import { LoramuxError, shuttingDown } from '../../errors.ts';
 import { unpackError } from '../../threads/packed-error.ts';
 import { startThread } from '../../threads/start.ts';
 import type { MatchModule } from '../formats/peft-match.ts';
@@ -106,7 +106,7 @@ export class ConvertPool implements Converter, FileOpener {
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#firstThread);
-    const error = new LoramuxError('shutting_down', 'The server is shutting down.');
+    const error = shuttingDown();
     for (const queue of [this.#urgent, this.#background]) {
       for (const task of queue.splice(0)) task.reject(error);
     }
@@ -123,7 +123,7 @@ export class ConvertPool implements Converter, FileOpener {
     const queue = background ? this.#background : this.#urgent;
     return new Promise((resolve, reject) => {
       if (this.#closed) {
-        reject(new LoramuxError('shutting_down', 'The server is shutting down.'));
+        reject(shuttingDown());
       } else if (queue.length >= this.#queuedMax) {
         reject(
           new LoramuxError(

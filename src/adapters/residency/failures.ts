@@ -71,6 +71,3 @@ export function loadError(error: unknown): LoramuxError {
     cause: error,
   });
 }
-
-export const shuttingDown = (): LoramuxError =>
-  new LoramuxError('shutting_down', 'The server is shutting down.');

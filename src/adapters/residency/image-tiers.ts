@@ -6,7 +6,7 @@
  * Loads and prefetches of one generation share the work. A prefetch begins only when no load reads,
  * and a load that comes meanwhile goes before it.
  */
-import { LoramuxError } from '../../errors.ts';
+import { LoramuxError, shuttingDown } from '../../errors.ts';
 import type { BlobFiles, LocalBlob } from '../blobs/types.ts';
 import type { FileOpener } from '../convert/pool.ts';
 import type { GenerationMeta } from '../registry/types.ts';
@@ -85,7 +85,7 @@ class Tiers implements ImageTiers {
 
   async open(meta: GenerationMeta): Promise<OpenedImage> {
     const { digest } = meta;
-    if (this.#closed) throw new LoramuxError('shutting_down', 'The server is shutting down.');
+    if (this.#closed) throw shuttingDown();
     const cached = this.#cache.get(digest);
     if (cached !== undefined) return { ...cached, tier: 'host' };
     this.#prefetches.delete(digest);

@@ -17,7 +17,7 @@
  * freed here is not read by any step. The session checks that too; its refusal is reported as a
  * defect and freeing is tried again later.
  */
-import { LoramuxError } from '../../errors.ts';
+import { LoramuxError, shuttingDown } from '../../errors.ts';
 import type {
   AdapterGeneration,
   ResidencyControl,
@@ -25,7 +25,7 @@ import type {
   SessionResidency,
 } from '../types.ts';
 import { type Claim, Claims, firstTurn } from './claims.ts';
-import { LoadFailures, loadError, shuttingDown } from './failures.ts';
+import { LoadFailures, loadError } from './failures.ts';
 import { LoadQueue } from './load-queue.ts';
 import { LoadWaiters } from './load-waiters.ts';
 import { neverFit } from './never-fit.ts';

@@ -1,6 +1,6 @@
 /** Refuses new work while the server drains; health and metrics stay readable. */
 import type { FastifyInstance, FastifyReply } from 'fastify';
-import { LoramuxError } from '../../errors.ts';
+import { shuttingDown } from '../../errors.ts';
 import type { Lifecycle } from '../services.ts';
 
 declare module 'fastify' {
@@ -20,7 +20,7 @@ export function registerLifecycle(app: FastifyInstance, lifecycle: Lifecycle): v
     if (!lifecycle.draining) return;
     reply.closeWhileDraining();
     if (ALWAYS_OPEN.has(request.routeOptions.url ?? '')) return;
-    throw new LoramuxError('shutting_down', 'the server is shutting down; retry elsewhere');
+    throw shuttingDown();
   });
   // Of requests that came before.
   app.addHook('onSend', async (_request, reply) => reply.closeWhileDraining());

@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net';
 import type { FastifyBaseLogger } from 'fastify';
 import type { WebSocket } from 'ws';
-import { LoramuxError, toLoramuxError } from '../../errors.ts';
+import { LoramuxError, shuttingDown, toLoramuxError } from '../../errors.ts';
 import type { Turns } from '../plugins/turns.ts';
 import { errorBody } from '../schemas/error.ts';
 import { GENERATION_ID_LENGTH_MAX } from '../schemas/limits.ts';
@@ -169,7 +169,7 @@ export class SocketSession {
       );
     }
     if (lifecycle.draining) {
-      throw new LoramuxError('shutting_down', 'the server is shutting down; retry elsewhere');
+      throw shuttingDown();
     }
     if (this.#running.size >= config.maxGenerationsPerSocket) {
       throw new LoramuxError(
