@@ -154,14 +154,14 @@ describe('a canary', () => {
   });
 
   it.each([
-    ['a new name', 'brand-new', 0, 0.5, 'invalid_request'],
-    ['the current content', 'refusing', 0, 0.5, 'invalid_request'],
-    ['all requests', 'refusing', 1, 1, 'invalid_request'],
-    ['no request', 'refusing', 1, 0, 'invalid_request'],
-  ] as const)('is refused for %s', async (_what, name, content, weight, code) => {
+    ['a new name', 'brand-new', 0, 0.5, 400, 'invalid_request'],
+    ['the current content', 'refusing', 0, 0.5, 409, 'generation_current'],
+    ['all requests', 'refusing', 1, 1, 400, 'invalid_request'],
+    ['no request', 'refusing', 1, 0, 400, 'invalid_request'],
+  ] as const)('is refused for %s', async (_what, name, content, weight, status, code) => {
     if (name === 'refusing') await a.upload(name, c[0]!.dir);
     const put = await putCanary(a, name, c[content]!, weight);
-    expect(put).toMatchObject({ status: 400, body: { error: { code } } });
+    expect(put).toMatchObject({ status, body: { error: { code } } });
   });
 
   it('comes under the condition that it names', async () => {

@@ -55,6 +55,7 @@ const REFUSALS = new Set([
   'adapter_not_found',
   'generation_not_found',
   'generation_mismatch',
+  'generation_current',
   'invalid_request',
 ]);
 
