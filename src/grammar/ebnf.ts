@@ -7,8 +7,6 @@ import { ASCII_END, type CharClass, EMPTY, type Expression, rule } from './expre
 import { factored } from './factor.ts';
 import { Loops } from './loops.ts';
 
-export * from './expression.ts';
-
 export interface Printed {
   readonly text: string;
   /** Where counted repetitions end that take the library long, whether they do in this text or not. */

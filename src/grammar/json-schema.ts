@@ -4,7 +4,8 @@
  */
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject } from '../importer/json.ts';
-import { type Expression, either, Grammar, type Printer } from './ebnf.ts';
+import { Grammar, type Printer } from './ebnf.ts';
+import { type Expression, either } from './expression.ts';
 import { JsonGrammar, jsonLiteral } from './json-text.ts';
 import { RULES_MAX, SCHEMA_DEPTH_MAX } from './limits.ts';
 import { arrayExpression } from './schema-arrays.ts';

@@ -1,5 +1,6 @@
 /** Texts of JSON as grammars: strings and their formats, numbers within bounds, any value. */
 import { LoramuxError } from '../errors.ts';
+import type { Grammar } from './ebnf.ts';
 import {
   ASCII_END,
   allBut,
@@ -7,12 +8,11 @@ import {
   counted,
   type Expression,
   either,
-  type Grammar,
   literal,
   optional,
   repeat,
   sequence,
-} from './ebnf.ts';
+} from './expression.ts';
 import { JSON_DIGITS_MAX, JSON_SPACE_MAX, NAME_LENGTH_MAX, REPETITIONS_MAX } from './limits.ts';
 import { RAW, regexExpression, type Spelling } from './regex.ts';
 import { intersection } from './regular.ts';

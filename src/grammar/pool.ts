@@ -5,7 +5,7 @@
  * the other thread its tokens (docs/decisions/0013).
  */
 import type { TokenConstraint, TokenMasks } from '../engine/types.ts';
-import { LoramuxError, toLoramuxError } from '../errors.ts';
+import { LoramuxError, shuttingDown, toLoramuxError } from '../errors.ts';
 import {
   LIVE_GRAMMARS_MAX,
   PREPARE_QUEUE_MAX,
@@ -432,8 +432,4 @@ function cannotTakeOver(): LoramuxError {
     'grammar_failed',
     'The grammars of running requests could not be prepared beside this one; retry.',
   );
-}
-
-function shuttingDown(): LoramuxError {
-  return new LoramuxError('shutting_down', 'The server is shutting down; retry elsewhere.');
 }

@@ -14,7 +14,7 @@ import {
   literal,
   repeat,
   sequence,
-} from './ebnf.ts';
+} from './expression.ts';
 import { CLASS_CHARS_MAX, PATTERN_DEPTH_MAX, REPETITIONS_MAX } from './limits.ts';
 
 /** How one character, or one of a class, is written in the text. */

@@ -3,16 +3,16 @@
  * (the product of their automata), so the grammar has no dead ends.
  */
 import { LoramuxError } from '../errors.ts';
+import type { Grammar } from './ebnf.ts';
 import {
   ASCII_END,
   type CharClass,
   EMPTY,
   type Expression,
   either,
-  type Grammar,
   rule,
   sequence,
-} from './ebnf.ts';
+} from './expression.ts';
 import { AUTOMATON_STATES_MAX, PRODUCT_STATES_MAX } from './limits.ts';
 import type { Spelling } from './regex.ts';
 

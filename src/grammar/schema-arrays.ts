@@ -1,6 +1,6 @@
 /** Arrays of a schema: leading items of their own, then items alike, within counts. */
 import type { JsonObject } from '../importer/json.ts';
-import { EMPTY, type Expression, either, literal, repeat, sequence } from './ebnf.ts';
+import { EMPTY, type Expression, either, literal, repeat, sequence } from './expression.ts';
 import type { SchemaBuilder } from './json-schema.ts';
 import { checkCount } from './json-text.ts';
 import { countOf } from './schema-scalars.ts';

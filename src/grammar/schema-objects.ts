@@ -1,6 +1,6 @@
 /** Objects of a schema: the properties in their order, then others where they are allowed. */
 import type { JsonObject } from '../importer/json.ts';
-import { EMPTY, type Expression, either, literal, repeat, sequence } from './ebnf.ts';
+import { EMPTY, type Expression, either, literal, repeat, sequence } from './expression.ts';
 import type { SchemaBuilder } from './json-schema.ts';
 import { checkCount, jsonLiteral, otherName } from './json-text.ts';
 import { countOf } from './schema-scalars.ts';

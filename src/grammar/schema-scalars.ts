@@ -2,7 +2,7 @@
 
 import { LoramuxError } from '../errors.ts';
 import type { JsonObject } from '../importer/json.ts';
-import { type Expression, either } from './ebnf.ts';
+import { type Expression, either } from './expression.ts';
 import type { SchemaBuilder } from './json-schema.ts';
 import {
   anyOfLength,

@@ -4,7 +4,8 @@ import { LoramuxError } from '../errors.ts';
 import type { Constraint } from '../generation/constraint.ts';
 import type { JsonObject, JsonValue } from '../importer/json.ts';
 import { checkEbnf } from './check-ebnf.ts';
-import { type Expression, either, Grammar, literal, type Printer } from './ebnf.ts';
+import { Grammar, type Printer } from './ebnf.ts';
+import { type Expression, either, literal } from './expression.ts';
 import { schemaGrammar } from './json-schema.ts';
 import { JsonGrammar } from './json-text.ts';
 import {

@@ -1,6 +1,6 @@
 /** One grammar thread as the main thread sees it. */
 import type { Worker } from 'node:worker_threads';
-import { LoramuxError } from '../errors.ts';
+import { LoramuxError, shuttingDown } from '../errors.ts';
 import { unpackError } from '../threads/packed-error.ts';
 import { startThread } from '../threads/start.ts';
 import { CACHED_LENGTH_MAX, START_MS_MAX, THREAD_HEAP_MB_MAX } from './limits.ts';
@@ -134,7 +134,7 @@ export class GrammarThread {
   /** Ends it without a word. */
   async stop(): Promise<void> {
     this.#lost = true;
-    this.#settleAll(new LoramuxError('shutting_down', 'The server is shutting down.'));
+    this.#settleAll(shuttingDown());
     await this.#worker.terminate();
   }
 
