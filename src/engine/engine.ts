@@ -281,7 +281,7 @@ export class EngineLoop implements Engine {
     const step = callStep(this.#native, packet);
     step.then(
       (result) => {
-        this.#masks.tell(plan, result);
+        this.#masks.stepEnded();
         this.#settle(
           () => this.#succeeded(plan, result, resultAtMs !== undefined),
           () => this.#successor.take(plan, result),
@@ -332,6 +332,7 @@ export class EngineLoop implements Engine {
   #succeeded(plan: StepPlan, result: StepResult, followedAnother: boolean): void {
     this.#numConsecutiveFailures = 0;
     this.#stats.native(result, followedAnother);
+    this.#masks.tell(plan, result);
     this.#committer.commit(plan, result, this.#plannedMs);
   }
 

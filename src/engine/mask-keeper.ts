@@ -1,6 +1,6 @@
 /**
  * Masks of sequences that may not sample every token: opened when one first samples, told of its
- * tokens at once.
+ * tokens after each step.
  */
 import type { StepResult } from '../native/addon-types.ts';
 import type { StepPlan } from '../scheduler/step-plan.ts';
@@ -50,12 +50,12 @@ export class MaskKeeper {
   }
 
   /**
-   * The step has run: before anything else is made of its tokens, so that the next masks are computed
-   * while the next step is.
+   * Of a step that has run, once the next one is under way where that was prepared, and before anything
+   * else is made of its tokens. The next masks are computed while the next step is: told earlier, the
+   * thread that computes them would take the core that this step's threads are just being woken on.
    */
   tell(plan: StepPlan, result: StepResult): void {
     if (this.#source === undefined) return;
-    this.stepEnded();
     let row = 0;
     let told = false;
     for (const { sequence, numScored, samples } of plan.entries) {

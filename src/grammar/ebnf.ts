@@ -13,6 +13,8 @@ export interface Printed {
   readonly bounds: ReadonlySet<number>;
   /** Whether a text may be the beginning of several values, some of which a longer string rules out. */
   readonly ambiguous?: boolean;
+  /** Characters beyond which every string of JSON stays in its place; see string-lengths.ts. */
+  readonly settledAfter?: number | undefined;
 }
 
 /** Writes a grammar whose counted repetitions do not end where they would end later than that. */

@@ -65,8 +65,12 @@ export function schemaGrammar(schema: Schema): Printer {
       `The schema at ${bad} has no finite value: it requires itself.`,
     );
   }
-  const { ambiguous } = converter;
-  return (boundMax) => ({ ...rules.print(root, boundMax), ambiguous });
+  const { ambiguous, json } = converter;
+  return (boundMax) => ({
+    ...rules.print(root, boundMax),
+    ambiguous,
+    settledAfter: json.lengths.settledAfter(boundMax),
+  });
 }
 
 const isObject = (value: unknown): value is JsonObject =>
@@ -297,7 +301,7 @@ class Converter implements SchemaBuilder {
     if (values.length === 0) throw this.invalid(`${at}/${keyword}`, 'has no value of the type');
     return either(
       ...[...new Set(values.map((v) => JSON.stringify(v)))].map((text) =>
-        jsonLiteral(JSON.parse(text)),
+        jsonLiteral(this.json, JSON.parse(text)),
       ),
     );
   }

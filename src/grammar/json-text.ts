@@ -16,6 +16,7 @@ import {
 import { JSON_DIGITS_MAX, JSON_SPACE_MAX, NAME_LENGTH_MAX, REPETITIONS_MAX } from './limits.ts';
 import { RAW, regexExpression, type Spelling } from './regex.ts';
 import { intersection } from './regular.ts';
+import { StringLengths } from './string-lengths.ts';
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
@@ -80,21 +81,32 @@ const CHARACTER = either(
 const quoted = (content: Expression): Expression => sequence(QUOTE_MARK, content, QUOTE_MARK);
 
 /** A value that is known: as `JSON.stringify` writes it. */
-export const jsonLiteral = (value: unknown): Expression => literal(JSON.stringify(value));
+export function jsonLiteral({ lengths }: JsonGrammar, value: unknown): Expression {
+  const text = JSON.stringify(value);
+  lengths.atLeast(text.length);
+  return literal(text);
+}
 
 /** A string of `min` to `max` code points. */
 export function stringOfLength(grammar: JsonGrammar, min: number, max: number | undefined) {
+  grammar.lengths.atLeast(min);
+  if (max !== undefined) grammar.lengths.atMost(max);
   return quoted(counted(grammar.character, min, max));
 }
 
 /** A string that the pattern matches as a whole. */
-export function stringOfPattern(pattern: string): Expression {
+export function stringOfPattern({ lengths }: JsonGrammar, pattern: string): Expression {
+  lengths.pattern();
   return quoted(regexExpression(pattern, { spelling: IN_STRING, counted: true }));
 }
 
 /** A string that all of these match; of characters as themselves. */
-export function stringOfAll(grammar: Grammar, expressions: readonly Expression[]): Expression {
-  return quoted(intersection(expressions, grammar, IN_STRING));
+export function stringOfAll(
+  { rules, lengths }: JsonGrammar,
+  expressions: readonly Expression[],
+): Expression {
+  lengths.pattern();
+  return quoted(intersection(expressions, rules, IN_STRING));
 }
 
 /** Any characters, so many. */
@@ -102,7 +114,10 @@ export const anyOfLength = (min: number, max: number | undefined): Expression =>
   repeat(allBut([]), min, max);
 
 /** Names of an object's members that are none of `taken`. Without escapes: one spelling for each. */
-export function otherName(grammar: Grammar, taken: readonly string[]): Expression {
+export function otherName(
+  { rules: grammar, lengths }: JsonGrammar,
+  taken: readonly string[],
+): Expression {
   const ascii = taken.every((name) => [...name].every((c) => c.codePointAt(0)! < ASCII_END));
   const rest = (children: readonly number[]): Expression => {
     const excluded = [...CONTROLS, QUOTE, BACKSLASH, DELETE, ...children];
@@ -132,6 +147,11 @@ export function otherName(grammar: Grammar, taken: readonly string[]): Expressio
     if (!names.includes('')) options.push(literal(''));
     return either(...options);
   };
+  const longest = Math.max(0, ...taken.map(({ length }) => length));
+  lengths.atLeast(longest + 1);
+  lengths.atMost(NAME_LENGTH_MAX, longest + 1 + NAME_LENGTH_MAX);
+  // Such a name ends where a value that has the same beginning goes on.
+  if (!ascii) lengths.pattern();
   return quoted(differs(taken));
 }
 
@@ -141,6 +161,7 @@ export class JsonGrammar {
   readonly space: Expression;
   readonly character: Expression;
   readonly string: Expression;
+  readonly lengths = new StringLengths();
   #value: Expression | undefined;
   #object: Expression | undefined;
   #array: Expression | undefined;

@@ -12,8 +12,11 @@ export interface ThreadSetup {
   /** Memory of the masks, see mask-memory.ts. */
   readonly words: Int32Array;
   readonly stride: number;
+  /** Of its token ring, see token-ring.ts. */
+  readonly ring: Int32Array;
 }
 
+/** With the bell of the token ring after it. */
 export type ToThread =
   | { readonly kind: 'compile'; readonly asked: KeyedConstraint }
   | { readonly kind: 'drop'; readonly key: string }
@@ -24,10 +27,7 @@ export type ToThread =
       readonly key: string;
       readonly slot: number;
       readonly tokens: Int32Array;
-    }
-  /** Pairs of id and token: the choices go on with them. */
-  | { readonly kind: 'tokens'; readonly pairs: Int32Array }
-  | { readonly kind: 'close'; readonly id: number };
+    };
 
 export type FromThread =
   | { readonly kind: 'ready' }

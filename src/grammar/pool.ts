@@ -20,7 +20,7 @@ import type { KeyedConstraint } from './source.ts';
 import { GrammarThread } from './thread.ts';
 
 export interface GrammarPoolOptions {
-  readonly setup: Omit<ThreadSetup, 'words' | 'stride'>;
+  readonly setup: Omit<ThreadSetup, 'words' | 'stride' | 'ring'>;
   readonly masks: MaskMemory;
   /** Longest time one grammar may take, milliseconds. */
   readonly compileMsMax: number;
@@ -108,6 +108,7 @@ export class GrammarPool {
   /** Times in a row that the threads could not trade places. */
   #failedTakeOvers = 0;
   #numWaiters = 0;
+  /** int32, as in the ring. */
   #nextId = 1;
   #preparing = false;
   #closed = false;
@@ -326,7 +327,6 @@ export class GrammarPool {
   }
 
   #trade(thread: GrammarThread): void {
-    this.#serving?.flush();
     this.#spare = this.#serving;
     this.#serving = thread;
     for (const follower of this.#followers) {
@@ -341,6 +341,7 @@ export class GrammarPool {
       setup: { ...setup, words: masks.words, stride: masks.stride },
       workerUrl,
       cachedMax,
+      openMax: masks.slots,
       onLost: (thread) => this.#lost(thread),
       onClosed: (id) => {
         const closing = this.#closing.get(id);
@@ -405,7 +406,8 @@ export class GrammarPool {
     follower.slot = masks.take();
     if (follower.slot === NEVER_SLOT) return;
     follower.thread = thread;
-    follower.id = this.#nextId++;
+    follower.id = this.#nextId;
+    this.#nextId = (this.#nextId + 1) | 0;
     thread.open(follower.id, follower.key, follower.slot, follower.tokens);
   }
 
@@ -415,7 +417,6 @@ export class GrammarPool {
     follower.slot = NEVER_SLOT;
     if (thread === undefined) return;
     this.#closing.set(id, { slot, thread });
-    thread.flush();
     thread.close(id);
   }
 

@@ -29,7 +29,7 @@ export function objectExpression(
       ? json.value
       : builder.build(additional, `${at}/additionalProperties`);
   const member = (name: string, value: Expression) =>
-    sequence(jsonLiteral(name), json.colon, value);
+    sequence(jsonLiteral(json, name), json.colon, value);
   const list: Property[] = [];
   for (const name of declared) {
     const place = `${at}/properties/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
@@ -64,7 +64,7 @@ export function objectExpression(
   const names = [...new Set([...declared, ...required])];
   const other = closed
     ? undefined
-    : sequence(otherName(json.rules, names), json.colon, json.rules.share('other', others()));
+    : sequence(otherName(json, names), json.colon, json.rules.share('other', others()));
   return new Members(builder, list, other, { min, max, at }).expression();
 }
 

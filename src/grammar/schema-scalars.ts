@@ -73,7 +73,7 @@ function stringExpression(builder: SchemaBuilder, schema: JsonObject, at: string
     return stringOfLength(builder.json, min ?? 0, max);
   }
   const given = [pattern, known?.pattern].filter((one) => one !== undefined);
-  if (given.length === 1 && !hasLength) return stringOfPattern(given[0]!);
+  if (given.length === 1 && !hasLength) return stringOfPattern(builder.json, given[0]!);
   const all = given.map((one) => regexExpression(one));
   if (hasLength) {
     const most = Math.min(max ?? REPETITIONS_MAX, known?.lengthMax ?? REPETITIONS_MAX);
@@ -83,7 +83,7 @@ function stringExpression(builder: SchemaBuilder, schema: JsonObject, at: string
     all.push(anyOfLength(min ?? 0, ends ? most : undefined));
   }
   try {
-    return stringOfAll(builder.json.rules, all);
+    return stringOfAll(builder.json, all);
   } catch (error) {
     if (!(error instanceof LoramuxError)) throw error;
     throw new LoramuxError(error.code, `The schema's ${at}: ${error.message}`, { cause: error });

@@ -28,6 +28,8 @@ export interface GrammarSource {
   readonly ambiguous: boolean;
   /** Characters that the bounds limit: those of a string of JSON, or of the whole text. */
   readonly counts: 'string' | 'text';
+  /** Characters beyond which a string of JSON stays in its place; undefined where texts are no JSON. */
+  readonly settledAfter: number | undefined;
 }
 
 /**
@@ -37,6 +39,7 @@ export interface GrammarSource {
 export interface Relaxed {
   readonly bound: number;
   readonly text: string;
+  readonly settledAfter: number | undefined;
 }
 
 /** A constraint and the key that its grammar is kept under. */
@@ -84,8 +87,11 @@ function convert(constraint: Constraint): GrammarSource {
   switch (constraint.kind) {
     case 'json_object': {
       const rules = new Grammar(RULES_MAX);
-      const { object } = new JsonGrammar(rules);
-      return sourceFrom('ebnf', (boundMax) => rules.print(object, boundMax));
+      const { object, lengths } = new JsonGrammar(rules);
+      return sourceFrom('ebnf', (boundMax) => ({
+        ...rules.print(object, boundMax),
+        settledAfter: lengths.settledAfter(boundMax),
+      }));
     }
     case 'json_schema':
       checkLength('schema', JSON.stringify(constraint.schema));
@@ -128,14 +134,15 @@ function sourceFrom(
   print: Printer,
   counts: GrammarSource['counts'] = 'string',
 ): GrammarSource {
-  const { text, bounds, ambiguous = false } = print();
+  const { text, bounds, ambiguous = false, settledAfter } = print();
   if (text.length > GRAMMAR_LENGTH_MAX) {
     throw new LoramuxError(
       'grammar_too_complex',
       `The grammar has ${text.length} characters; at most ${GRAMMAR_LENGTH_MAX} are allowed.`,
     );
   }
-  return { kind, text, relaxed: relaxedOf(print, bounds), ambiguous, counts };
+  const relaxed = relaxedOf(print, bounds);
+  return { kind, text, relaxed, ambiguous, counts, settledAfter };
 }
 
 /** Grammars without all bounds, and without the greater ones. */
@@ -144,7 +151,8 @@ function relaxedOf(print: Printer, bounds: ReadonlySet<number>): Relaxed[] {
   const every = sorted.length / Math.min(sorted.length, RELAXED_MAX);
   return sorted.flatMap((bound, i) => {
     if (Math.floor(i / every) === Math.floor((i - 1) / every)) return [];
-    return [{ bound, text: print(sorted[i - 1] ?? 0).text }];
+    const { text, settledAfter } = print(sorted[i - 1] ?? 0);
+    return [{ bound, text, settledAfter }];
   });
 }
 

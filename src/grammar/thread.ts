@@ -6,6 +6,7 @@ import { startThread } from '../threads/start.ts';
 import { CACHED_LENGTH_MAX, START_MS_MAX, THREAD_HEAP_MB_MAX } from './limits.ts';
 import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
 import type { KeyedConstraint } from './source.ts';
+import { CLOSE, TokenRing } from './token-ring.ts';
 
 const ENTRY = new URL('./worker.ts', import.meta.url);
 
@@ -18,11 +19,13 @@ export type Prepared =
 type InUse = Pick<ReadonlySet<string>, 'has'>;
 
 export interface ThreadOptions {
-  readonly setup: ThreadSetup;
+  readonly setup: Omit<ThreadSetup, 'ring'>;
   /** Another entry file; for tests of threads that crash. */
   readonly workerUrl?: URL | undefined;
   /** Grammars kept beyond those in use. */
   readonly cachedMax: number;
+  /** Choices that it may follow, or have yet to say that it does not any more. */
+  readonly openMax: number;
   /** The thread has ended by itself. */
   readonly onLost: (thread: GrammarThread) => void;
   /** It writes to this choice's slot no more. */
@@ -31,12 +34,12 @@ export interface ThreadOptions {
 
 export class GrammarThread {
   readonly #worker: Worker;
+  readonly #ring: TokenRing;
   readonly #options: ThreadOptions;
   /** Lengths of prepared grammars by key, least recently used first. */
   readonly #prepared = new Map<string, number>();
   /** Choices that it follows, or has yet to say that it does not any more. */
   readonly #open = new Set<number>();
-  #batch: number[] = [];
   #answer: ((message: FromThread | LoramuxError) => void) | undefined;
   #whenEmpty: (() => void) | undefined;
   #lost = false;
@@ -45,9 +48,10 @@ export class GrammarThread {
 
   constructor(options: ThreadOptions) {
     this.#options = options;
+    this.#ring = TokenRing.forChoices(options.openMax);
     this.#worker = startThread(options.workerUrl ?? ENTRY, {
       name: 'grammar',
-      workerData: options.setup,
+      workerData: { ...options.setup, ring: this.#ring.words },
       heapMbMax: THREAD_HEAP_MB_MAX,
     });
     // The process may end while it waits for something to do.
@@ -113,17 +117,16 @@ export class GrammarThread {
 
   /** Told with the next `flush`. */
   accept(id: number, tokenId: number): void {
-    this.#batch.push(id, tokenId);
+    if (!this.#lost) this.#ring.put(id, tokenId);
   }
 
   flush(): void {
-    if (this.#batch.length === 0) return;
-    this.#post({ kind: 'tokens', pairs: Int32Array.from(this.#batch) });
-    this.#batch = [];
+    if (this.#ring.publish()) this.#ring.ring();
   }
 
   close(id: number): void {
-    this.#post({ kind: 'close', id });
+    this.accept(id, CLOSE);
+    this.flush();
   }
 
   /** Ends it; `onLost` is called. */
@@ -147,7 +150,9 @@ export class GrammarThread {
   }
 
   #post(message: ToThread): void {
-    if (!this.#lost) this.#worker.postMessage(message);
+    if (this.#lost) return;
+    this.#worker.postMessage(message);
+    this.#ring.ring();
   }
 
   /** The next answer, or the error that stands for none. */

@@ -1,5 +1,5 @@
 /** Entry of a grammar thread: prepares grammars, follows choices, writes masks. */
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import type { CompiledGrammar } from '@mlc-ai/web-xgrammar';
 import type { Constraint } from '../generation/constraint.ts';
 import { COMPUTE_NICENESS, giveWay } from '../threads/give-way.ts';
@@ -9,12 +9,14 @@ import { Follower, type PreparedGrammar } from './follower.ts';
 import { MASK_HEADER_WORDS, MASK_NEVER } from './mask-memory.ts';
 import type { FromThread, ThreadSetup, ToThread } from './messages.ts';
 import { type GrammarSource, type KeyedConstraint, sourceOf } from './source.ts';
+import { CLOSE, TokenRing } from './token-ring.ts';
 import { vocabularyOf } from './vocabulary.ts';
 import { loadXGrammar, reasonOf } from './xgrammar.ts';
 
 if (parentPort === null) throw new Error('worker.ts runs in a worker thread only');
 const port = parentPort;
-const { modelDir, vocabSize, stopTokenIds, words, stride } = workerData as ThreadSetup;
+const { modelDir, vocabSize, stopTokenIds, words, stride, ...setup } = workerData as ThreadSetup;
+const ring = new TokenRing(setup.ring);
 const tell = (message: FromThread) => port.postMessage(message);
 
 giveWay(COMPUTE_NICENESS);
@@ -37,6 +39,8 @@ const matcherOf = (grammar: CompiledGrammar) =>
 class Choice {
   readonly follower: Follower;
   readonly #at: number;
+  /** What the slot holds. */
+  #written: Int32Array | undefined;
 
   constructor(follower: Follower, slot: number) {
     this.follower = follower;
@@ -45,8 +49,11 @@ class Choice {
 
   /** Its next mask, or that none will come. */
   async write(): Promise<void> {
-    const mask = await this.follower.mask();
-    if (mask !== undefined) words.set(mask, this.#at + MASK_HEADER_WORDS);
+    const mask = this.follower.knownMask() ?? (await this.follower.mask());
+    if (mask !== undefined && mask !== this.#written) {
+      words.set(mask, this.#at + MASK_HEADER_WORDS);
+      this.#written = mask;
+    }
     const stamp = mask === undefined ? MASK_NEVER : this.follower.numTokens + 1;
     Atomics.store(words, this.#at, stamp);
   }
@@ -70,8 +77,8 @@ async function prepare({ key, text: asked }: KeyedConstraint): Promise<void> {
   try {
     const exact = await compile(kind, text);
     const standIns: PreparedGrammar['relaxed'][number][] = [];
-    for (const { bound, text: simpler } of relaxed) {
-      standIns.push({ bound, grammar: await compile(kind, simpler) });
+    for (const { text: simpler, ...standIn } of relaxed) {
+      standIns.push({ ...standIn, grammar: await compile(kind, simpler) });
     }
     prepared.set(key, { exact, relaxed: standIns, ...rest });
   } catch (error) {
@@ -99,13 +106,19 @@ async function open(message: Extract<ToThread, { kind: 'open' }>): Promise<void>
   await choice.write();
 }
 
-async function follow(pairs: Int32Array): Promise<void> {
-  for (let i = 0; i < pairs.length; i += 2) {
-    const choice = choices.get(pairs[i]!);
-    if (choice === undefined) continue;
-    choice.follower.accept(pairs[i + 1]!);
-    await choice.write();
+async function follow(id: number, tokenId: number): Promise<void> {
+  // It may be opened by a message that came after the last look.
+  if (!choices.has(id)) await handleAll();
+  const choice = choices.get(id);
+  if (choice === undefined) throw new Error('a choice goes on that was not opened');
+  if (tokenId === CLOSE) {
+    choice.follower.end();
+    choices.delete(id);
+    tell({ kind: 'closed', id });
+    return;
   }
+  choice.follower.accept(tokenId);
+  await choice.write();
 }
 
 async function handle(message: ToThread): Promise<void> {
@@ -116,22 +129,28 @@ async function handle(message: ToThread): Promise<void> {
       return drop(message.key);
     case 'open':
       return open(message);
-    case 'tokens':
-      return follow(message.pairs);
-    case 'close':
-      choices.get(message.id)?.follower.end();
-      choices.delete(message.id);
-      tell({ kind: 'closed', id: message.id });
   }
 }
 
 /** One message after the other: each is done before the next one begins. */
-let last = Promise.resolve();
-port.on('message', (message: ToThread) => {
-  last = last.then(() => handle(message));
-  last.catch((error: unknown) => {
-    // What the library left behind cannot be trusted: the thread ends, and a new one is started.
-    throw error;
-  });
-});
+async function handleAll(): Promise<void> {
+  for (;;) {
+    const received = receiveMessageOnPort(port) as { message: ToThread } | undefined;
+    if (received === undefined) return;
+    await handle(received.message);
+  }
+}
+
 tell({ kind: 'ready' });
+
+/**
+ * The thread never turns its event loop: to be woken by the bell takes a fraction of what an event
+ * takes on either side. Where something fails, what the library left behind cannot be trusted: the
+ * thread ends, and a new one is started.
+ */
+for (;;) {
+  const { bell } = ring;
+  await handleAll();
+  await ring.takeAll(follow);
+  ring.wait(bell);
+}
