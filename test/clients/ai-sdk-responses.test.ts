@@ -10,12 +10,9 @@ import {
   tool,
 } from 'ai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
-import { DEMO_NAME, demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
+import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
+import { demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
 import type { TestServer } from '../support/server.ts';
-
-/** The base and an adapter, which know nothing of tools or JSON. */
-const MODELS = [DEMO_NAME, 'subtract'];
 
 let server: TestServer;
 let openai: ReturnType<typeof createOpenAI>;
@@ -51,12 +48,8 @@ it('streams text', async () => {
   }
 });
 
-const Add = z.strictObject({ a: z.int().min(0).max(99), operator: z.enum(['+', '-']) });
-const Colour = z.strictObject({ name: z.enum(['red', 'green']), shade: z.string().max(4) });
-const FORMS = { add: Add, colour: Colour };
-
 const asked = (model: string) => ({
-  ...{ model: openai(model), prompt: '17 @ 5 =', maxRetries: 0 },
+  ...{ model: openai(model), prompt: QUESTION, maxRetries: 0 },
   ...{ maxOutputTokens: 300, temperature: 1 },
   providerOptions: { openai: { parallelToolCalls: false } },
 });
@@ -67,8 +60,8 @@ function toolsOf(given: unknown[]) {
     return { mixed: true };
   };
   return {
-    add: tool({ description: 'Adds.', inputSchema: Add, execute }),
-    colour: tool({ description: 'Mixes a colour.', inputSchema: Colour, execute }),
+    add: tool({ description: 'Adds.', inputSchema: FORMS.add, execute }),
+    colour: tool({ description: 'Mixes a colour.', inputSchema: FORMS.colour, execute }),
   };
 }
 
@@ -120,16 +113,16 @@ describe.each(MODELS)('tools of %s', (model) => {
 
 describe.each(MODELS)('answers of %s', (model) => {
   it('are of a schema, whole and in a stream', async () => {
-    const output = Output.object({ schema: Colour });
+    const output = Output.object({ schema: Sum });
     const whole = await generateText({ ...asked(model), output });
-    expect(Colour.parse(whole.output)).toEqual(whole.output);
+    expect(Sum.parse(whole.output)).toEqual(whole.output);
     const stream = streamText({ ...asked(model), output });
-    expect(Colour.parse(await stream.output)).toEqual(await stream.output);
+    expect(Sum.parse(await stream.output)).toEqual(await stream.output);
   });
 });
 
 describe('a conversation', () => {
-  const question: ModelMessage = { role: 'user', content: '17 @ 5 =' };
+  const question: ModelMessage = { role: 'user', content: QUESTION };
 
   it('goes on with store: false, which sends what was said', async () => {
     const providerOptions = { openai: { store: false } };

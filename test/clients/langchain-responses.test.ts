@@ -3,13 +3,9 @@ import { AIMessage, HumanMessage, ToolMessage } from '@langchain/core/messages';
 import { tool } from '@langchain/core/tools';
 import { ChatOpenAI } from '@langchain/openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
-import { DEMO_NAME, demoQuestions, startDemoServer } from '../support/demo-server.ts';
+import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
+import { demoQuestions, startDemoServer } from '../support/demo-server.ts';
 import type { TestServer } from '../support/server.ts';
-
-/** The base and an adapter, which know nothing of tools or JSON. */
-const MODELS = [DEMO_NAME, 'subtract'];
-const QUESTION = '17 @ 5 =';
 
 let server: TestServer;
 
@@ -52,10 +48,6 @@ it('goes on from what was said before', async () => {
   for (const count of longer) expect(count).toBeGreaterThan(asked! * 2);
 });
 
-const FORMS = {
-  add: z.strictObject({ a: z.int().min(0).max(99), operator: z.enum(['+', '-']) }),
-  colour: z.strictObject({ name: z.enum(['red', 'green']), shade: z.string().max(4) }),
-};
 const tools = Object.entries(FORMS).map(([name, schema]) =>
   tool(async () => '22', { name, description: `Does ${name}.`, schema }),
 );
@@ -68,13 +60,6 @@ function expectRight(calls: Calls) {
   FORMS[call!.name as keyof typeof FORMS].parse(call!.args);
   return call!;
 }
-
-const Sum = z.object({
-  total: z.int().min(-50).max(50),
-  certainty: z.enum(['low', 'high']),
-  steps: z.array(z.object({ word: z.string().max(3), done: z.boolean() })).max(2),
-  note: z.string().max(5).nullable(),
-});
 
 describe.each(MODELS)('%s', (model) => {
   // In responses this client sends objects only: of "any" the server would hear nothing.

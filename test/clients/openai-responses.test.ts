@@ -9,12 +9,9 @@ import type {
 } from 'openai/resources/responses/responses';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
+import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
 import { DEMO_NAME, demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
 import type { TestServer } from '../support/server.ts';
-
-/** The base and an adapter, which know nothing of tools or JSON. */
-const MODELS = [DEMO_NAME, 'subtract'];
-const QUESTION = '17 @ 5 =';
 
 let server: TestServer;
 let client: OpenAI;
@@ -93,9 +90,7 @@ it('lists log-probabilities with bytes', async () => {
   expect(entry!.top_logprobs).toHaveLength(3);
 });
 
-const Add = z.strictObject({ a: z.int().min(0).max(99), operator: z.enum(['+', '-']) });
-const Colour = z.strictObject({ name: z.enum(['red', 'green']), shade: z.string().max(4) });
-const ARGUMENTS: Record<string, z.ZodType> = { add: Add, colour: Colour };
+const ARGUMENTS: Record<string, z.ZodType> = FORMS;
 const tools = Object.entries(ARGUMENTS).map(
   ([name, schema]): FunctionTool => ({
     ...{ type: 'function', name, description: `Does ${name}.`, strict: false },
@@ -163,10 +158,10 @@ describe.each(MODELS)('tools of %s', (model) => {
   it('are parsed by the helper, which declares them strict', async () => {
     const { output } = await client.responses.parse({
       ...{ ...asked(model), ...one },
-      tools: [zodResponsesFunction({ name: 'colour', parameters: Colour })],
+      tools: [zodResponsesFunction({ name: 'colour', parameters: FORMS.colour })],
     });
     const call = expectCall(output) as { parsed_arguments?: unknown; arguments: string };
-    expect(Colour.parse(call.parsed_arguments)).toEqual(JSON.parse(call.arguments));
+    expect(FORMS.colour.parse(call.parsed_arguments)).toEqual(JSON.parse(call.arguments));
     // What was parsed goes back with the item.
     const following = await client.responses.create({
       ...{
@@ -177,13 +172,6 @@ describe.each(MODELS)('tools of %s', (model) => {
     });
     expect(following.usage!.input_tokens).toBeGreaterThan(5);
   });
-});
-
-const Sum = z.object({
-  total: z.int().min(-50).max(50),
-  certainty: z.enum(['low', 'high']),
-  steps: z.array(z.object({ word: z.string().max(3), done: z.boolean() })).max(2),
-  note: z.string().max(5).nullable(),
 });
 
 describe.each(MODELS)('answers of %s', (model) => {
