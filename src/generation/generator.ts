@@ -12,6 +12,7 @@ import { GenerationRun, type RunObserver } from './generation-run.ts';
 import { checkTokenIds, type EncodedPrompt, encodePrompts } from './prompts.ts';
 import { areSame, resolveTarget, type TargetRequest } from './target.ts';
 import type { ChosenAdapter, Generation, GenerationRequest } from './types.ts';
+import { unlessAborted } from './unless-aborted.ts';
 
 /** Renderings of one chat, when its adapter is replaced again and again meanwhile. */
 const RENDERS_MAX = 4;
@@ -200,20 +201,16 @@ export function createGenerator(services: GeneratorServices): Generator {
   }
 
   /** Nothing where the client left meanwhile: what waited gave up its place. */
-  async function make(
+  function make(
     request: GenerationRequest,
     signal: AbortSignal,
     begun: Begun,
   ): Promise<Made | undefined> {
-    if (signal.aborted) return undefined;
-    try {
+    return unlessAborted(signal, async () => {
       const stops = stopTokensOf(request, model.eosTokenIds);
       const bans = await bansOf(request, tokenizer, model.vocabSize, stops);
       return { bans, ...(await encodeFor(request, signal, begun)) };
-    } catch (error) {
-      if (signal.aborted && error === signal.reason) return undefined;
-      throw error;
-    }
+    });
   }
 
   /** Keeps the generations for as long as the request runs. */

@@ -37,19 +37,46 @@ function cut(
     : tokenIds.slice(tokenIds.length - keep);
 }
 
-async function idsOf(
+/** The field that a prompt came in. */
+const paramOf = ({ kind }: Prompt) => (kind === 'chat' ? 'messages' : 'prompt');
+
+/** What a prompt's ids depend on besides itself. */
+export interface Encoding {
+  /** What the request resolved to: it chooses the template of a chat. */
+  readonly adapter: AdapterRecord | undefined;
+  /** To a text; a chat says so itself. */
+  readonly addSpecialTokens: boolean;
+  readonly vocabSize: number;
+}
+
+async function encoded(
   tokenizer: Tokenizer,
   prompt: Prompt,
-  request: GenerationRequest,
-  adapter: AdapterRecord | undefined,
+  { adapter, addSpecialTokens }: Encoding,
   signal: AbortSignal,
 ): Promise<{ tokenIds: Int32Array; text: string | undefined }> {
   if (prompt.kind === 'tokens') return { tokenIds: prompt.tokenIds, text: undefined };
   const isChat = prompt.kind === 'chat';
   const text = isChat ? await prompt.render(adapter, signal) : prompt.text;
   signal.throwIfAborted();
-  const { addSpecialTokens } = isChat ? prompt : request;
-  return { tokenIds: await tokenizer.encode(text, { addSpecialTokens }), text };
+  const options = { addSpecialTokens: isChat ? prompt.addSpecialTokens : addSpecialTokens };
+  return { tokenIds: await tokenizer.encode(text, options), text };
+}
+
+/**
+ * The ids of a prompt, and its text where it came as one.
+ * @throws LoramuxError token_out_of_range, those of a chat's `render`; the reason of an aborted signal
+ */
+export async function encodePrompt(
+  tokenizer: Tokenizer,
+  prompt: Prompt,
+  encoding: Encoding,
+  signal: AbortSignal,
+): ReturnType<typeof encoded> {
+  const whole = await encoded(tokenizer, prompt, encoding, signal);
+  // A tokenizer with more tokens than the model has embeddings would read past the weights.
+  checkTokenIds(whole.tokenIds, encoding.vocabSize, paramOf(prompt));
+  return whole;
 }
 
 async function encodeOne(
@@ -60,9 +87,9 @@ async function encodeOne(
   adapter: AdapterRecord | undefined,
   signal: AbortSignal,
 ): Promise<EncodedPrompt> {
-  const whole = await idsOf(tokenizer, prompt, request, adapter, signal);
-  // A tokenizer with more tokens than the model has embeddings would read past the weights.
-  checkTokenIds(whole.tokenIds, limits.vocabSize, prompt.kind === 'chat' ? 'messages' : 'prompt');
+  const { addSpecialTokens } = request;
+  const encoding = { adapter, addSpecialTokens, vocabSize: limits.vocabSize };
+  const whole = await encodePrompt(tokenizer, prompt, encoding, signal);
   const tokenIds = cut(whole.tokenIds, request, limits.maxModelLen);
   if (whole.text !== undefined && tokenIds === whole.tokenIds) {
     return { tokenIds, text: whole.text };
@@ -87,7 +114,7 @@ export async function encodePrompts(
   const encoded: EncodedPrompt[] = [];
   for (const prompt of request.prompts) {
     const one = await encodeOne(tokenizer, prompt, limits, request, adapter, signal);
-    const param = prompt.kind === 'chat' ? 'messages' : 'prompt';
+    const param = paramOf(prompt);
     const length = one.tokenIds.length;
     if (length === 0) {
       throw new LoramuxError(

@@ -2,18 +2,26 @@
 import { randomUUID } from 'node:crypto';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { GeneratorServices } from './generator.ts';
-import { checkTokenIds } from './prompts.ts';
+import { checkTokenIds, encodePrompt } from './prompts.ts';
 import { resolveTarget } from './target.ts';
 import type { Prompt } from './types.ts';
+import { unlessAborted } from './unless-aborted.ts';
 
 type TextPrompt = Exclude<Prompt, { kind: 'tokens' }>;
 
 export interface TokenService {
   /**
-   * The ids of a prompt for the base or an adapter, whose chat template may be its own.
+   * The ids of a prompt for the base or an adapter, whose chat template may be its own; undefined
+   * when the signal was given first.
+   * @param addSpecialTokens to a text; a chat says so itself
    * @throws LoramuxError model_not_found, token_out_of_range, those of the prompt's `render`
    */
-  encode(model: string, prompt: TextPrompt, addSpecialTokens: boolean): Promise<Int32Array>;
+  encode(
+    model: string,
+    prompt: TextPrompt,
+    addSpecialTokens: boolean,
+    signal: AbortSignal,
+  ): Promise<Int32Array | undefined>;
   /** @throws LoramuxError model_not_found, token_out_of_range */
   decode(model: string, tokenIds: readonly number[]): Promise<string>;
   /** The vocabulary's spelling of an id; empty for ids without a token. */
@@ -34,12 +42,12 @@ export function createTokenService(
     return resolveTarget(adapters, base.name, target)[0]?.record;
   };
   return {
-    async encode(model, prompt, addSpecialTokens) {
-      const adapter = resolve(model);
-      const text = prompt.kind === 'chat' ? await prompt.render(adapter) : prompt.text;
-      const ids = await tokenizer.encode(text, { addSpecialTokens });
-      checkTokenIds(ids, base.vocabSize, prompt.kind === 'chat' ? 'messages' : 'prompt');
-      return ids;
+    async encode(model, prompt, addSpecialTokens, signal) {
+      const encoding = { adapter: resolve(model), addSpecialTokens, vocabSize: base.vocabSize };
+      const made = await unlessAborted(signal, () =>
+        encodePrompt(tokenizer, prompt, encoding, signal),
+      );
+      return made?.tokenIds;
     },
     async decode(model, tokenIds) {
       resolve(model);

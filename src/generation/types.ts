@@ -13,7 +13,7 @@ export type Prompt =
       readonly render: (
         adapter: AdapterRecord | undefined,
         /** Gives up what waits; the promise rejects with its reason. */
-        signal?: AbortSignal,
+        signal: AbortSignal,
       ) => Promise<string>;
       /** Whether the tokenizer adds its own tokens; templates mostly write them themselves. */
       readonly addSpecialTokens: boolean;

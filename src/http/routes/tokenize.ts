@@ -1,6 +1,7 @@
 /** POST /tokenize and /detokenize, as vLLM has them. */
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { ErrorCode } from '../../errors.ts';
+import { clientGone } from '../plugins/client-gone.ts';
 import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
 import {
   DetokenizeRequestSchema,
@@ -73,11 +74,12 @@ export function tokenizeRoutes(services: HttpServices): FastifyPluginAsyncTypebo
           },
         },
       },
-      async ({ body }) => {
+      async ({ body }, reply) => {
         const prompt = promptOf(body, services);
-        const special = prompt.kind === 'chat' ? prompt.addSpecialTokens : true;
-        const addSpecialTokens = body.add_special_tokens ?? special;
-        const ids = await tokens.encode(body.model ?? model.name, prompt, addSpecialTokens);
+        const gone = clientGone(reply);
+        const name = body.model ?? model.name;
+        const ids = await tokens.encode(name, prompt, body.add_special_tokens ?? true, gone);
+        if (ids === undefined) return reply.hijack();
         const withStrings = body.return_token_strs === true;
         return {
           count: ids.length,

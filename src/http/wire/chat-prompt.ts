@@ -119,7 +119,7 @@ export function renderChat(
   tools: readonly JsonObject[] | undefined,
   chat: ChatService,
   onSource: (source: string) => void = () => {},
-): (adapter: AdapterRecord | undefined, signal?: AbortSignal) => Promise<string> {
+): (adapter: AdapterRecord | undefined, signal: AbortSignal) => Promise<string> {
   return async (adapter, signal) => {
     const template = await chat.templateFor(adapter, own);
     const source = template.source(tools !== undefined);

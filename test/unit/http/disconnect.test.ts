@@ -36,6 +36,19 @@ const response = (request: http.ClientRequest) =>
 
 const nothingLeft = () => server.engine.numLive === 0 && server.adapters.holds === 0;
 
+/** Every chat waits to be rendered until its client leaves. */
+function waitingTemplate() {
+  const render = vi.fn(
+    (_input: unknown, signal?: AbortSignal) =>
+      new Promise<string>((_resolve, reject) => {
+        signal?.addEventListener('abort', () => reject(signal.reason));
+      }),
+  );
+  const template = { source: () => 'tools', render };
+  vi.spyOn(server.services.chat, 'templateFor').mockResolvedValue(template);
+  return render;
+}
+
 describe('a client that leaves', () => {
   it.each([{ stream: false }, { stream: true }])('frees its request: %j', async (body) => {
     await start({ engine: silent });
@@ -53,14 +66,7 @@ describe('a client that leaves', () => {
     'is not waited for by its chat: %j',
     async (body) => {
       await start({ engine: silent });
-      const render = vi.fn(
-        (_input: unknown, signal?: AbortSignal) =>
-          new Promise<string>((_resolve, reject) => {
-            signal?.addEventListener('abort', () => reject(signal.reason));
-          }),
-      );
-      const template = { source: () => 'tools', render };
-      vi.spyOn(server.services.chat, 'templateFor').mockResolvedValue(template);
+      const render = waitingTemplate();
       const tools = [{ type: 'function', function: { name: 'f' } }];
       const messages = [{ role: 'user', content: 'Q' }];
       const request = post({ prompt: undefined, messages, tools, ...body }, '/v1/chat/completions');
@@ -76,6 +82,18 @@ describe('a client that leaves', () => {
       expect(server.engine.submitted).toEqual([]);
     },
   );
+
+  it('is not waited for by a chat whose tokens it asked for', async () => {
+    await start({});
+    const render = waitingTemplate();
+    const encode = vi.spyOn(server.services.tokens, 'encode');
+    const messages = [{ role: 'user', content: 'Q' }];
+    const request = post({ prompt: undefined, messages }, '/tokenize');
+    await until(() => render.mock.calls.length === 1);
+    request.destroy();
+    await until(() => encode.mock.settledResults[0]?.type !== 'incomplete');
+    expect(encode.mock.settledResults).toEqual([{ type: 'fulfilled', value: undefined }]);
+  });
 
   it('frees its request in the middle of a stream', async () => {
     await start({ engine: endless });
