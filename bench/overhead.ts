@@ -13,6 +13,7 @@ import { decodePacket } from './packet.ts';
 import { median, numberOption, parse, type Scenario, type ScenarioResult } from './scenario.ts';
 import { spread } from './statistics.ts';
 import { type Step, type StepTotals, stepBetween, stepTotals } from './step-time.ts';
+import { otherThreadsMs } from './thread-time.ts';
 
 const OPTIONS = {
   ...MODEL_OPTIONS,
@@ -28,18 +29,31 @@ const BLOCK_SIZE = 16;
 /** Native steps of one turn. */
 const STEPS = 12;
 
+interface ServedStep extends Step {
+  /** That threads other than the session's computed; undefined where the kernel does not tell. */
+  readonly otherMs: number | undefined;
+}
+
+type Mark = readonly [StepTotals, otherMs: number | undefined];
+
 /** One turn of the server: the mean step while all streams decode. */
-async function served(server: StartedServer, load: OverheadLoad): Promise<Step> {
+async function served(server: StartedServer, load: OverheadLoad): Promise<ServedStep> {
   const script = fileURLToPath(new URL('overhead-load.ts', import.meta.url));
   const child = fork(script, [JSON.stringify(load)], { execArgv: ['--import', 'tsx'] });
-  const marks: Promise<StepTotals>[] = [];
+  const marks: Promise<Mark>[] = [];
+  const mark = () => Promise.all([stepTotals(server), otherThreadsMs(server.child.pid!)]);
   child.on('message', (notice: OverheadNotice) => {
-    if (notice !== 'ended') marks.push(stepTotals(server));
+    if (notice !== 'ended') marks.push(mark());
   });
   const code = await new Promise<number | null>((resolve) => child.once('exit', resolve));
   if (code !== 0 || marks.length !== 2) throw new Error(`the clients ended with ${code}`);
-  const [before, after] = (await Promise.all(marks)) as [StepTotals, StepTotals];
-  return stepBetween(before, after);
+  const [[before, otherBefore], [after, otherAfter]] = (await Promise.all(marks)) as [Mark, Mark];
+  const steps = after.steps - before.steps;
+  const otherMs =
+    otherBefore === undefined || otherAfter === undefined
+      ? undefined
+      : (otherAfter - otherBefore) / steps;
+  return { ...stepBetween(before, after), otherMs };
 }
 
 /** One turn of the session alone: the median step at the contexts that the streams have midway. */
@@ -77,21 +91,27 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
     await served(server, load);
     await alone(model, values);
     const nativeMs: number[] = [];
-    const steps: Step[] = [];
+    const steps: ServedStep[] = [];
     for (let round = 0; round < values.rounds; round++) {
       const turns = [
         async () => nativeMs.push(await alone(model, values)),
         async () => steps.push(await served(server, load)),
       ];
       for (const turn of round % 2 === 0 ? turns : turns.reverse()) await turn();
-      const { ms, gapMs } = steps[round]!;
+      const { ms, gapMs, otherMs } = steps[round]!;
       console.error(
         `round ${round + 1}: alone ${nativeMs[round]!.toFixed(2)} ms, served ${ms.toFixed(2)} ms, ` +
-          `of which ${gapMs.toFixed(2)} ms between steps`,
+          `of which ${gapMs.toFixed(2)} ms between steps; other threads ` +
+          `${otherMs?.toFixed(2) ?? '?'} ms`,
       );
     }
     const over = steps.map(({ ms }, i) => ms / nativeMs[i]! - 1);
     const gaps = steps.map(({ gapMs }, i) => gapMs / nativeMs[i]!);
+    // While the session's threads have every core, what others compute is taken from them.
+    const taken = steps.flatMap(({ ms, gapMs, otherMs }) =>
+      otherMs === undefined ? [] : [(gapMs + otherMs / values.threads) / (ms - gapMs)],
+    );
+    const atMost = taken.length === 0 ? {} : { atMostOfStep: median(taken) };
     const figures = {
       aloneMs: median(nativeMs),
       servedMs: median(steps.map(({ ms }) => ms)),
@@ -104,9 +124,12 @@ async function run(args: readonly string[]): Promise<ScenarioResult> {
         ...Object.entries(figures).map(([name, ms]) => `${name.padEnd(18)}${ms.toFixed(2)}`),
         `overhead of a step ${(median(over) * 100).toFixed(1)} %, between steps alone ` +
           `${(median(gaps) * 100).toFixed(1)} %`,
+        atMost.atMostOfStep === undefined
+          ? 'what other threads computed is not told here'
+          : `with all that other threads computed ${(atMost.atMostOfStep * 100).toFixed(1)} %`,
       ],
       results: [{ name: 'overhead', ...figures, spread: spread(nativeMs), rounds: values.rounds }],
-      ratios: { overheadOfStep: median(over), gapOfStep: median(gaps) },
+      ratios: { overheadOfStep: median(over), gapOfStep: median(gaps), ...atMost },
     };
   } finally {
     await server.stop();
