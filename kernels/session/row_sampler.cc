@@ -11,9 +11,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A mask that is late is looked for this long without giving the core away, then between sleeps:
-// the thread that computes it may need the core.
+// A mask that is late is looked for this long without giving the core away, then to whoever needs
+// it, which may be the thread that computes the mask, then between sleeps. A sleep lasts 50 us longer
+// than it says, several masks' time.
 constexpr std::chrono::microseconds kMaskSpin{20};
+constexpr std::chrono::microseconds kMaskYield{300};
 constexpr std::chrono::microseconds kMaskSleep{50};
 
 SamplerRow MakeRow(const StepInput& input, size_t r, const float* logits) {
@@ -67,8 +69,12 @@ bool RowSampler::AwaitMask(const StepInput& input, size_t r, Clock::time_point d
   if (!settled()) {
     const Clock::time_point begin = Clock::now();
     bool done = SpinUntil(kMaskSpin, settled);
-    while (!done && Clock::now() < deadline) {
-      std::this_thread::sleep_for(kMaskSleep);
+    for (auto now = Clock::now(); !done && now < deadline; now = Clock::now()) {
+      if (now - begin < kMaskYield) {
+        std::this_thread::yield();
+      } else {
+        std::this_thread::sleep_for(kMaskSleep);
+      }
       done = settled();
     }
     *waited += Clock::now() - begin;
