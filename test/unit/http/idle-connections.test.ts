@@ -82,9 +82,12 @@ describe('an idle connection', () => {
 });
 
 describe('while the server drains', () => {
-  it('answers to requests that came before say that the connection ends', async () => {
+  it.each([
+    ['answers to requests that came before', {}, '"usage"'],
+    ['streams that begin then', { stream: true }, '[DONE]'],
+  ])('%s say that the connection ends', async (_, fields, end) => {
     const peer = await connect({ engine: { manual: true } });
-    peer.socket.write(post(QUESTION));
+    peer.socket.write(post({ ...QUESTION, ...fields }));
     await until(() => server.engine.numLive === 1);
     server.lifecycle.draining = true;
     server.engine.step();
@@ -92,18 +95,6 @@ describe('while the server drains', () => {
     await until(() => answers(peer) === 1);
     expect(peer.text).toMatch(/connection: close/i);
     await until(() => peer.closed);
-  });
-
-  it('streams that begin then say so too', async () => {
-    const peer = await connect({ engine: { manual: true } });
-    peer.socket.write(post({ ...QUESTION, stream: true }));
-    await until(() => server.engine.numLive === 1);
-    server.lifecycle.draining = true;
-    server.engine.step();
-    server.engine.step();
-    await until(() => answers(peer) === 1);
-    expect(peer.text).toMatch(/connection: close/i);
-    await until(() => peer.closed);
-    expect(peer.text).toContain('[DONE]');
+    expect(peer.text).toContain(end);
   });
 });
