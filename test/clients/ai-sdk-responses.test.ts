@@ -9,20 +9,15 @@ import {
   streamText,
   tool,
 } from 'ai';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
-import { demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { demoQuestions, idle, useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
+const demo = useDemoServer();
 let openai: ReturnType<typeof createOpenAI>;
 
-beforeAll(async () => {
-  server = await startDemoServer();
-  openai = createOpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none' });
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
+beforeAll(() => {
+  openai = createOpenAI({ baseURL: demo.baseURL, apiKey: 'none' });
 });
 
 const exact = { maxOutputTokens: 2, temperature: 0, maxRetries: 0 };
@@ -158,5 +153,5 @@ it('frees what an aborted stream held', async () => {
     abortSignal: abort.signal,
   });
   for await (const _ of result.textStream) abort.abort();
-  await idle(server);
+  await idle(demo.server);
 });

@@ -9,23 +9,18 @@ import {
   streamText,
   tool,
 } from 'ai';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
-import { startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
+const demo = useDemoServer();
 let provider: ReturnType<typeof createOpenAICompatible>;
 
-beforeAll(async () => {
-  server = await startDemoServer();
-  const baseURL = `${server.url}/v1`;
+beforeAll(() => {
+  const { baseURL } = demo;
   // Without the last, the SDK asks for any object and puts the schema into the prompt.
   const supportsStructuredOutputs = true;
   provider = createOpenAICompatible({ name: 'loramux', baseURL, supportsStructuredOutputs });
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
 });
 
 const asked = (model: string) => ({

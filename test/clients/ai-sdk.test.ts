@@ -1,20 +1,15 @@
 /** Vercel's AI SDK against the demo server. */
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, generateText, streamText } from 'ai';
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { beforeAll, expect, it } from 'vitest';
+import { demoQuestions, idle, useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
+const demo = useDemoServer();
 let provider: ReturnType<typeof createOpenAICompatible>;
 
-beforeAll(async () => {
-  server = await startDemoServer();
-  const baseURL = `${server.url}/v1`;
+beforeAll(() => {
+  const { baseURL } = demo;
   provider = createOpenAICompatible({ name: 'loramux', baseURL, includeUsage: true });
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
 });
 
 const exact = { maxOutputTokens: 2, temperature: 0, maxRetries: 0 };
@@ -65,5 +60,5 @@ it('frees what an aborted stream held', async () => {
     providerOptions: { loramux: { ignore_eos: true } },
   });
   for await (const _ of result.textStream) abort.abort();
-  await idle(server);
+  await idle(demo.server);
 });

@@ -2,25 +2,17 @@
 import { AIMessage, HumanMessage, ToolMessage } from '@langchain/core/messages';
 import { tool } from '@langchain/core/tools';
 import { ChatOpenAI } from '@langchain/openai';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
-import { demoQuestions, startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { demoQuestions, useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
-
-beforeAll(async () => {
-  server = await startDemoServer();
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
-});
+const demo = useDemoServer();
 
 const chatOf = (model: string, options: object = {}) =>
   new ChatOpenAI({
     ...{ model, temperature: 1, maxTokens: 300, maxRetries: 0, apiKey: 'none' },
     ...{ useResponsesApi: true, modelKwargs: { seed: 3 } },
-    configuration: { baseURL: `${server.url}/v1` },
+    configuration: { baseURL: demo.baseURL },
     ...options,
   });
 const exactChatOf = (model: string) => chatOf(model, { temperature: 0, maxTokens: 2 });

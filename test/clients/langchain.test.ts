@@ -1,22 +1,14 @@
 /** LangChain for Node against the demo server. */
 import { HumanMessage, SystemMessage } from '@langchain/core/messages';
 import { ChatOpenAI, OpenAI } from '@langchain/openai';
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { DEMO_NAME, demoQuestions, startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { expect, it } from 'vitest';
+import { DEMO_NAME, demoQuestions, useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
-
-beforeAll(async () => {
-  server = await startDemoServer();
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
-});
+const demo = useDemoServer();
 
 const options = (model: string) => ({
   ...{ model, temperature: 0, maxTokens: 2, maxRetries: 0, apiKey: 'none' },
-  configuration: { baseURL: `${server.url}/v1` },
+  configuration: { baseURL: demo.baseURL },
 });
 
 it('invokes chats and completions', async () => {

@@ -7,10 +7,9 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { DEMO_MODEL_DIR } from '../../examples/modular-arithmetic/tasks.ts';
-import { DEMO_NAME, idle, startDemoServer } from '../support/demo-server.ts';
+import { DEMO_NAME, idle, useDemoServer } from '../support/demo-server.ts';
 import { maxAbsDifference } from '../support/native-generate.ts';
 import { runPython } from '../support/python-clients.ts';
-import type { TestServer } from '../support/server.ts';
 
 interface Scores {
   readonly acc: number;
@@ -24,17 +23,15 @@ const FOLDER = 'test/fixtures/lm-eval';
 /** The bound of the server's goldens too: sums of logits differ in their last bits. */
 const LOG_LIKELIHOOD_ERROR_MAX = 1e-4;
 
-let server: TestServer;
 let cache: string;
 
 beforeAll(async () => {
-  server = await startDemoServer();
   cache = await mkdtemp(path.join(tmpdir(), 'loramux-lm-eval-'));
 });
 afterAll(async () => {
-  expect(await server?.end()).toBe(0);
   await rm(cache, { recursive: true, force: true });
 });
+const demo = useDemoServer();
 
 it('scores as with PEFT in one process', async () => {
   const reference = JSON.parse(await readFile(`${FOLDER}/reference.json`, 'utf8')) as Record<
@@ -44,7 +41,7 @@ it('scores as with PEFT in one process', async () => {
   const { stdout } = await runPython(
     [
       'test/clients/python/lm_eval_scores.py',
-      ...[server.url, DEMO_MODEL_DIR, FOLDER],
+      ...[demo.server.url, DEMO_MODEL_DIR, FOLDER],
       ...Object.keys(reference).map((name) => `${name}=${name === 'add' ? DEMO_NAME : name}`),
     ],
     { HF_HUB_OFFLINE: '1', HF_DATASETS_OFFLINE: '1', HF_HOME: cache },
@@ -60,5 +57,5 @@ it('scores as with PEFT in one process', async () => {
     const error = maxAbsDifference(Float32Array.from(left), Float32Array.from(right));
     expect(error, name).toBeLessThan(LOG_LIKELIHOOD_ERROR_MAX);
   }
-  await idle(server);
+  await idle(demo.server);
 });

@@ -1,18 +1,13 @@
 /** OpenAI's own client for Node against the demo server: chat. */
 import OpenAI, { APIUserAbortError, BadRequestError } from 'openai';
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { DEMO_NAME, demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { beforeAll, expect, it } from 'vitest';
+import { DEMO_NAME, demoQuestions, idle, useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
+const demo = useDemoServer();
 let client: OpenAI;
 
-beforeAll(async () => {
-  server = await startDemoServer();
-  client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none', maxRetries: 0 });
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
+beforeAll(() => {
+  client = new OpenAI({ baseURL: demo.baseURL, apiKey: 'none', maxRetries: 0 });
 });
 
 const user = (content: string) => [{ role: 'user' as const, content }];
@@ -109,5 +104,5 @@ it('frees what an aborted stream held', async () => {
     for await (const _ of stream) stream.abort();
   };
   await expect(read()).rejects.toBeInstanceOf(APIUserAbortError);
-  await idle(server);
+  await idle(demo.server);
 });

@@ -7,21 +7,16 @@ import type {
   ResponseInput,
   ResponseOutputItem,
 } from 'openai/resources/responses/responses';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
-import { DEMO_NAME, demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { DEMO_NAME, demoQuestions, idle, useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
+const demo = useDemoServer();
 let client: OpenAI;
 
-beforeAll(async () => {
-  server = await startDemoServer();
-  client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none', maxRetries: 0 });
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
+beforeAll(() => {
+  client = new OpenAI({ baseURL: demo.baseURL, apiKey: 'none', maxRetries: 0 });
 });
 
 /** Items go back as they came; the client's types of the two differ in what this server never sends. */
@@ -215,5 +210,5 @@ it('frees what an aborted stream held', async () => {
     for await (const { type } of stream) if (type === 'response.output_text.delta') stream.abort();
   };
   await expect(read()).rejects.toBeInstanceOf(APIUserAbortError);
-  await idle(server);
+  await idle(demo.server);
 });

@@ -6,21 +6,16 @@ import type {
   ChatCompletionMessageFunctionToolCall,
   ChatCompletionMessageParam,
 } from 'openai/resources/chat/completions';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
-import { DEMO_NAME, idle, startDemoServer } from '../support/demo-server.ts';
-import type { TestServer } from '../support/server.ts';
+import { DEMO_NAME, idle, useDemoServer } from '../support/demo-server.ts';
 
-let server: TestServer;
+const demo = useDemoServer();
 let client: OpenAI;
 
-beforeAll(async () => {
-  server = await startDemoServer();
-  client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none', maxRetries: 0 });
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
+beforeAll(() => {
+  client = new OpenAI({ baseURL: demo.baseURL, apiKey: 'none', maxRetries: 0 });
 });
 
 const ARGUMENTS: Record<string, z.ZodType> = FORMS;
@@ -211,5 +206,5 @@ it('refuses by place a schema that it cannot keep to', async () => {
     response_format: { type: 'json_schema', json_schema: { name: 'half', schema } },
   });
   await expect(asking).rejects.toMatchObject({ status: 400, code: 'grammar_unsupported' });
-  await idle(server);
+  await idle(demo.server);
 });

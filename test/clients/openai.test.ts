@@ -7,12 +7,18 @@ import OpenAI, {
   NotFoundError,
   RateLimitError,
 } from 'openai';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DEMO_NAME, demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
+import { beforeAll, describe, expect, it } from 'vitest';
+import {
+  DEMO_NAME,
+  demoQuestions,
+  idle,
+  startDemoServer,
+  useDemoServer,
+} from '../support/demo-server.ts';
 import type { TestServer } from '../support/server.ts';
 import { until } from '../support/until.ts';
 
-let server: TestServer;
+const demo = useDemoServer();
 let client: OpenAI;
 
 const clientOf = ({ url }: TestServer) =>
@@ -20,12 +26,8 @@ const clientOf = ({ url }: TestServer) =>
 /** vLLM's field, which OpenAI's types do not know; makes an answer as long as it may be. */
 const endless = { ignore_eos: true } as object;
 
-beforeAll(async () => {
-  server = await startDemoServer();
-  client = clientOf(server);
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
+beforeAll(() => {
+  client = clientOf(demo.server);
 });
 
 const ask = (model: string, prompt: string) =>
@@ -193,14 +195,14 @@ it('frees what a stream held when it is aborted', async () => {
     ...{ model: 'linear', prompt: '1 @ 1 =', max_tokens: 4000, ...endless },
     stream: true,
   });
-  const running = () => server.metric('loramux_num_requests_running');
+  const running = () => demo.server.metric('loramux_num_requests_running');
   let chunks = 0;
   for await (const _ of stream) {
     if (chunks++ > 0) continue;
     await until('it runs', running, (count) => count === 1);
     stream.controller.abort();
   }
-  await idle(server);
+  await idle(demo.server);
   const abort = new AbortController();
   const whole = client.completions.create(
     { model: 'linear', prompt: '1 @ 1 =', max_tokens: 4000, ...endless },
@@ -209,5 +211,5 @@ it('frees what a stream held when it is aborted', async () => {
   await until('it runs', running, (count) => count === 1);
   abort.abort();
   await expect(whole).rejects.toBeInstanceOf(APIUserAbortError);
-  await idle(server);
+  await idle(demo.server);
 });

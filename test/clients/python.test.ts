@@ -1,17 +1,9 @@
 /** OpenAI's and LangChain's clients for Python against the demo server: test/clients/python. */
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { demoQuestions, idle, startDemoServer } from '../support/demo-server.ts';
+import { expect, it } from 'vitest';
+import { demoQuestions, idle, useDemoServer } from '../support/demo-server.ts';
 import { runPython } from '../support/python-clients.ts';
-import type { TestServer } from '../support/server.ts';
 
-let server: TestServer;
-
-beforeAll(async () => {
-  server = await startDemoServer();
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
-});
+const demo = useDemoServer();
 
 const FILES = [
   ...['openai', 'langchain', 'openai_tools', 'langchain_tools'],
@@ -21,9 +13,9 @@ const FILES = [
 it.each(FILES.map((name) => `test_${name}.py`))('%s', async (file) => {
   const { stdout } = await runPython(
     ['-m', 'pytest', '-q', '-p', 'no:cacheprovider', `test/clients/python/${file}`],
-    { LORAMUX_URL: server.url, LORAMUX_QUESTIONS: JSON.stringify(await demoQuestions()) },
+    { LORAMUX_URL: demo.server.url, LORAMUX_QUESTIONS: JSON.stringify(await demoQuestions()) },
   );
   expect(stdout).toMatch(/\b[1-9]\d* passed in /);
   expect(stdout).not.toMatch(/skipped|failed/);
-  await idle(server);
+  await idle(demo.server);
 });

@@ -7,15 +7,14 @@
 import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { DEMO_ADAPTERS_DIR } from '../../examples/modular-arithmetic/tasks.ts';
 import { ROOT } from '../../scripts/process.ts';
 import type { ErrorCode } from '../../src/errors.ts';
 import { answerViolations } from '../support/contract.ts';
-import { idle, startDemoServer } from '../support/demo-server.ts';
+import { idle, useDemoServer } from '../support/demo-server.ts';
 import { runPython } from '../support/python-clients.ts';
 import { type Answered, answeredIn } from '../support/schemathesis.ts';
-import type { TestServer } from '../support/server.ts';
 
 const PYTHON = path.join(ROOT, 'test/clients/python');
 /** All of openapi.yaml but the WebSocket. */
@@ -53,9 +52,8 @@ const BY_SCHEMA =
   /\b(is required|must NOT|must match|must be (string|number|integer|boolean|object))/;
 
 let folder: string;
-let server: TestServer;
 
-beforeAll(async () => {
+const demo = useDemoServer(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'loramux-schemathesis-'));
   // The folders that the examples name, of different content.
   for (const [name, adapter] of [
@@ -65,15 +63,12 @@ beforeAll(async () => {
     const place = path.join(folder, 'adapters', name);
     await cp(path.join(DEMO_ADAPTERS_DIR, adapter), place, { recursive: true });
   }
-  server = await startDemoServer([
+  return [
     // Repositories and URLs in requests would leave the machine.
     ...['--remote-sources', 'false', '--adapter-root', path.join(folder, 'adapters')],
     // Answers without a limit end here.
     ...['--max-model-len', '512'],
-  ]);
-});
-afterAll(async () => {
-  expect(await server?.end()).toBe(0);
+  ];
 });
 
 /** What of an answer to a request that its schema allows is not as it should be. */
@@ -89,7 +84,7 @@ it('finds no answer that openapi.yaml does not allow', async () => {
   const { stdout } = await runPython(
     [
       ...['-m', 'schemathesis.cli', '--config-file', path.join(PYTHON, 'schemathesis.toml')],
-      ...['run', path.join(ROOT, 'openapi.yaml'), '--url', server.url, '--no-color'],
+      ...['run', path.join(ROOT, 'openapi.yaml'), '--url', demo.server.url, '--no-color'],
       ...['--report', 'ndjson', '--report-ndjson-path', report],
     ],
     { SCHEMATHESIS_HOOKS: path.join(PYTHON, 'schemathesis_hooks.py') },
@@ -113,7 +108,7 @@ it('finds no answer that openapi.yaml does not allow', async () => {
   const reached = new Set(accepted.map(({ operation }) => operation));
   const asked = new Set(answers.filter(({ isValid }) => isValid).map(({ operation }) => operation));
   expect([...asked].filter((operation) => !reached.has(operation))).toEqual([]);
-  await idle(server);
+  await idle(demo.server);
   // Else it stays, for whoever looks into what was found.
   await rm(folder, { recursive: true, force: true });
 });

@@ -1,5 +1,6 @@
 /** The demo model with all its adapters, served as `npm start` does, for other people's clients. */
 import path from 'node:path';
+import { afterAll, beforeAll, expect } from 'vitest';
 import {
   answerOf,
   DEMO_ADAPTERS_DIR,
@@ -31,6 +32,40 @@ export async function startDemoServer(args: readonly string[] = []): Promise<Tes
     ]),
     ...args,
   ]);
+}
+
+/** The demo server of a test file: there once its `beforeAll` has run. */
+export interface DemoServer {
+  readonly server: TestServer;
+  /** What clients of OpenAI's API are told. */
+  readonly baseURL: string;
+}
+
+/**
+ * Starts the demo server before the tests of this file and ends it after them, with exit code 0.
+ * @param args asked for when the server starts
+ */
+export function useDemoServer(args: () => Promise<readonly string[]> = async () => []): DemoServer {
+  let started: TestServer | undefined;
+  beforeAll(async () => {
+    started = await startDemoServer(await args());
+  });
+  afterAll(async () => {
+    // What kept it from starting has failed the file already.
+    if (started !== undefined) expect(await started.end()).toBe(0);
+  });
+  const server = () => {
+    if (started === undefined) throw new Error('The demo server has not started yet.');
+    return started;
+  };
+  return {
+    get server() {
+      return server();
+    },
+    get baseURL() {
+      return `${server().url}/v1`;
+    },
+  };
 }
 
 export const adaptersOf = (tasks: readonly DemoTask[]): string[] =>
