@@ -7,6 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 # The base and an adapter, which know nothing of tools or JSON.
 MODELS = ["demo", "subtract"]
 
+QUESTION = "17 @ 5 ="
+
+# One call and nothing else.
+ONE = {"tool_choice": "required", "parallel_tool_calls": False}
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)

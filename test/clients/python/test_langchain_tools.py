@@ -1,19 +1,25 @@
-"""LangChain for Python: tools and answers of a form."""
+"""LangChain for Python: tools and answers of a form, in chat and in responses."""
 
 import pytest
-from forms import MODELS, TOOLS, Sum
+from forms import MODELS, QUESTION, TOOLS, Sum
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 
-pytestmark = pytest.mark.parametrize("model", MODELS)
-QUESTION = "17 @ 5 ="
+OPTIONS = {
+    "chat": {"seed": 3},
+    "responses": {"use_responses_api": True, "extra_body": {"seed": 3}},
+}
+pytestmark = [
+    pytest.mark.parametrize("model", MODELS),
+    pytest.mark.parametrize("api", OPTIONS),
+]
 
 
 @pytest.fixture
-def chat(base_url, model) -> ChatOpenAI:
+def chat(base_url, model, api) -> ChatOpenAI:
     return ChatOpenAI(
         base_url=base_url, model=model, api_key="none",
-        temperature=1, seed=3, max_tokens=300, max_retries=0,
+        temperature=1, max_tokens=300, max_retries=0, **OPTIONS[api],
     )
 
 
@@ -42,9 +48,10 @@ def test_named(chat):
         assert right(message)["name"] == name
 
 
-def test_auto(chat):
+def test_auto(chat, api):
     message = chat.bind_tools(list(TOOLS.values())).invoke(QUESTION, max_tokens=20)
-    assert isinstance(message.content, str)
+    assert isinstance(message.text, str)
+    assert isinstance(message.content, str if api == "chat" else list)
 
 
 def test_streamed(chat):

@@ -8,11 +8,6 @@ import pytest
 ENDLESS = {"extra_body": {"ignore_eos": True}}
 
 
-@pytest.fixture(scope="module")
-def client(base_url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=base_url, api_key="none", max_retries=0)
-
-
 def chat(question: dict) -> dict:
     return {
         "model": question["model"],

@@ -4,20 +4,13 @@ import json
 
 import openai
 import pytest
-from forms import MODELS, TOOLS, Colour, Sum
+from forms import MODELS, ONE, QUESTION, TOOLS, Colour, Sum
 
-QUESTION = "17 @ 5 ="
 DECLARED = [
     {"type": "function", "name": name, "parameters": form.model_json_schema(), "strict": False}
     for name, form in TOOLS.items()
 ]
-ONE = {"tool_choice": "required", "parallel_tool_calls": False}
 each_model = pytest.mark.parametrize("model", MODELS)
-
-
-@pytest.fixture(scope="module")
-def client(base_url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=base_url, api_key="none", max_retries=0)
 
 
 def exact(question: dict) -> dict:

@@ -4,26 +4,20 @@ import json
 
 import openai
 import pytest
-from forms import MODELS, TOOLS, Colour, Sum
+from forms import MODELS, ONE, QUESTION, TOOLS, Colour, Sum
 
-QUESTION = {"role": "user", "content": "17 @ 5 ="}
+TURN = {"role": "user", "content": QUESTION}
 DECLARED = [
     {"type": "function", "function": {"name": name, "parameters": form.model_json_schema()}}
     for name, form in TOOLS.items()
 ]
-ONE = {"tool_choice": "required", "parallel_tool_calls": False}
 
 pytestmark = pytest.mark.parametrize("model", MODELS)
 
 
-@pytest.fixture(scope="module")
-def client(base_url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=base_url, api_key="none", max_retries=0)
-
-
 def asked(model: str) -> dict:
     return {
-        "model": model, "messages": [QUESTION], "max_completion_tokens": 300,
+        "model": model, "messages": [TURN], "max_completion_tokens": 300,
         "temperature": 1, "seed": 3,
     }
 
@@ -64,7 +58,7 @@ def test_next_turn(client, model):
     first = client.chat.completions.create(**asked(model), tools=DECLARED, **ONE)
     [call] = first.choices[0].message.tool_calls
     result = {"role": "tool", "tool_call_id": call.id, "content": "22"}
-    turns = [QUESTION, first.choices[0].message, result]
+    turns = [TURN, first.choices[0].message, result]
     body = asked(model) | {"messages": turns, "max_completion_tokens": 4}
     second = client.chat.completions.create(**body, tools=DECLARED, tool_choice="none")
     assert isinstance(second.choices[0].message.content, str)
