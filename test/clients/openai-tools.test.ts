@@ -8,7 +8,7 @@ import type {
 } from 'openai/resources/chat/completions';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
+import { expectOfForm, FORMS, MODELS, QUESTION, Sum } from '../support/client-forms.ts';
 import { DEMO_NAME, idle, useDemoServer } from '../support/demo-server.ts';
 
 const demo = useDemoServer();
@@ -18,13 +18,12 @@ beforeAll(() => {
   client = new OpenAI({ baseURL: demo.baseURL, apiKey: 'none', maxRetries: 0 });
 });
 
-const ARGUMENTS: Record<string, z.ZodType> = FORMS;
-
-const tool = (name: string, parameters: z.ZodType): ChatCompletionFunctionTool => ({
-  type: 'function',
-  function: { name, description: `Does ${name}.`, parameters: z.toJSONSchema(parameters) },
-});
-const tools = Object.entries(ARGUMENTS).map(([name, schema]) => tool(name, schema));
+const tools = Object.entries(FORMS).map(
+  ([name, schema]): ChatCompletionFunctionTool => ({
+    type: 'function',
+    function: { name, description: `Does ${name}.`, parameters: z.toJSONSchema(schema) },
+  }),
+);
 
 const question: ChatCompletionMessageParam = { role: 'user', content: QUESTION };
 const asked = (model: string) => ({
@@ -35,8 +34,7 @@ function expectRight(call: object | undefined): ChatCompletionMessageFunctionToo
   const made = call as ChatCompletionMessageFunctionToolCall;
   expect(made).toMatchObject({ type: 'function', id: expect.stringMatching(/./) });
   const { name, arguments: given } = made.function;
-  expect(Object.keys(ARGUMENTS)).toContain(name);
-  ARGUMENTS[name]!.parse(JSON.parse(given));
+  expectOfForm(name, JSON.parse(given));
   return made;
 }
 
@@ -55,7 +53,7 @@ describe.each(MODELS)('tools of %s', (model) => {
   });
 
   it('are called by name', async () => {
-    for (const name of Object.keys(ARGUMENTS)) {
+    for (const name of Object.keys(FORMS)) {
       const { choices } = await client.chat.completions.create({
         ...{ ...asked(model), tools, tool_choice: { type: 'function', function: { name } } },
       });
