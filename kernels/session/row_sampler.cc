@@ -11,9 +11,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A mask that is late is looked for this long without giving the core away, then to whoever needs
-// it, which may be the thread that computes the mask, then between sleeps. A sleep lasts 50 us longer
-// than it says, several masks' time.
+// A mask that is late is looked for this long without giving the core away, then while giving it
+// to whoever needs it, maybe the thread that computes the mask, then between sleeps. A sleep lasts
+// 50 us longer than it says, several masks' time.
 constexpr std::chrono::microseconds kMaskSpin{20};
 constexpr std::chrono::microseconds kMaskYield{300};
 constexpr std::chrono::microseconds kMaskSleep{50};
