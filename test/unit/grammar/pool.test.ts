@@ -7,7 +7,11 @@ import {
   MaskMemory,
   NEVER_SLOT,
 } from '../../../src/grammar/mask-memory.ts';
-import { type GrammarLease, GrammarPool } from '../../../src/grammar/pool.ts';
+import {
+  type GrammarLease,
+  GrammarPool,
+  type GrammarPoolOptions,
+} from '../../../src/grammar/pool.ts';
 import { keyed } from '../../../src/grammar/source.ts';
 import { loadTokenizer } from '../../../src/tokenizer/tokenizer.ts';
 import { makeSmallBase } from '../../support/small-base.ts';
@@ -32,7 +36,9 @@ afterAll(async () => {
   await base.end();
 });
 
-function openPool(options: { compileMsMax?: number; cachedMax?: number } = {}) {
+type PoolOptions = Pick<GrammarPoolOptions, 'workerUrl' | 'onWarning'>;
+
+function openPool(options: PoolOptions & { compileMsMax?: number; cachedMax?: number } = {}) {
   const masks = new MaskMemory(VOCAB, 4);
   const setup = { modelDir: base.dir, vocabSize: VOCAB, stopTokenIds: [EOS] };
   const pool = new GrammarPool({ setup, masks, compileMsMax: 60_000, cachedMax: 8, ...options });
@@ -55,6 +61,17 @@ function openPool(options: { compileMsMax?: number; cachedMax?: number } = {}) {
   };
   return { pool, masks, allowed, follow };
 }
+
+/** An entry of a thread. */
+const moduleOf = (code: string) => new URL(`data:text/javascript,${encodeURIComponent(code)}`);
+/** Prepares whatever it is given and ends when a choice is opened. */
+const CRASHING = `
+  import { parentPort } from 'node:worker_threads';
+  parentPort.on('message', ({ kind }) => {
+    if (kind === 'open') throw new Error('crash');
+    parentPort.postMessage({ kind: 'compiled', ms: 1, length: 1 });
+  });
+  parentPort.postMessage({ kind: 'ready' });`;
 
 const open = (lease: GrammarLease | undefined, tokens: number[] = []) =>
   lease!.open(Int32Array.from(tokens));
@@ -190,6 +207,45 @@ describe('what is prepared', () => {
     expect(await allowed(stream, 1)).toEqual(['a']);
     await expect(hostile).rejects.toMatchObject({ code: 'grammar_too_complex' });
     expect(open(await pool.acquire(regex('c'), never)).slot).not.toBe(NEVER_SLOT);
+  });
+
+  it('goes with its thread: the choices end, and another one is started', async () => {
+    const warnings: string[] = [];
+    const { pool, masks } = openPool({
+      workerUrl: moduleOf(CRASHING),
+      onWarning: (message, error) => warnings.push(`${message}: ${(error as Error).message}`),
+    });
+    for (let i = 1; i <= 2; i++) {
+      const lease = await pool.acquire(regex('a'), never);
+      const free = masks.numFree;
+      const stream = open(lease);
+      const { slot } = stream;
+      expect(slot).not.toBe(NEVER_SLOT);
+      await until(
+        'the thread has ended',
+        () => stream.slot,
+        (now) => now === NEVER_SLOT,
+      );
+      expect(Atomics.load(masks.words, slot * masks.stride)).toBe(MASK_NEVER);
+      expect(warnings.length).toBe(i);
+      expect(warnings[i - 1]).toBe(
+        'the thread that writes token masks ended: 1 choices end with it',
+      );
+      // Its request has yet to hear of it.
+      stream.accept(1);
+      pool.flush();
+      stream.close();
+      lease!.release();
+      expect(masks.numFree).toBe(free - 1);
+      pool.stepEnded();
+      expect(masks.numFree).toBe(free);
+    }
+    expect(pool.stats()).toMatchObject({ compiles: 2, hits: 0 });
+  });
+
+  it('is not to be had where no thread starts', async () => {
+    const { pool } = openPool({ workerUrl: moduleOf('process.exit(7)') });
+    await expect(pool.acquire(regex('a'), never)).rejects.toMatchObject({ code: 'internal_error' });
   });
 
   it('ends with the pool', async () => {
