@@ -8,7 +8,7 @@ import { dropNeutralMembers } from '../schemas/chat-unsupported.ts';
 import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
 import { CHAT_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
-import { collectEvents, streamAnswer } from '../wire/answer.ts';
+import { streamAnswer, wholeAnswer } from '../wire/answer.ts';
 import { answerOptions } from '../wire/answer-options.ts';
 import { toChatCall } from '../wire/chat-request.ts';
 import { ChatCollector, ChatStream, chatHead } from '../wire/chat-response.ts';
@@ -61,10 +61,8 @@ export function chatRoutes(services: HttpServices, turns: Turns): FastifyPluginA
           const shape = new ChatStream(head, generation, options);
           return streamAnswer(generation, reply, shape, services.config.sseKeepAliveMs);
         }
-        const collector = new ChatCollector(generation, options);
-        await collectEvents(generation, (event) => collector.add(event));
-        // Nobody is there to read an answer that was cut short.
-        return gone.aborted ? reply.hijack() : collector.finish(head);
+        const collector = new ChatCollector(head, generation, options);
+        return wholeAnswer(generation, reply, collector, gone);
       },
     );
   };

@@ -7,7 +7,7 @@ import { CompletionRequestSchema, CompletionSchema } from '../schemas/completion
 import { BODY_ERRORS, errorResponses } from '../schemas/error.ts';
 import { COMPLETION_UNSUPPORTED, dropNeutralFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
-import { collectEvents, streamAnswer } from '../wire/answer.ts';
+import { streamAnswer, wholeAnswer } from '../wire/answer.ts';
 import { answerOptions } from '../wire/answer-options.ts';
 import { toGenerationRequest } from '../wire/completion-request.ts';
 import {
@@ -82,10 +82,8 @@ export function completionRoutes(services: HttpServices, turns: Turns): FastifyP
           const shape = new CompletionStream(head, generation, options);
           return streamAnswer(generation, reply, shape, services.config.sseKeepAliveMs);
         }
-        const collector = new CompletionCollector(generation, options);
-        await collectEvents(generation, (event) => collector.add(event));
-        // Nobody is there to read an answer that was cut short.
-        return gone.aborted ? reply.hijack() : collector.finish(head);
+        const collector = new CompletionCollector(head, generation, options);
+        return wholeAnswer(generation, reply, collector, gone);
       },
     );
   };

@@ -11,7 +11,7 @@ import { ITEM_SCHEMAS } from '../schemas/responses-items.ts';
 import { dropNeutralOfResponses } from '../schemas/responses-unsupported.ts';
 import { isFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
-import { collectEvents, streamAnswer } from '../wire/answer.ts';
+import { streamAnswer, wholeAnswer } from '../wire/answer.ts';
 import { refuse } from '../wire/generation-request.ts';
 import { ResponseCollector, ResponseStream, responseHead } from '../wire/responses-answer.ts';
 import { aboutInput, toResponseCall } from '../wire/responses-request.ts';
@@ -88,9 +88,7 @@ export function responseRoutes(services: HttpServices, turns: Turns): FastifyPlu
           return streamAnswer(generation, reply, shape, config.sseKeepAliveMs);
         }
         const collector = new ResponseCollector(head, generation, options);
-        await collectEvents(generation, (event) => collector.add(event));
-        // Nobody is there to read an answer that was cut short.
-        return gone.aborted ? reply.hijack() : collector.finish();
+        return wholeAnswer(generation, reply, collector, gone);
       },
     );
   };

@@ -4,19 +4,30 @@ import type { Generation, GenerationEvent } from '../../generation/types.ts';
 import type { ChoiceEvent } from './completion-response.ts';
 import { EVENTS_PER_PIECE, type StreamShape, sendText, sseStream } from './sse.ts';
 
-/** Hands over all events; returns early when the client left. @throws LoramuxError */
-export async function collectEvents(
+/** Makes one object of all events. */
+interface Collector<T> {
+  add(event: ChoiceEvent): void;
+  /** After the last event. */
+  finish(): T;
+}
+
+/** One object. @throws LoramuxError */
+export async function wholeAnswer<T>(
   generation: Generation,
-  add: (event: ChoiceEvent) => void,
-): Promise<void> {
+  reply: FastifyReply,
+  collector: Collector<T>,
+  gone: AbortSignal,
+): Promise<T | FastifyReply> {
   for (;;) {
     const events = await generation.next();
-    if (events === undefined) return;
+    if (events === undefined) break;
     for (const event of events) {
       if (event.type === 'error') throw event.error;
-      add(event);
+      collector.add(event);
     }
   }
+  // Nobody is there to read an answer that was cut short.
+  return gone.aborted ? reply.hijack() : collector.finish();
 }
 
 /** Server-sent events. @throws LoramuxError before anything is sent */

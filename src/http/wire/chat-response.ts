@@ -98,12 +98,14 @@ interface CollectedChoice {
 
 /** Collects the events of a whole answer. */
 export class ChatCollector {
+  readonly #head: ChatHead;
   readonly #generation: Generation;
   readonly #options: ChatOptions;
   readonly #readers: ChoiceDeltas[];
   readonly #choices: readonly CollectedChoice[];
 
-  constructor(generation: Generation, options: ChatOptions) {
+  constructor(head: ChatHead, generation: Generation, options: ChatOptions) {
+    this.#head = head;
     this.#generation = generation;
     this.#options = options;
     const { choices: length } = generation;
@@ -139,7 +141,7 @@ export class ChatCollector {
     choice.logprobs.content.push(...chatLogprobs(event.logprobs, this.#options.numTop).content);
   }
 
-  finish(head: ChatHead): WireChatCompletion {
+  finish(): WireChatCompletion {
     const choices = this.#choices.map((choice, index): WireChatChoice => {
       const { content, calls, logprobs, tokenIds } = choice;
       const { reason, stop } = this.#readers[index]!.finish!;
@@ -158,7 +160,7 @@ export class ChatCollector {
       };
     });
     return {
-      ...head,
+      ...this.#head,
       object: 'chat.completion',
       choices,
       usage: wireUsage(this.#generation.usage()),

@@ -89,13 +89,15 @@ export interface CompletionOptions extends AnswerOptions {
 
 /** Collects the events of a whole answer. */
 export class CompletionCollector {
+  readonly #head: CompletionHead;
   readonly #generation: Generation;
   readonly #options: CompletionOptions;
   readonly #choices: WireChoice[];
   /** By choice: the sum of its tokens' log-probabilities. */
   readonly #likelihoods: number[];
 
-  constructor(generation: Generation, options: CompletionOptions) {
+  constructor(head: CompletionHead, generation: Generation, options: CompletionOptions) {
+    this.#head = head;
     this.#generation = generation;
     this.#options = options;
     this.#choices = Array.from({ length: generation.choices }, (_, index) => ({
@@ -127,7 +129,7 @@ export class CompletionCollector {
     append(choice.logprobs, event.type === 'echo' ? event.logprobs : [event.logprobs]);
   }
 
-  finish(head: CompletionHead): WireCompletion {
+  finish(): WireCompletion {
     const numPrompts = this.#generation.prompts.length;
     const made = this.#choices.length / numPrompts;
     const { n } = this.#options;
@@ -142,7 +144,7 @@ export class CompletionCollector {
         choices.push({ ...choice, index: choices.length, ...members });
       }
     }
-    return { ...head, choices, usage: wireUsage(this.#generation.usage()) };
+    return { ...this.#head, choices, usage: wireUsage(this.#generation.usage()) };
   }
 }
 
