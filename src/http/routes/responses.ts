@@ -12,7 +12,7 @@ import { dropNeutralOfResponses } from '../schemas/responses-unsupported.ts';
 import { isFields } from '../schemas/unsupported.ts';
 import type { HttpServices } from '../services.ts';
 import { streamAnswer, wholeAnswer } from '../wire/answer.ts';
-import { refuse } from '../wire/generation-request.ts';
+import { refuse } from '../wire/refuse.ts';
 import { ResponseCollector, ResponseStream, responseHead } from '../wire/responses-answer.ts';
 import { aboutInput, toResponseCall } from '../wire/responses-request.ts';
 import { CHAT_ERRORS } from './chat.ts';

@@ -12,7 +12,7 @@ import {
 } from '../schemas/tokenize.ts';
 import type { HttpServices } from '../services.ts';
 import { chatPrompt, renderChat } from '../wire/chat-prompt.ts';
-import { refuse } from '../wire/generation-request.ts';
+import { refuse } from '../wire/refuse.ts';
 
 const TARGET_ERRORS = [
   'token_out_of_range',

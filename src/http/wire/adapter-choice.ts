@@ -1,5 +1,4 @@
 /** Which adapters a request names, as the generation layer takes it, and which ones answered. */
-import { LoramuxError } from '../../errors.ts';
 import type {
   AdapterRef,
   ChosenAdapter,
@@ -7,9 +6,7 @@ import type {
   GenerationRequest,
 } from '../../generation/types.ts';
 import type { AdapterChoice, AnsweredBy } from '../schemas/adapter-choice.ts';
-
-const refuse = (message: string, param: string) =>
-  new LoramuxError('invalid_request', message, { param });
+import { refuse } from './refuse.ts';
 
 /** The schema has seen to it that there is exactly one of them. */
 function refOf({ name, generation }: { name?: string; generation?: string }): AdapterRef {

@@ -3,7 +3,7 @@ import type { Generation, TextLogprobs } from '../../generation/types.ts';
 import type { AnswerFields, WirePromptLogprob } from '../schemas/answer-fields.ts';
 import type { GenerationFields } from '../schemas/generation-fields.ts';
 import type { ChoiceEvent } from './completion-response.ts';
-import { refuse } from './generation-request.ts';
+import { refuse } from './refuse.ts';
 
 export interface AnswerOptions {
   /** Likely tokens in prompt_logprobs; undefined without it. */

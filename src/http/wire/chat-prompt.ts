@@ -6,7 +6,7 @@ import { LoramuxError } from '../../errors.ts';
 import type { JsonObject, JsonValue } from '../../importer/json.ts';
 import type { ChatRequest } from '../schemas/chat.ts';
 import type { WireMessage } from '../schemas/chat-messages.ts';
-import { refuse } from './generation-request.ts';
+import { refuse } from './refuse.ts';
 
 /** The fields that make a prompt. */
 export type ChatFields = Pick<

@@ -7,7 +7,8 @@ import type { ChatRequest } from '../schemas/chat.ts';
 import type { TextFields } from '../schemas/constraint.ts';
 import type { GenerationFields } from '../schemas/generation-fields.ts';
 import { type ChatPrompt, chatPrompt, renderChat } from './chat-prompt.ts';
-import { generationRequest, type OwnFields, refuse } from './generation-request.ts';
+import { generationRequest, type OwnFields } from './generation-request.ts';
+import { refuse } from './refuse.ts';
 import { type ToolUse, toolConstraint, toolUseOf } from './tool-choice.ts';
 
 /** A chat that can be started, and what must be known to read its answer. */

@@ -2,7 +2,8 @@
 import { LoramuxError } from '../../errors.ts';
 import type { GenerationRequest, Prompt } from '../../generation/types.ts';
 import type { CompletionRequest } from '../schemas/completion.ts';
-import { generationRequest, refuse } from './generation-request.ts';
+import { generationRequest } from './generation-request.ts';
+import { refuse } from './refuse.ts';
 
 const MAX_TOKENS_DEFAULT = 16;
 

@@ -1,11 +1,8 @@
 /** The fields that say what an answer must be, as one constraint. */
-import { LoramuxError } from '../../errors.ts';
 import type { Constraint } from '../../generation/constraint.ts';
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from '../../importer/json.ts';
 import type { ConstraintFields, ResponseFormat, TextFields } from '../schemas/constraint.ts';
-
-const refuse = (message: string, param: string) =>
-  new LoramuxError('invalid_request', message, { param });
+import { refuse } from './refuse.ts';
 
 /** A field's value as a constraint; undefined where it asks for nothing. */
 type Readers<T> = {

@@ -5,10 +5,7 @@ import type { TextFields } from '../schemas/constraint.ts';
 import type { GenerationFields } from '../schemas/generation-fields.ts';
 import { adapterChoice } from './adapter-choice.ts';
 import { constraintOf } from './constraint.ts';
-
-/** An error about the value of one field. */
-export const refuse = (message: string, param: string) =>
-  new LoramuxError('invalid_request', message, { param });
+import { refuse } from './refuse.ts';
 
 function stopsOf(stop: GenerationFields['stop']): string[] {
   if (stop === undefined || stop === null) return [];

@@ -4,7 +4,7 @@ import type { JsonObject } from '../../importer/json.ts';
 import type { CreateResponse } from '../schemas/responses.ts';
 import type { WireItem, WireItemPart } from '../schemas/responses-items.ts';
 import { callArguments } from './chat-prompt.ts';
-import { refuse } from './generation-request.ts';
+import { refuse } from './refuse.ts';
 
 type CallItem = WireItem & { type: 'function_call' };
 type OutputItem = WireItem & { type: 'function_call_output' };

@@ -3,7 +3,7 @@ import { LoramuxError } from '../../errors.ts';
 import type { WireToolChoice } from '../schemas/chat-messages.ts';
 import type { CreateResponse, WireFunctionChoice } from '../schemas/responses.ts';
 import { type ChatCall, type ChatServer, chatCall } from './chat-request.ts';
-import { refuse } from './generation-request.ts';
+import { refuse } from './refuse.ts';
 import { messagesOf } from './responses-input.ts';
 import { type ToolFields, toolUseOf } from './tool-choice.ts';
 

@@ -5,7 +5,7 @@ import type { Constraint } from '../../generation/constraint.ts';
 import type { JsonObject } from '../../importer/json.ts';
 import type { ChatRequest } from '../schemas/chat.ts';
 import type { WireTool } from '../schemas/chat-messages.ts';
-import { refuse } from './generation-request.ts';
+import { refuse } from './refuse.ts';
 
 export interface ToolUse {
   /** As the client wrote them, for the template. */
