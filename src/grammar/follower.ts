@@ -129,7 +129,7 @@ export class Follower {
    * An array that it gave before where the text is in the same place again.
    */
   async mask(): Promise<Int32Array | undefined> {
-    const known = this.knownMask();
+    const known = this.#knownMask();
     if (known !== undefined) return known;
     const { by, tried } = this.#choose();
     const matcher = await this.#open(by);
@@ -147,7 +147,7 @@ export class Follower {
   }
 
   /** The mask, if it is one that was given before. */
-  knownMask(): Int32Array | undefined {
+  #knownMask(): Int32Array | undefined {
     const settled = this.#settled;
     if (settled === undefined || this.#failed) return undefined;
     const { by, tried } = this.#choose();

@@ -49,7 +49,7 @@ class Choice {
 
   /** Its next mask, or that none will come. */
   async write(): Promise<void> {
-    const mask = this.follower.knownMask() ?? (await this.follower.mask());
+    const mask = await this.follower.mask();
     if (mask !== undefined && mask !== this.#written) {
       words.set(mask, this.#at + MASK_HEADER_WORDS);
       this.#written = mask;
