@@ -262,7 +262,8 @@ export class GrammarPool {
   }
 
   async #idleThread(): Promise<GrammarThread> {
-    for (let attempt = 1; ; attempt++) {
+    let failures = 0;
+    for (;;) {
       if (this.#closed) throw shuttingDown();
       this.#spare ??= this.#start();
       const thread = this.#spare;
@@ -271,7 +272,8 @@ export class GrammarPool {
         await thread.empty();
         if (!thread.lost) return thread;
       } catch (error) {
-        if (attempt === START_ATTEMPTS_MAX || this.#closed) throw error;
+        failures += 1;
+        if (failures === START_ATTEMPTS_MAX || this.#closed) throw error;
       }
     }
   }
