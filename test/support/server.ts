@@ -33,6 +33,15 @@ export async function readAdapterFiles(folder: string): Promise<Record<string, U
   return Object.fromEntries(await Promise.all(files));
 }
 
+/**
+ * Limits of time that a machine with other work besides would exceed; a test of one of them gives the
+ * option, which goes before.
+ */
+const PATIENCE = {
+  LORAMUX_GRAMMAR_COMPILE_MS: '300000',
+  LORAMUX_GRAMMAR_MASK_WAIT_MS: '60000',
+};
+
 /** @param args besides --port and --data-dir; a data folder of its own unless one is given. */
 export async function startTestServer(
   args: readonly string[],
@@ -41,7 +50,7 @@ export async function startTestServer(
   const dataDir = options.dataDir ?? (await mkdtemp(path.join(tmpdir(), 'loramux-e2e-')));
   const server = await startServer(
     ['--port', '0', '--data-dir', dataDir, '--log-level', 'error', ...args],
-    options.env === undefined ? {} : { env: options.env },
+    { env: { ...PATIENCE, ...options.env } },
   );
   const parse = async (method: string, route: string, response: Response) => {
     const text = await checkedText(method, route, response);
