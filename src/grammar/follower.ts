@@ -1,5 +1,6 @@
 /** One choice of a request: what its text may go on with. */
 import type { CompiledGrammar, GrammarMatcher } from '@mlc-ai/web-xgrammar';
+import { isContinuation, sequenceLength } from '../tokenizer/utf8.ts';
 import type { GrammarSource } from './source.ts';
 import type { Vocabulary } from './vocabulary.ts';
 
@@ -25,14 +26,6 @@ const BACKSLASH = 0x5c;
 
 /** Characters after a backslash that may belong to its escape. */
 const ESCAPE_LENGTH_MAX = 5;
-const isContinuation = (byte: number) => (byte & 0xc0) === 0x80;
-
-/** Bytes that a character's first byte says will follow. */
-function continuations(byte: number): number {
-  if (byte >= 0xf0) return 3;
-  if (byte >= 0xe0) return 2;
-  return byte >= 0xc0 ? 1 : 0;
-}
 
 /** Where the text is, as far as quotation marks and backslashes tell. */
 class TextPlace {
@@ -78,7 +71,7 @@ class TextPlace {
     else if (isContinuation(byte)) this.missing -= 1;
     else {
       this.#plain += 1;
-      this.missing = continuations(byte);
+      this.missing = sequenceLength(byte) - 1;
     }
   }
 

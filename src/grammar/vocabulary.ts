@@ -1,6 +1,6 @@
 /** The tokens as the library takes them, and which may follow half a character. */
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { isValidPrefix } from '../tokenizer/utf8.ts';
+import { isContinuation, isValidPrefix } from '../tokenizer/utf8.ts';
 
 /** GPT-2's printable stand-ins for bytes, in which any token can be given to the library. */
 const CHAR_OF_BYTE: readonly string[] = (() => {
@@ -22,7 +22,6 @@ const NARROW: readonly (readonly [lead: number, low: number, high: number])[] = 
   [0xf0, 0x90, 0xbf],
   [0xf4, 0x80, 0x8f],
 ];
-const isContinuation = (byte: number) => byte >= 0x80 && byte < 0xc0;
 
 /** Whether the bytes may stand in valid UTF-8, with a part of a character at either end. */
 function mayBeUtf8(bytes: Uint8Array): boolean {

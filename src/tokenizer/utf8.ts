@@ -1,13 +1,16 @@
 /** UTF-8 boundaries on raw bytes (Unicode 15, table 3-7: well-formed byte sequences). */
 
 /** Bytes a lead byte announces, itself included; 0 for a byte that cannot lead. */
-function sequenceLength(lead: number): number {
+export function sequenceLength(lead: number): number {
   if (lead < 0x80) return 1;
   if (lead >= 0xc2 && lead <= 0xdf) return 2;
   if (lead >= 0xe0 && lead <= 0xef) return 3;
   if (lead >= 0xf0 && lead <= 0xf4) return 4;
   return 0;
 }
+
+/** Whether the byte can only continue a character. */
+export const isContinuation = (byte: number): boolean => (byte & 0xc0) === 0x80;
 
 /** Whether `second` may follow `lead`: rules out overlong forms, surrogates and > U+10FFFF. */
 function secondByteFits(lead: number, second: number): boolean {
@@ -25,7 +28,7 @@ function secondByteFits(lead: number, second: number): boolean {
 export function incompleteTailLength(bytes: ArrayLike<number>, length = bytes.length): number {
   for (let back = 1; back <= 3 && back <= length; back++) {
     const lead = bytes[length - back]!;
-    if ((lead & 0xc0) === 0x80) continue;
+    if (isContinuation(lead)) continue;
     if (sequenceLength(lead) <= back) return 0;
     return back === 1 || secondByteFits(lead, bytes[length - back + 1]!) ? back : 0;
   }
@@ -42,7 +45,7 @@ export function isValidPrefix(bytes: ArrayLike<number>): boolean {
     if (length === 0 || at + length > end) return false;
     if (length > 1 && !secondByteFits(lead, bytes[at + 1]!)) return false;
     for (let i = 2; i < length; i++) {
-      if ((bytes[at + i]! & 0xc0) !== 0x80) return false;
+      if (!isContinuation(bytes[at + i]!)) return false;
     }
     at += length;
   }
