@@ -49,11 +49,11 @@ function partsOf(node: Expression): Parts {
 
 const isChar = (node: Expression | undefined) => node?.kind === 'literal' || node?.kind === 'class';
 
-function has(node: Expression, code: number): boolean {
-  if (node.kind === 'literal') return node.text.codePointAt(0) === code;
-  if (node.kind !== 'class') return false;
-  return code < ASCII_END ? node.chars.ascii.has(code) : node.chars.beyond;
-}
+/** What a character or a class names. */
+const codesOf = (node: Expression): Iterable<number> => {
+  if (node.kind === 'literal') return [node.text.codePointAt(0)!];
+  return node.kind === 'class' ? node.chars.ascii : [];
+};
 
 function alternatives(lists: readonly Parts[], bodyOf: RuleBody): Expression {
   // A choice at the beginning hides what the alternative begins with.
@@ -95,29 +95,38 @@ function joined(first: Expression, rests: readonly Parts[], bodyOf: RuleBody): E
 
 /** Groups of characters that the same alternatives begin with. */
 function byCharacter(lists: readonly Parts[], bodyOf: RuleBody): Expression[] {
-  const named = new Set<number>();
-  for (const [first] of lists) {
-    if (first!.kind === 'literal') named.add(first!.text.codePointAt(0)!);
+  // Alternatives by the characters they may begin with; any other one beyond ASCII stands for itself.
+  const beginning = new Map<number, number[]>();
+  const anyBeyond: number[] = [];
+  for (const [i, [first]] of lists.entries()) {
+    for (const code of codesOf(first!)) {
+      const begun = beginning.get(code);
+      if (begun === undefined) beginning.set(code, [i]);
+      else begun.push(i);
+    }
+    if (first!.kind === 'class' && first!.chars.beyond) anyBeyond.push(i);
   }
   const groups = new Map<string, { codes: number[]; beyond: boolean; rests: Parts[] }>();
-  const add = (code: number, beyond: boolean) => {
-    const begun = lists.flatMap((list, i) =>
-      (beyond ? list[0]!.kind === 'class' && list[0]!.chars.beyond : has(list[0]!, code))
-        ? [i]
-        : [],
-    );
-    if (begun.length === 0) return;
-    // A character beyond ASCII is a text of its own.
-    const key = `${begun.join()}${code >= ASCII_END && !beyond ? ` ${code}` : ''}`;
-    const rests = begun.map((i) => lists[i]!.slice(1));
-    const group = groups.get(key) ?? { codes: [], beyond: false, rests };
-    if (beyond) group.beyond = true;
-    else group.codes.push(code);
-    groups.set(key, group);
+  const groupOf = (begun: readonly number[], own = '') => {
+    const key = begun.join() + own;
+    let group = groups.get(key);
+    if (group === undefined) {
+      group = { codes: [], beyond: false, rests: begun.map((i) => lists[i]!.slice(1)) };
+      groups.set(key, group);
+    }
+    return group;
   };
-  for (let code = 0; code < ASCII_END; code++) add(code, false);
-  for (const code of named) if (code >= ASCII_END) add(code, false);
-  add(0, true);
+  for (let code = 0; code < ASCII_END; code++) {
+    const begun = beginning.get(code);
+    if (begun !== undefined) groupOf(begun).codes.push(code);
+  }
+  for (const [code, named] of beginning) {
+    if (code < ASCII_END) continue;
+    // A character beyond ASCII is a text of its own.
+    const begun = [...named, ...anyBeyond].sort((x, y) => x - y);
+    groupOf(begun, ` ${code}`).codes.push(code);
+  }
+  if (anyBeyond.length > 0) groupOf(anyBeyond).beyond = true;
   return [...groups.values()].map(({ codes, beyond, rests }) =>
     joined(charsFrom(codes, beyond), rests, bodyOf),
   );
